@@ -1,0 +1,1 @@
+"""Dump file formats, behind one protocol of physical memory."""

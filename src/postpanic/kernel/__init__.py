@@ -1,0 +1,1 @@
+"""What the kernel left in its memory: symbols, types, page tables, unwind tables, log."""

@@ -1,0 +1,1 @@
+"""Crash a virtual machine on purpose and judge what came out."""
