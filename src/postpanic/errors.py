@@ -1,5 +1,7 @@
 """
-The exception tree, with the exit status of each branch::
+The exception tree, with the exit status of each branch.
+
+::
 
     PostpanicError                 1   postpanic could not do it
     ├── ProcessError               1   a program we started failed
