@@ -1,0 +1,1 @@
+"""Page tables: from virtual to physical addresses, one module per architecture."""
