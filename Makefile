@@ -2,22 +2,47 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+INSTALLED := $(VENV)/.installed
+PYTEST := $(BIN)/python -m pytest
+CODE := src tests scripts benchmarks
 
-.PHONY: demo test lint types layers unit vm test-matrix clean
+.PHONY: demo test lint types layers unit compat vm test-matrix bench install clean
 
-$(STAMP): pyproject.toml
+demo: $(INSTALLED)
+	$(BIN)/python -m tests.vm.demo
+
+test: lint types layers unit vm
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml scripts/setup-machine
 	scripts/setup-machine
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
-lint: $(STAMP)
-	$(BIN)/ruff format --check src tests scripts benchmarks
-	$(BIN)/ruff check src tests scripts benchmarks
+lint: $(INSTALLED)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
 
-types: $(STAMP)
+types: $(INSTALLED)
 	$(BIN)/mypy
 
-layers: $(STAMP)
+layers: $(INSTALLED)
 	$(BIN)/lint-imports
+
+unit: $(INSTALLED)
+	$(PYTEST) -n auto tests/unit tests/property tests/meta
+
+# One process: the virtual machines and the dumps of a session are shared.
+vm: $(INSTALLED)
+	$(PYTEST) tests/compat tests/vm -m "not matrix"
+
+test-matrix: $(INSTALLED)
+	$(PYTEST) tests/compat tests/vm
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/open.py
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
