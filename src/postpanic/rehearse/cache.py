@@ -1,0 +1,139 @@
+"""
+Directories that are built once and shared by every run, named by their recipe.
+
+An entry is built in a temporary directory and renamed into place, under a lock
+that other processes respect, so a reader sees all of it or nothing. Its
+manifest names every file with size and digest; an entry that no longer agrees
+with its manifest is built again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypedDict
+
+from postpanic.errors import PostpanicError
+
+__all__ = ["build_once", "digest_file", "digest_recipe", "find_entry", "hold_lock"]
+
+MANIFEST = "manifest.json"
+DIGEST_CHARACTERS = 20
+
+
+class FileRecord(TypedDict):
+    """What the manifest says of one file."""
+
+    size_bytes: int
+    mtime_ns: int
+    sha256: str
+
+
+def digest_file(path: Path) -> str:
+    """Return the SHA-256 of a file, as hexadecimal text."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest_recipe(recipe: object) -> str:
+    """
+    Return the name of a recipe: a digest of its JSON form, independent of the order of keys.
+
+    >>> digest_recipe({"a": 1, "b": 2}) == digest_recipe({"b": 2, "a": 1})
+    True
+    """
+    text = json.dumps(recipe, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_CHARACTERS]
+
+
+@contextlib.contextmanager
+def hold_lock(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on *path* (created when absent); wait for whoever holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as stream:
+        # The kernel drops the lock when the process dies, however it dies.
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def find_entry(root: Path, name: str) -> Path | None:
+    """
+    Return the entry's directory if it is there and undamaged, else None.
+
+    Times that changed while size and digest did not (a restored backup) are no damage.
+    """
+    entry = root / name
+    try:
+        manifest: dict[str, FileRecord] = json.loads((entry / MANIFEST).read_text())
+        intact = all(_agrees(entry / file, record) for file, record in manifest.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return entry if intact else None
+
+
+def build_once(root: Path, name: str, build: Callable[[Path], None]) -> Path:
+    """
+    Return the directory ``root/name``, calling *build* to fill it unless it is there and undamaged.
+
+    Parameters
+    ----------
+    build : callable
+        Fills the empty directory that it is given. When it raises, nothing of
+        it stays.
+    """
+    found = find_entry(root, name)
+    if found is not None:
+        return found
+    with hold_lock(root / f".{name}.lock"):
+        # Another process may have built it while we waited.
+        found = find_entry(root, name)
+        if found is not None:
+            return found
+        entry = root / name
+        _remove(entry)
+        work = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=root))
+        try:
+            build(work)
+            _write_manifest(work)
+            work.rename(entry)
+        except BaseException:
+            shutil.rmtree(work, ignore_errors=True)
+            raise
+    return entry
+
+
+def _agrees(path: Path, record: FileRecord) -> bool:
+    status = path.stat()
+    if status.st_size != record["size_bytes"]:
+        return False
+    return status.st_mtime_ns == record["mtime_ns"] or digest_file(path) == record["sha256"]
+
+
+def _write_manifest(directory: Path) -> None:
+    records: dict[str, FileRecord] = {}
+    for path in sorted(directory.rglob("*")):
+        if path.is_symlink() or not path.is_file():
+            continue
+        status = path.stat()
+        records[path.relative_to(directory).as_posix()] = {
+            "size_bytes": status.st_size,
+            "mtime_ns": status.st_mtime_ns,
+            "sha256": digest_file(path),
+        }
+    (directory / MANIFEST).write_text(json.dumps(records, indent=1))
+
+
+def _remove(entry: Path) -> None:
+    if not os.path.lexists(entry):
+        return
+    try:
+        shutil.rmtree(entry)
+    except OSError as exc:
+        raise PostpanicError(f"cannot remove the damaged cache entry: {exc.strerror}", where=str(entry)) from exc

@@ -1,0 +1,235 @@
+"""
+Debian's kernels, by name and without root: image, modules and debug information, in a cache.
+
+A :class:`KernelChoice` says which kernel is wanted ("the newest 6.12 of
+trixie"); :class:`KernelStore` finds out what that is today, fetches it once,
+and keeps it. Without a network the last answer that is in the cache stands.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from postpanic.errors import FactAbsentError, PostpanicError, ProcessError
+from postpanic.rehearse.cache import build_once, digest_recipe, find_entry
+from postpanic.rehearse.packages import Archive, Package, unpack, unpack_some
+
+__all__ = ["DebugInfo", "Kernel", "KernelChoice", "KernelStore"]
+
+_PARTS = re.compile(r"linux-(image|binary|modules)-\d")
+
+
+@dataclass(frozen=True)
+class KernelChoice:
+    """
+    Which kernel is wanted.
+
+    Attributes
+    ----------
+    suites : tuple of str
+        Where to look.
+    pattern : str
+        A regular expression for the whole name of the image's package; the
+        newest version wins. A metapackage stands for what it depends on.
+    """
+
+    suites: tuple[str, ...]
+    pattern: str
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """
+    A kernel in the cache.
+
+    Attributes
+    ----------
+    package, version : str
+        The image's package.
+    release : str
+        As ``uname -r`` has it.
+    image : Path
+        The bootable image.
+    modules_dir : Path
+        Its ``lib/modules/RELEASE``.
+    """
+
+    package: str
+    version: str
+    release: str
+    image: Path
+    modules_dir: Path
+
+
+@dataclass(frozen=True)
+class DebugInfo:
+    """The debug information of a kernel: its vmlinux, and modules by name."""
+
+    vmlinux: Path
+    modules_dir: Path
+
+
+@dataclass(frozen=True)
+class _Resolution:
+    """What a choice turned out to be: the image's package and the parts it is split into."""
+
+    image: Package
+    parts: tuple[Package, ...]
+
+    @property
+    def entry_name(self) -> str:
+        return f"{self.image.name}_{self.image.version.replace(':', '%3a')}"
+
+
+class KernelStore:
+    """
+    Kernels of Debian, fetched when first wanted.
+
+    Parameters
+    ----------
+    directory : Path
+        The cache.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def fetch(self, choice: KernelChoice) -> Kernel:
+        """
+        Return the kernel, from the cache when it is there.
+
+        Raises
+        ------
+        ProcessError
+            If it is not in the cache and cannot be fetched.
+        FactAbsentError
+            If the suites have no such kernel.
+        """
+        resolution = self._resolve(choice)
+        try:
+            return self._fetch_parts(choice, resolution)
+        except ProcessError:
+            # The mirror may have replaced the version since the lists were fetched.
+            self._archive(choice.suites).update(max_age_s=0)
+            return self._fetch_parts(choice, self._resolve(choice))
+
+    def _fetch_parts(self, choice: KernelChoice, resolution: _Resolution) -> Kernel:
+        archive = self._archive(choice.suites)
+
+        def build(target: Path) -> None:
+            for part in resolution.parts:
+                package = archive.fetch(part, target)
+                unpack(package, target)
+                package.unlink()
+
+        return _describe(resolution.image, build_once(self.directory / "kernels", resolution.entry_name, build))
+
+    def fetch_debug_info(self, choice: KernelChoice, kernel: Kernel, modules: Iterable[str] = ()) -> DebugInfo:
+        """
+        Return the kernel's debug information, fetching several hundred MB when first wanted.
+
+        Parameters
+        ----------
+        modules : iterable of str
+            The modules whose debug information is wanted too; names without
+            one are left out.
+        """
+        names = sorted({name.replace("-", "_") for name in modules})
+        entry_name = f"{kernel.package}-dbg_{kernel.version}_{digest_recipe(names)}"
+        archive = self._archive(choice.suites)
+        package = Package(f"linux-image-{kernel.release}-dbg", kernel.version)
+
+        def want(path: str) -> bool:
+            # A regular file in one of these two places, a symbolic link in the other.
+            if path.endswith((f"/boot/vmlinux-{kernel.release}", f"/modules/{kernel.release}/vmlinux")):
+                return True
+            name = path.rsplit("/", 1)[-1].removesuffix(".debug")
+            return "/modules/" in path and name.split(".ko", 1)[0].replace("-", "_") in names and ".ko" in name
+
+        def build(target: Path) -> None:
+            archive.update()
+            downloaded = archive.fetch(package, target)
+            unpack_some(downloaded, target, want)
+            downloaded.unlink()
+
+        entry = build_once(self.directory / "debug", entry_name.replace(":", "%3a"), build)
+        modules_dir = entry / "usr/lib/debug/lib/modules" / kernel.release
+        places = (entry / "usr/lib/debug/boot" / f"vmlinux-{kernel.release}", modules_dir / "vmlinux")
+        found = [path for path in places if path.is_file()]
+        if not found:
+            raise FactAbsentError(f"package {package.name}: no vmlinux", where=str(entry))
+        return DebugInfo(found[0], modules_dir)
+
+    def _archive(self, suites: Sequence[str]) -> Archive:
+        return Archive(self.directory / "apt" / digest_recipe(list(suites)), suites)
+
+    def _resolve(self, choice: KernelChoice) -> _Resolution:
+        record = self.directory / "resolved" / f"{digest_recipe([choice.suites, choice.pattern])}.json"
+        archive = self._archive(choice.suites)
+        try:
+            archive.update()
+            resolution = resolve(archive, choice.pattern)
+        except ProcessError as exc:
+            resolution = self._recall(record, exc)
+        else:
+            record.parent.mkdir(parents=True, exist_ok=True)
+            temporary = record.with_suffix(".new")
+            temporary.write_text(
+                json.dumps({"image": _encode(resolution.image), "parts": [*map(_encode, resolution.parts)]})
+            )
+            temporary.replace(record)
+        return resolution
+
+    def _recall(self, record: Path, failure: PostpanicError) -> _Resolution:
+        """Return what the choice was last time if its files are still here; else the failure stands."""
+        try:
+            known = json.loads(record.read_text())
+            resolution = _Resolution(Package(*known["image"]), tuple(Package(*part) for part in known["parts"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            raise failure from None
+        if find_entry(self.directory / "kernels", resolution.entry_name) is None:
+            raise failure
+        return resolution
+
+
+def resolve(archive: Archive, pattern: str) -> _Resolution:
+    """
+    Find the newest kernel whose package matches, and the packages it is split into.
+
+    Up to 6.x one package has image and modules; from 7.x on it is a shell that
+    depends on ``linux-binary-`` and ``linux-modules-``.
+    """
+    image = archive.find(pattern)[-1]
+    wanted = [image]
+    if not _PARTS.match(image.name):
+        wanted = [_find_exact(archive, name) for name in image.depends if _PARTS.match(name)]
+        if not wanted:
+            raise FactAbsentError(f"package {image.name} {image.version} depends on no kernel")
+        image = wanted[0]
+    parts = [image, *(_find_exact(archive, name) for name in image.depends if _PARTS.match(name))]
+    return _Resolution(replace(image, depends=()), tuple(replace(part, depends=()) for part in parts))
+
+
+def _find_exact(archive: Archive, name: str) -> Package:
+    return archive.find(re.escape(name))[-1]
+
+
+def _encode(package: Package) -> list[str]:
+    return [package.name, package.version]
+
+
+def _describe(image: Package, entry: Path) -> Kernel:
+    directories = [path for path in (entry / "usr/lib/modules", entry / "lib/modules") if path.is_dir()]
+    releases = [release for path in directories for release in sorted(path.iterdir())]
+    if not releases:
+        raise FactAbsentError(f"package {image.name}: no lib/modules", where=str(entry))
+    modules_dir = releases[0]
+    candidates = [modules_dir / "vmlinuz", entry / "boot" / f"vmlinuz-{modules_dir.name}"]
+    found = [path for path in candidates if path.is_file()]
+    if not found:
+        raise FactAbsentError(f"package {image.name}: no kernel image", where=str(entry))
+    return Kernel(image.name, image.version, modules_dir.name, found[0], modules_dir)

@@ -1,0 +1,346 @@
+"""
+A virtual machine that is there to crash: QEMU, its serial console and its monitor.
+
+Hardware virtualisation is used where a boot proves that it works, software
+emulation everywhere else; deadlines are meant for the latter on an idle
+machine and stretch with the load of the host.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+import shlex
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import (
+    PIPE,
+    Popen,  # noqa: TID251 - only the type of what process.start() returns
+    TimeoutExpired,
+)
+from types import TracebackType
+from typing import Literal, Self
+
+from postpanic.errors import ProcessError, UsageError
+from postpanic.process import find_program, run, start
+from postpanic.rehearse.qmp import Monitor
+
+__all__ = [
+    "Accelerator",
+    "Disk",
+    "Machine",
+    "MachineConfig",
+    "MachineError",
+    "build_command",
+    "detect_accelerator",
+    "scale_timeout",
+]
+
+Accelerator = Literal["kvm", "tcg"]
+MemoryFormat = Literal["elf", "kdump-zlib", "kdump-lzo", "kdump-snappy"]
+
+POLL_S = 0.1
+TAIL_LINES = 25
+PROBE_TIMEOUT_S = 20.0
+TERMINATE_TIMEOUT_S = 5.0
+MEMORY_DUMP_TIMEOUT_S = 120.0
+HEADROOM = 4.0
+LOAD_LIMIT = 4.0
+_HINT = "install qemu-system-x86"
+
+# mov $0x501,%dx; mov $0x2a,%al; out %al,(%dx); hlt: makes isa-debug-exit end QEMU with (0x2a << 1) | 1.
+_PROBE_CODE = bytes.fromhex("ba0105 b02a ee f4")
+_PROBE_STATUS = 85
+
+
+class MachineError(ProcessError):
+    """
+    The virtual machine did not do what was expected of it.
+
+    Attributes
+    ----------
+    command : str
+        QEMU's command, as it can be pasted into a terminal.
+    console_tail : str
+        The last lines of the guest's console.
+    """
+
+    code = "machine-failed"
+
+    def __init__(self, message: str, *, command: str, console_tail: str, where: str = "", hint: str = "") -> None:
+        last = console_tail.rstrip().rsplit("\n", 1)[-1].strip()
+        super().__init__(f"{message}; the console ends with {last!r}", where=where, hint=hint)
+        self.command = command
+        self.console_tail = console_tail
+        self.add_note(f"command: {command}\nconsole:\n{console_tail}")
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A disk of the guest: a raw image of the host."""
+
+    path: Path
+    read_only: bool = False
+
+
+@dataclass(frozen=True)
+class MachineConfig:
+    """
+    What the machine is made of.
+
+    Attributes
+    ----------
+    kernel, initrd : Path
+        Loaded by QEMU itself, without a boot loader.
+    command_line : str
+        The kernel's; name the serial console in it.
+    disks : tuple of Disk
+        In order ``/dev/vda``, ``/dev/vdb``, ...
+    cpu : str
+        QEMU's CPU model. ``max`` alone turns 5-level paging on.
+    network : bool
+        Whether to have a network card, in a network of its own.
+    vmcoreinfo : bool
+        Whether the guest can tell QEMU where its VMCOREINFO is.
+    extra : tuple of str
+        More words for QEMU's command.
+    """
+
+    kernel: Path
+    initrd: Path
+    command_line: str
+    disks: tuple[Disk, ...] = ()
+    memory_mib: int = 1024
+    cpus: int = 2
+    cpu: str = "max,la57=off"
+    machine: str = "pc"
+    network: bool = False
+    vmcoreinfo: bool = True
+    extra: tuple[str, ...] = ()
+
+
+def build_command(config: MachineConfig, console: Path, accelerator: Accelerator) -> list[str]:
+    """
+    Spell QEMU's command: no defaults, console into a file, monitor on standard input and output.
+
+    Raises
+    ------
+    UsageError
+        If a path has a comma, which QEMU's options cannot carry as it is.
+    """
+    words = ["qemu-system-x86_64", "-M", config.machine, "-cpu", config.cpu]
+    words += ["-accel", "kvm" if accelerator == "kvm" else "tcg,thread=multi"]
+    words += ["-m", str(config.memory_mib), "-smp", str(config.cpus)]
+    words += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+    words += ["-qmp", "stdio", "-serial", f"file:{_option_path(console)}"]
+    words += ["-kernel", str(config.kernel), "-initrd", str(config.initrd), "-append", config.command_line]
+    for number, disk in enumerate(config.disks):
+        # What the guest wrote outlives QEMU, not a power cut of the host: no need to sync.
+        mode = "readonly=on" if disk.read_only else "cache=unsafe"
+        words += ["-drive", f"file={_option_path(disk.path)},format=raw,if=none,id=disk{number},{mode}"]
+        words += ["-device", f"virtio-blk-pci,drive=disk{number}"]
+    if config.network:
+        words += ["-netdev", "user,id=net0,restrict=on", "-device", "virtio-net-pci,netdev=net0,romfile="]
+    if config.vmcoreinfo:
+        words += ["-device", "vmcoreinfo"]
+    return [*words, *config.extra]
+
+
+def _option_path(path: Path) -> str:
+    if "," in str(path):
+        raise UsageError(f"qemu cannot take a path with a comma: {str(path)!r}")
+    return str(path)
+
+
+@functools.cache
+def detect_accelerator() -> Accelerator:
+    """
+    Tell what to run guests with: ``kvm`` if a guest really boots with it, else ``tcg``.
+
+    A ``/dev/kvm`` that is there and can be opened may still fail on the first
+    instruction, so a boot sector is run that ends QEMU with a status of its own.
+    """
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return "tcg"
+    sector = _PROBE_CODE.ljust(510, b"\0") + b"\x55\xaa"
+    try:
+        with tempfile.NamedTemporaryFile(prefix="postpanic-probe-") as image:
+            image.write(sector)
+            image.flush()
+            words = ["-M", "pc", "-accel", "kvm", "-cpu", "max", "-m", "32", "-nodefaults", "-display", "none"]
+            words += ["-device", "isa-debug-exit", "-drive", f"file={image.name},format=raw,if=ide,readonly=on"]
+            program = find_program("qemu-system-x86_64", hint=_HINT)
+            finished = run([program, *words], timeout_s=PROBE_TIMEOUT_S, check=False)
+    except (ProcessError, OSError):
+        return "tcg"
+    return "kvm" if finished.returncode == _PROBE_STATUS else "tcg"
+
+
+def scale_timeout(timeout_s: float) -> float:
+    """Stretch a time measured on an idle machine: four times, and more as the host is overloaded."""
+    load = os.getloadavg()[0] / (os.cpu_count() or 1)
+    return timeout_s * HEADROOM * min(max(1.0, load), LOAD_LIMIT)
+
+
+class Machine:
+    """
+    A running virtual machine; a context manager that always ends QEMU.
+
+    Parameters
+    ----------
+    directory : Path
+        Where ``console.log`` and QEMU's messages go.
+
+    Raises
+    ------
+    MachineError
+        From every method, if QEMU or the guest fails.
+    """
+
+    def __init__(self, config: MachineConfig, directory: Path, *, accelerator: Accelerator | None = None) -> None:
+        self.config = config
+        self.console = directory / "console.log"
+        self._messages = directory / "qemu.log"
+        self.command = build_command(config, self.console, accelerator or detect_accelerator())
+        self._process: Popen[bytes] | None = None
+        self._monitor: Monitor | None = None
+
+    def __enter__(self) -> Self:
+        self.console.write_bytes(b"")
+        with self._messages.open("wb") as messages:
+            self._process = start(
+                _tie_to_us([find_program(self.command[0], hint=_HINT), *self.command[1:]]),
+                stdin=PIPE,
+                stdout=PIPE,
+                stderr=messages,
+            )
+        try:
+            self._connect()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def read_console(self) -> str:
+        """Return all that the guest has printed so far."""
+        return self.console.read_bytes().decode(errors="replace").replace("\r\n", "\n")
+
+    def wait_for(self, pattern: str, *, timeout_s: float, failure: str | None = None) -> re.Match[str]:
+        """
+        Wait until the console matches *pattern* (a multi-line regular expression).
+
+        Parameters
+        ----------
+        timeout_s : float
+            On an idle machine; see :func:`scale_timeout`.
+        failure : str, optional
+            A pattern that ends the wait at once, in failure.
+        """
+        deadline = time.monotonic() + scale_timeout(timeout_s)
+        while True:
+            # The state first: what a machine that has ended printed last must not be missed.
+            running = self._running()
+            text = self.read_console()
+            found = re.search(pattern, text, re.MULTILINE)
+            if found:
+                return found
+            failed = re.search(failure, text, re.MULTILINE) if failure else None
+            if failed:
+                raise self._error(f"the guest reports: {failed[0]}")
+            if not running:
+                raise self._error(f"the machine ended before the console had {pattern!r}")
+            if time.monotonic() > deadline:
+                raise self._error(f"{pattern!r} not on the console within {scale_timeout(timeout_s):.0f} s")
+            time.sleep(POLL_S)
+
+    def wait_exit(self, *, timeout_s: float) -> None:
+        """Wait until the machine has powered off, or was reset, which ends it too."""
+        process = self._started()
+        try:
+            status = process.wait(scale_timeout(timeout_s))
+        except TimeoutExpired:
+            raise self._error("the machine is still running after its time") from None
+        if status != 0:
+            raise self._error(f"qemu ended with status {status}")
+
+    def dump_memory(self, path: Path, *, form: MemoryFormat = "elf") -> None:
+        """Have QEMU write the guest's physical memory: an ELF file, or its own compressed kdump format."""
+        arguments = {"paging": False, "protocol": f"file:{path}", "format": form}
+        self._execute("dump-guest-memory", arguments, timeout_s=scale_timeout(MEMORY_DUMP_TIMEOUT_S))
+
+    def inject_nmi(self) -> None:
+        """Send a non-maskable interrupt to the guest's CPUs."""
+        self._execute("inject-nmi")
+
+    def reset(self) -> None:
+        """Press the reset button; with this machine's ``-no-reboot`` it ends."""
+        self._execute("system_reset")
+
+    def _execute(self, command: str, arguments: dict[str, object] | None = None, timeout_s: float = 30.0) -> None:
+        if self._monitor is None:
+            raise self._error("not started")
+        try:
+            self._monitor.execute(command, arguments, timeout_s=timeout_s)
+        except ProcessError as exc:
+            raise self._error(exc.message) from exc
+
+    def _connect(self) -> None:
+        process = self._started()
+        assert process.stdin is not None  # noqa: S101 - both were asked for as pipes
+        assert process.stdout is not None  # noqa: S101
+        self._monitor = Monitor(process.stdout, process.stdin)
+        try:
+            self._monitor.open()
+        except ProcessError as exc:
+            raise self._error("qemu does not start") from exc
+
+    def _started(self) -> Popen[bytes]:
+        if self._process is None:
+            raise self._error("not started")
+        return self._process
+
+    def _running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def _error(self, message: str) -> MachineError:
+        messages = self._messages.read_text(errors="replace").strip() if self._messages.exists() else ""
+        tail = "\n".join(self.read_console().rstrip().splitlines()[-TAIL_LINES:]) if self.console.exists() else ""
+        return MachineError(
+            f"{message}; qemu says: {messages[-400:]}" if messages else message,
+            command=shlex.join(self.command),
+            console_tail=tail,
+        )
+
+    def _end(self) -> None:
+        process, self._process, self._monitor = self._process, None, None
+        if process is None:
+            return
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(TERMINATE_TIMEOUT_S)
+            except TimeoutExpired:
+                process.kill()
+                process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                # A pipe with an unsent command in it complains on closing.
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+
+def _tie_to_us(command: Sequence[str | Path]) -> list[str | Path]:
+    """Have the kernel end the program when we die without a chance to clean up, if util-linux can arrange it."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "KILL", *command] if setpriv else [*command]
