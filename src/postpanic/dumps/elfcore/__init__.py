@@ -1,0 +1,1 @@
+"""ELF vmcores: layout and reader."""

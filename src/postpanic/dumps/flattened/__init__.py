@@ -1,0 +1,1 @@
+"""Flattened streams: layout, and the random-access view of what is inside."""

@@ -1,0 +1,137 @@
+"""
+Bytes of a dump, addressed by offset: a file, or a view that hides a container.
+
+A format reader sees only a :class:`ByteSource`, so it neither knows nor cares
+whether the bytes are a file's own or scattered over a flattened stream.
+Reads are positioned (``pread``), not mapped: a file on a failing disk, or one
+that shrinks while it is open, then gives short reads instead of killing the
+process with ``SIGBUS``.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Protocol
+
+from postpanic.errors import FileFaultError, NotADumpError
+
+__all__ = ["ByteSource", "FileSource"]
+
+_LARGEST_READ = 1 << 30
+"""Linux moves at most 2 GiB - 4 KiB in one call."""
+
+
+class ByteSource(Protocol):
+    """Random access to the bytes of one dump file."""
+
+    name: str
+    """The path, as the user gave it."""
+    container: str
+    """What the bytes are wrapped in: empty, or ``flattened``."""
+    size_bytes: int
+    """One more than the last offset that can be read."""
+    file_size_bytes: int
+    """Of the file on disk."""
+    incomplete: str
+    """Why the source is known to be cut short; empty if it is not."""
+
+    def read(self, offset: int, size_bytes: int) -> bytes:
+        """Read from an offset; short where the bytes are not there."""
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """Read from an offset into a buffer; the count, short where the bytes are not there."""
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+
+class FileSource:
+    """
+    A regular file.
+
+    Raises
+    ------
+    FileFaultError
+        If the file cannot be opened.
+    NotADumpError
+        If it is a directory, a device or another thing that holds no bytes.
+    """
+
+    container = ""
+    incomplete = ""
+
+    def __init__(self, path: Path) -> None:
+        self.name = str(path)
+        try:
+            # O_NONBLOCK: opening a FIFO must not wait for its writer.
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except (OSError, ValueError) as exc:
+            reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
+            raise FileFaultError(f"cannot open: {reason.lower()}", where=self.name) from exc
+        status = os.fstat(self._fd)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(self._fd)
+            raise NotADumpError(
+                f"{_describe_mode(status.st_mode)}, not a dump file", where=self.name, hint=_hint_mode(status.st_mode)
+            )
+        self.size_bytes = status.st_size
+        self.file_size_bytes = status.st_size
+
+    def read(self, offset: int, size_bytes: int) -> bytes:
+        """Read from an offset; short at the end of the file or where the disk fails."""
+        if size_bytes <= 0 or offset < 0 or offset >= self.size_bytes:
+            return b""
+        size_bytes = min(size_bytes, self.size_bytes - offset)
+        try:
+            data = os.pread(self._fd, min(size_bytes, _LARGEST_READ), offset)
+        except OSError:
+            return b""
+        if len(data) == size_bytes or not data:
+            return data
+        buffer = bytearray(size_bytes)
+        buffer[: len(data)] = data
+        got = len(data) + self.read_into(offset + len(data), memoryview(buffer)[len(data) :])
+        return bytes(buffer[:got])
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """Fill a buffer from an offset; the count of bytes that were there."""
+        done = 0
+        wanted = len(buffer)
+        while offset >= 0 and done < wanted:
+            try:
+                got = os.preadv(self._fd, [buffer[done : done + _LARGEST_READ]], offset + done)
+            except (OSError, OverflowError):
+                break
+            if got == 0:
+                break
+            done += got
+        return done
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _describe_mode(mode: int) -> str:
+    for test, words in (
+        (stat.S_ISDIR, "a directory"),
+        (stat.S_ISBLK, "a block device"),
+        (stat.S_ISCHR, "a character device"),
+        (stat.S_ISFIFO, "a named pipe"),
+        (stat.S_ISSOCK, "a socket"),
+    ):
+        if test(mode):
+            return words
+    return "not a regular file"
+
+
+def _hint_mode(mode: int) -> str:
+    if stat.S_ISDIR(mode):
+        return "name the dump file in it"
+    if stat.S_ISBLK(mode):
+        return "copy the dump from the device to a file first"
+    return "save the stream to a file first"
