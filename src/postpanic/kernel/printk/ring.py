@@ -1,0 +1,270 @@
+"""
+Read the lock-less printk ring buffer (since 5.10).
+
+``kernel/printk/printk_ringbuffer.[ch]``: a ring of descriptors, a parallel ring
+of ``struct printk_info``, and a ring of text. A descriptor has a state variable,
+whose two highest bits are the state and the rest the record's identifier, and
+the logical begin and end of its text. Logical positions only ever grow; modulo
+the size of the text ring they are places in it. A block of text starts with the
+identifier of its descriptor, and never wraps: one that does not fit before the
+end of the ring starts over at its beginning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from postpanic.errors import CorruptError
+from postpanic.kernel.memory import KernelMemory
+from postpanic.kernel.printk.records import LogRecord, RecordState
+from postpanic.kernel.vmcoreinfo import Vmcoreinfo
+from postpanic.units import VirtAddr
+
+__all__ = ["read_ring"]
+
+_COUNT_BITS_LIMIT = 22
+_SIZE_BITS_LIMIT = 28
+"""log_buf_len= may be larger, but 256 MiB of text are more than any log on record."""
+_STRUCT_LIMIT_BYTES = 4096
+
+_STATE_SHIFT = 62
+_ID_MASK = (1 << _STATE_SHIFT) - 1
+_RESERVED, _COMMITTED, _FINALIZED, _REUSABLE = range(4)
+_STATES = {_RESERVED: RecordState.RESERVED, _COMMITTED: RecordState.COMMITTED, _FINALIZED: RecordState.FINALIZED}
+
+_NO_TEXT = 0x3
+"""``NO_LPOS`` (``EMPTY_LINE_LPOS``): an empty line. The other odd value, ``FAILED_LPOS`` 1: no space for the text."""
+_ID_BYTES = 8
+_MISSING = "not in the dump"
+
+
+@dataclass(frozen=True, slots=True)
+class _Ring:
+    """The parts of ``struct printk_ringbuffer``."""
+
+    count: int
+    descs: VirtAddr
+    infos: VirtAddr
+    head_id: int
+    tail_id: int
+    text_size_bytes: int
+    text: VirtAddr
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """Some rows of an array of structures, and which bytes of them are in the dump."""
+
+    rows: NDArray[np.uint8]
+    present: NDArray[np.bool_]
+
+    def column(self, offset: int, dtype: type[np.unsignedinteger[Any]]) -> NDArray[Any]:
+        """Give one member of all rows."""
+        size = np.dtype(dtype).itemsize
+        if offset < 0 or offset + size > self.rows.shape[1]:
+            raise CorruptError(f"VMCOREINFO has a printk member at offset {offset} of {self.rows.shape[1]} bytes")
+        view: NDArray[Any] = np.ascontiguousarray(self.rows[:, offset : offset + size]).view(dtype).reshape(-1)
+        return view
+
+
+def read_ring(memory: KernelMemory) -> list[LogRecord]:
+    """
+    Read all records of the ring buffer, oldest first; :func:`.read_log` says more.
+
+    Raises
+    ------
+    FactAbsentError, CorruptError, TranslationError, PageAbsentError
+        As ``read_log`` does.
+    """
+    info = memory.vmcoreinfo
+    ring = _read_ring_header(memory)
+    ids = _record_ids(ring)
+    descs = _read_rows(memory, ring.descs, _struct_size(info, "prb_desc"), ids, ring.count)
+    infos = _read_rows(memory, ring.infos, _struct_size(info, "printk_info"), ids, ring.count)
+    text, text_present = memory.read_available(ring.text, ring.text_size_bytes)
+    blocks = _Blocks(text, text_present)
+    # The first record ever has identifier -count modulo 2^62 (DESC0_ID() of printk_ringbuffer.h).
+    seqs = ((ids + np.uint64(ring.count)) & np.uint64(_ID_MASK)).tolist()
+    fields = _Fields(info, descs, infos)
+    records: list[LogRecord] = []
+    for row, wanted in enumerate(ids.tolist()):
+        record = _make_record(fields, blocks, row, wanted, seqs[row])
+        if record is not None:
+            records.append(record)
+    return records
+
+
+class _Fields:
+    """The members of all records, as columns."""
+
+    def __init__(self, info: Vmcoreinfo, descs: _Table, infos: _Table) -> None:
+        lpos = info.offset("prb_desc.text_blk_lpos")
+        self.state_var = descs.column(
+            info.offset("prb_desc.state_var") + (info.get_offset("atomic_long_t.counter") or 0), np.uint64
+        ).tolist()
+        self.begin = descs.column(lpos + info.offset("prb_data_blk_lpos.begin"), np.uint64).tolist()
+        self.next = descs.column(lpos + info.offset("prb_data_blk_lpos.next"), np.uint64).tolist()
+        self.desc_present = descs.present.all(axis=1).tolist()
+        self.info_present = infos.present.all(axis=1).tolist()
+        text_len = info.offset("printk_info.text_len")
+        self.seq = infos.column(info.offset("printk_info.seq"), np.uint64).tolist()
+        self.ts_nsec = infos.column(info.offset("printk_info.ts_nsec"), np.uint64).tolist()
+        self.text_len = infos.column(text_len, np.uint16).tolist()
+        # u16 text_len, u8 facility, u8 flags:5 and level:3; VMCOREINFO names the first alone.
+        self.facility = infos.column(text_len + 2, np.uint8).tolist()
+        self.flags_level = infos.column(text_len + 3, np.uint8).tolist()
+        self.caller_id = infos.column(info.offset("printk_info.caller_id"), np.uint32).tolist()
+        self._infos = infos
+        dev_info = info.get_offset("printk_info.dev_info") or 0
+        self._subsystem = _string_span(info, dev_info, "subsystem")
+        self._device = _string_span(info, dev_info, "device")
+
+    def dictionary(self, row: int) -> tuple[str, str]:
+        """Give SUBSYSTEM and DEVICE of a record."""
+        data = self._infos.rows[row]
+        return _c_string(data, self._subsystem), _c_string(data, self._device)
+
+
+class _Blocks:
+    """The ring of text."""
+
+    def __init__(self, text: NDArray[np.uint8], present: NDArray[np.bool_]) -> None:
+        self._text = text.tobytes()
+        self._present = present
+
+    def read(self, wanted: int, begin: int, next_: int, text_len: int) -> tuple[bytes, str]:
+        """
+        Give the text between two logical positions, and what is wrong with it.
+
+        Follows ``get_data()``: a block whose end lies in the next turn of the
+        ring starts at the ring's first byte, unless it ends exactly with the ring.
+        """
+        if begin & 1 and next_ & 1:
+            return b"", "" if begin == next_ == _NO_TEXT else "the kernel had no space for its text"
+        size = len(self._text)
+        start, end = begin & (size - 1), next_ & (size - 1)
+        turns = next_ // size - begin // size
+        if turns == 1 and end == 0:
+            end = size
+        elif turns == 1:
+            start = 0
+        elif turns or start >= end:
+            return b"", f"its text block {begin:#x} to {next_:#x} is impossible"
+        if start % _ID_BYTES or end - start < _ID_BYTES:
+            return b"", f"its text block {begin:#x} to {next_:#x} is impossible"
+        if not bool(self._present[start:end].all()):
+            return b"", f"its text is {_MISSING}"
+        owner = int.from_bytes(self._text[start : start + _ID_BYTES], "little")
+        if owner & _ID_MASK != wanted:
+            return b"", f"its text block belongs to record {owner:#x}"
+        kept = min(text_len, end - start - _ID_BYTES)
+        text = self._text[start + _ID_BYTES : start + _ID_BYTES + kept]
+        return text, "" if kept == text_len else f"its text is {kept} of {text_len} bytes long"
+
+
+def _make_record(fields: _Fields, blocks: _Blocks, row: int, wanted: int, seq: int) -> LogRecord | None:
+    """Make one record; None for a descriptor that holds none."""
+    if not fields.desc_present[row]:
+        return _damaged(seq, f"its descriptor is {_MISSING}")
+    state_var = fields.state_var[row]
+    state = _STATES.get(state_var >> _STATE_SHIFT)
+    if state is None:
+        # Given up by its record and not yet taken by the next: the ring has a gap here, not an error.
+        return None
+    if state_var & _ID_MASK != wanted:
+        return _damaged(seq, f"its descriptor belongs to record {state_var & _ID_MASK:#x}, not {wanted:#x}")
+    if not fields.info_present[row]:
+        return _damaged(seq, f"its header is {_MISSING}")
+    text, damage = blocks.read(wanted, fields.begin[row], fields.next[row], fields.text_len[row])
+    if state is RecordState.RESERVED and not text:
+        return None
+    subsystem, device = fields.dictionary(row)
+    return LogRecord(
+        seq=fields.seq[row],
+        timestamp_ns=fields.ts_nsec[row],
+        level=fields.flags_level[row] >> 5,
+        facility=fields.facility[row],
+        flags=fields.flags_level[row] & 0x1F,
+        caller_id=fields.caller_id[row],
+        text=text,
+        subsystem=subsystem,
+        device=device,
+        state=state,
+        damage=damage,
+    )
+
+
+def _damaged(seq: int, damage: str) -> LogRecord:
+    return LogRecord(seq, 0, 0, 0, 0, 0, b"", damage=damage)
+
+
+def _read_ring_header(memory: KernelMemory) -> _Ring:
+    info = memory.vmcoreinfo
+    prb = memory.read_u64(info.symbol("prb"))
+    desc_ring = prb + info.offset("printk_ringbuffer.desc_ring")
+    text_ring = prb + info.offset("printk_ringbuffer.text_data_ring")
+    counter = info.get_offset("atomic_long_t.counter") or 0
+    count_bits = memory.read_u32(desc_ring + info.offset("prb_desc_ring.count_bits"))
+    size_bits = memory.read_u32(text_ring + info.offset("prb_data_ring.size_bits"))
+    if not 0 < count_bits <= _COUNT_BITS_LIMIT:
+        raise CorruptError(f"the printk ring has 2^{count_bits} descriptors, must be 2^1 to 2^{_COUNT_BITS_LIMIT}")
+    if not 0 < size_bits <= _SIZE_BITS_LIMIT:
+        raise CorruptError(f"the printk ring has 2^{size_bits} bytes of text, must be 2^1 to 2^{_SIZE_BITS_LIMIT}")
+    return _Ring(
+        count=1 << count_bits,
+        descs=VirtAddr(memory.read_u64(desc_ring + info.offset("prb_desc_ring.descs"))),
+        infos=VirtAddr(memory.read_u64(desc_ring + info.offset("prb_desc_ring.infos"))),
+        head_id=memory.read_u64(desc_ring + info.offset("prb_desc_ring.head_id") + counter) & _ID_MASK,
+        tail_id=memory.read_u64(desc_ring + info.offset("prb_desc_ring.tail_id") + counter) & _ID_MASK,
+        text_size_bytes=1 << size_bits,
+        text=VirtAddr(memory.read_u64(text_ring + info.offset("prb_data_ring.data"))),
+    )
+
+
+def _record_ids(ring: _Ring) -> NDArray[np.uint64]:
+    """Give the identifiers from the oldest record to the newest."""
+    used = ((ring.head_id - ring.tail_id) & _ID_MASK) + 1
+    if used > ring.count:
+        raise CorruptError(
+            f"the printk ring goes from record {ring.tail_id:#x} to {ring.head_id:#x}, more than its {ring.count}"
+        )
+    ids = np.uint64(ring.tail_id) + np.arange(used, dtype=np.uint64)
+    wrapped: NDArray[np.uint64] = ids & np.uint64(_ID_MASK)
+    return wrapped
+
+
+def _read_rows(memory: KernelMemory, vaddr: VirtAddr, row_bytes: int, ids: NDArray[np.uint64], count: int) -> _Table:
+    """Read the rows of a ring of structures that belong to the identifiers, in their order."""
+    slots = (ids & np.uint64(count - 1)).astype(np.int64)
+    first, last = int(slots[0]), int(slots[-1])
+    if first <= last:
+        data, present = memory.read_available(vaddr + first * row_bytes, len(ids) * row_bytes)
+    else:
+        tail, tail_present = memory.read_available(vaddr + first * row_bytes, (count - first) * row_bytes)
+        head, head_present = memory.read_available(vaddr, (last + 1) * row_bytes)
+        data, present = np.concatenate((tail, head)), np.concatenate((tail_present, head_present))
+    return _Table(data.reshape(-1, row_bytes), present.reshape(-1, row_bytes))
+
+
+def _struct_size(info: Vmcoreinfo, name: str) -> int:
+    size = info.size(name)
+    if not 0 < size <= _STRUCT_LIMIT_BYTES:
+        raise CorruptError(f"VMCOREINFO entry SIZE({name}) is {size}, must be 1 to {_STRUCT_LIMIT_BYTES}")
+    return size
+
+
+def _string_span(info: Vmcoreinfo, dev_info: int, member: str) -> tuple[int, int]:
+    """Give start and end, in ``printk_info``, of a string of ``dev_printk_info``."""
+    offset = info.get_offset(f"dev_printk_info.{member}")
+    length = info.get_length(f"printk_info_{member}")
+    if offset is None or length is None or offset < 0 or length < 0 or dev_info < 0:
+        return 0, 0
+    return dev_info + offset, dev_info + offset + length
+
+
+def _c_string(data: NDArray[np.uint8], span: tuple[int, int]) -> str:
+    return data[span[0] : span[1]].tobytes().split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
