@@ -13,6 +13,7 @@ import pwd
 import re
 import shlex
 import tarfile
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ __all__ = [
 
 LISTS_FRESH_S = 12 * 3600
 FETCH_TIMEOUT_S = 1800.0
+MESSAGE_LIMIT_BYTES = 400
 _SUITE_NAME = re.compile(r"[a-z][a-z0-9-]*")
 _SUFFIXES = ("-security", "-updates", "-backports", "-proposed-updates", "/updates")
 
@@ -295,13 +297,21 @@ def unpack_some(package: Path, directory: Path, want: Callable[[str], bool]) -> 
     """
     command: list[str | Path] = [find_program("dpkg-deb"), "--fsys-tarfile", package]
     unpacked = []
-    with start(command, stdout=PIPE) as unpacker:
-        with tarfile.open(fileobj=unpacker.stdout, mode="r|") as archive:
-            for member in archive:
-                if member.isfile() and want(member.name.removeprefix("./")):
-                    archive.extract(member, directory, filter="data")
-                    unpacked.append(directory / member.name)
-        status = unpacker.wait()
-    if status != 0:
-        raise ProcessError(f"{shlex.join(map(str, command))}: exit status {status}")
+    with tempfile.TemporaryFile() as messages:
+        try:
+            with (
+                start(command, stdout=PIPE, stderr=messages) as unpacker,
+                tarfile.open(fileobj=unpacker.stdout, mode="r|") as archive,
+            ):
+                for member in archive:
+                    if member.isfile() and want(member.name.removeprefix("./")):
+                        archive.extract(member, directory, filter="data")
+                        unpacked.append(directory / member.name)
+            status = unpacker.returncode
+        except tarfile.TarError:
+            status = -1
+        if status != 0:
+            messages.seek(0)
+            said = messages.read(MESSAGE_LIMIT_BYTES).decode(errors="replace").strip()
+            raise ProcessError(f"{shlex.join(map(str, command))}: {said or 'not a package'}")
     return unpacked

@@ -1,0 +1,89 @@
+"""Fixtures for every kind of test: dumps of real kernels, made when first asked for."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from typing import NoReturn
+
+import pytest
+
+from postpanic.errors import FactAbsentError, ProcessError
+from postpanic.rehearse.kernels import Kernel
+from tests.vm.lab import Crash, Lab, MemoryDumps, Recipe, default_cache_dir, find_missing_programs
+
+LAB_FIXTURES = {"crashed", "crash_lab", "fetch_kernel", "memory_dumped"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if LAB_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.vm)
+
+
+def _give_up(reason: str) -> NoReturn:
+    if os.environ.get("CI", "").lower() in {"1", "true"}:
+        pytest.fail(f"the lab must work in continuous integration: {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def crash_lab() -> Lab:
+    missing = find_missing_programs()
+    if missing:
+        _give_up(f"programs of the lab are not installed: {', '.join(missing)}")
+    return Lab(default_cache_dir())
+
+
+@pytest.fixture(scope="session")
+def fetch_kernel(crash_lab: Lab) -> Callable[[str], Kernel]:
+    """Return a function that gets a kernel of the lab by its key."""
+
+    def fetch(key: str) -> Kernel:
+        try:
+            return crash_lab.fetch_kernel(key)
+        except (ProcessError, FactAbsentError) as exc:
+            _give_up(f"kernel {key} is neither in the cache nor to be fetched: {exc}")
+
+    return fetch
+
+
+@pytest.fixture(scope="session")
+def crashed(crash_lab: Lab, fetch_kernel: Callable[[str], Kernel]) -> Callable[..., Crash]:
+    """
+    Return a function that gives the dump of a kernel: ``crashed("6.1")``, ``crashed("6.12", cpu="max,la57=on")``.
+
+    What it returns has ``raw``, ``filtered``, ``console``, ``release``,
+    ``vmlinux``, ``debug_modules_dir`` and ``make_variant(name)``.
+    """
+
+    def crash(kernel: str, *, scenario: str = Recipe.scenario, cpu: str = Recipe.cpu, options: str = "") -> Crash:
+        fetch_kernel(kernel)
+        return crash_lab.crash(Recipe(kernel, scenario, cpu=cpu, options=options))
+
+    return crash
+
+
+@pytest.fixture(scope="session")
+def memory_dumped(crash_lab: Lab, fetch_kernel: Callable[[str], Kernel]) -> Callable[[str], MemoryDumps]:
+    """Return a function that gives QEMU's own dumps of a panicked machine."""
+
+    def dump(kernel: str) -> MemoryDumps:
+        fetch_kernel(kernel)
+        return crash_lab.dump_memory(Recipe(kernel))
+
+    return dump
+
+
+@pytest.fixture(scope="session")
+def installed() -> Callable[[str], str]:
+    """Return a function that gives the path of a program, or skips (fails in continuous integration)."""
+
+    def find(name: str) -> str:
+        found = shutil.which(name)
+        if found is None:
+            _give_up(f"{name} is not installed")
+        return found
+
+    return find

@@ -1,0 +1,361 @@
+"""
+Real kernels, crashed for real: the dumps that the tests, the demo and the benchmarks read.
+
+::
+
+    python -m tests.vm.lab demo-dump        crash Debian 12's kernel, print where its dump is
+    python -m tests.vm.lab crash KERNEL     the same for another one: 5.10, 6.1, 6.12, newest
+    python -m tests.vm.lab memory KERNEL    the guest's memory as QEMU writes it
+    python -m tests.vm.lab debug KERNEL     the kernel's own debug information
+
+A dump is kept under the digest of its recipe: kernel, guest, machine and load.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from postpanic.errors import PostpanicError
+from postpanic.process import find_program, run
+from postpanic.rehearse import initramfs
+from postpanic.rehearse.cache import build_once, digest_file, digest_recipe, hold_lock
+from postpanic.rehearse.disks import read_ext4_file
+from postpanic.rehearse.initramfs import ModuleTree
+from postpanic.rehearse.kernels import DebugInfo, Kernel, KernelChoice, KernelStore
+from postpanic.rehearse.machine import Machine, MachineConfig
+from tests.vm import guest
+
+__all__ = ["KERNELS", "Crash", "Lab", "MemoryDumps", "Recipe", "Variant", "default_cache_dir", "find_missing_programs"]
+
+KERNELS = {
+    "5.10": KernelChoice(("bullseye", "bullseye-security"), r"linux-image-5\.10\.[^-]*-[0-9]+-cloud-amd64"),
+    "6.1": KernelChoice(("bookworm", "bookworm-security"), r"linux-image-cloud-amd64"),
+    "6.12": KernelChoice(("trixie", "trixie-security"), r"linux-image-6\.12\.[^-]*-cloud-amd64"),
+    "newest": KernelChoice(("sid",), r"linux-image-cloud-amd64"),
+}
+PROGRAMS = (
+    *("qemu-system-x86_64", "gcc", "busybox", "makedumpfile", "mke2fs", "debugfs", "ldd"),
+    *("apt-get", "apt-cache", "dpkg", "dpkg-deb"),
+)
+COMMAND_LINE = "console=ttyS0 crashkernel=256M"
+FAILURE = r"^lab: failed:.*|end Kernel panic - not syncing: No working init.*"
+# Some crashes print nothing before the capture kernel does.
+CRASHED = r"Kernel panic|Oops|BUG:|^lab: capture kernel"
+LOADED_TIMEOUT_S = 60.0
+PANIC_TIMEOUT_S = 30.0
+SAVED_TIMEOUT_S = 90.0
+ENDED_TIMEOUT_S = 10.0
+
+# What makedumpfile of the host makes of a raw dump; several files where it splits.
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "raw-d0": ("-d", "0"),
+    "zlib": ("-c", "-d", "31"),
+    "lzo": ("-l", "-d", "31"),
+    "snappy": ("-p", "-d", "31"),
+    "zstd": ("-z", "-d", "31"),
+    "elf": ("-E", "-d", "31"),
+    "flattened": ("-F", "-c", "-d", "31"),
+    "flattened-elf": ("-F", "-E", "-d", "31"),
+    "split": ("--split", "-c", "-d", "31"),
+}
+SPLIT_PARTS = 3
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """
+    How a dump comes about.
+
+    Attributes
+    ----------
+    kernel : str
+        A key of :data:`KERNELS`.
+    scenario : str
+        A script of ``scenarios/``.
+    options : str
+        More words for the kernel's command line.
+    """
+
+    kernel: str
+    scenario: str = "sysrq-c"
+    cpu: str = "max,la57=off"
+    memory_mib: int = 1024
+    cpus: int = 2
+    options: str = ""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A dump that the host's makedumpfile made, with what it said."""
+
+    paths: tuple[Path, ...]
+    messages: str
+
+    @property
+    def path(self) -> Path:
+        return self.paths[0]
+
+
+@dataclass(frozen=True)
+class MemoryDumps:
+    """The memory of a machine that has panicked without a capture kernel, as QEMU writes it."""
+
+    elf: Path
+    kdump: Path
+    console: Path
+    kernel: Kernel
+
+
+@dataclass(frozen=True)
+class Crash:
+    """A dump in the cache, and all that belongs to it."""
+
+    lab: Lab
+    recipe: Recipe
+    kernel: Kernel
+    directory: Path
+
+    @property
+    def raw(self) -> Path:
+        """``/proc/vmcore`` as it was, an ELF file."""
+        return self.directory / "vmcore"
+
+    @property
+    def filtered(self) -> Path:
+        """What ``makedumpfile -l -d 31`` wrote in the capture kernel."""
+        return self.directory / "dump.kdump"
+
+    @property
+    def console(self) -> Path:
+        """The serial console, of both kernels."""
+        return self.directory / "console.log"
+
+    @property
+    def release(self) -> str:
+        return self.kernel.release
+
+    @cached_property
+    def debug_info(self) -> DebugInfo | None:
+        """The kernel's own debug information, fetched when first asked for; None where it cannot be had."""
+        with contextlib.suppress(PostpanicError):
+            return self.lab.fetch_debug_info(self.recipe.kernel, self.kernel)
+        return None
+
+    @property
+    def vmlinux(self) -> Path | None:
+        return self.debug_info.vmlinux if self.debug_info else None
+
+    @property
+    def debug_modules_dir(self) -> Path | None:
+        return self.debug_info.modules_dir if self.debug_info else None
+
+    def make_variant(self, name: str) -> Variant:
+        """Return the raw dump as one of :data:`VARIANTS`, made by the host's makedumpfile when first asked for."""
+        return self.lab.make_variant(self, name)
+
+
+@dataclass(frozen=True)
+class Lab:
+    """
+    Crashes machines and keeps their dumps.
+
+    Attributes
+    ----------
+    cache_dir : Path
+        Shared by tests, demo and benchmarks.
+    say : callable
+        Gets a line of progress now and then.
+    """
+
+    cache_dir: Path
+    say: Callable[[str], None] = field(default=lambda _: None, compare=False)
+
+    @property
+    def kernels(self) -> KernelStore:
+        return KernelStore(self.cache_dir)
+
+    def fetch_kernel(self, key: str) -> Kernel:
+        return self.kernels.fetch(KERNELS[key])
+
+    def fetch_debug_info(self, key: str, kernel: Kernel) -> DebugInfo:
+        modules = guest.select_load_modules(ModuleTree(kernel.modules_dir))
+        return self.kernels.fetch_debug_info(
+            KERNELS[key], kernel, [*modules, *guest.BOOT_MODULES, "virtio", "virtio_ring"]
+        )
+
+    def crash(self, recipe: Recipe) -> Crash:
+        """Return the dump of a recipe, from the cache or by crashing a machine now."""
+        kernel = self.fetch_kernel(recipe.kernel)
+
+        def build(target: Path) -> None:
+            self._crash_now(recipe, kernel, target)
+
+        directory = build_once(self.cache_dir / "dumps", self._name(recipe, kernel, "vmcore"), build)
+        return Crash(self, recipe, kernel, directory)
+
+    def dump_memory(self, recipe: Recipe) -> MemoryDumps:
+        """Return QEMU's own dumps of a machine that has panicked and has no capture kernel."""
+        kernel = self.fetch_kernel(recipe.kernel)
+
+        def build(target: Path) -> None:
+            with self.crashing_machine(recipe, kernel, target, load_capture=False) as (machine, _):
+                self.say(f"{kernel.release}: panicked, QEMU writes the memory")
+                machine.dump_memory(target / "memory.elf", form="elf")
+                machine.dump_memory(target / "memory.kdump", form="kdump-zlib")
+            run([find_program("fallocate"), "--dig-holes", target / "memory.elf"])
+            for path in target.glob("memory.*"):
+                path.chmod(0o644)
+
+        entry = build_once(self.cache_dir / "dumps", self._name(recipe, kernel, "memory"), build)
+        return MemoryDumps(entry / "memory.elf", entry / "memory.kdump", entry / "console.log", kernel)
+
+    def make_variant(self, crash: Crash, name: str) -> Variant:
+        """See :meth:`Crash.make_variant`."""
+        options = VARIANTS[name]
+        makedumpfile = find_program("makedumpfile")
+
+        def build(target: Path) -> None:
+            outputs = [target / f"part{number}" for number in range(SPLIT_PARTS)]
+            command: list[str | Path] = [makedumpfile, "--message-level", "31", *options, crash.raw]
+            if "-F" in options:
+                with outputs[0].open("wb") as stream:
+                    finished = run(command, stdout=stream)
+            else:
+                finished = run([*command, *(outputs if "--split" in options else outputs[:1])])
+            (target / "messages").write_bytes((finished.stdout or b"") + finished.stderr)
+
+        recipe = {"dump": crash.directory.name, "options": options, "program": digest_file(makedumpfile)}
+        entry = build_once(self.cache_dir / "variants", f"{name}-{digest_recipe(recipe)}", build)
+        return Variant(tuple(sorted(entry.glob("part*"))), (entry / "messages").read_text(errors="replace"))
+
+    @contextlib.contextmanager
+    def crashing_machine(
+        self,
+        recipe: Recipe,
+        kernel: Kernel,
+        directory: Path,
+        *,
+        load_capture: bool = True,
+        capture: guest.CaptureImage | None = None,
+    ) -> Iterator[tuple[Machine, guest.GuestDisks]]:
+        """
+        Boot, load and crash a machine; yield it right after its panic, with its disks.
+
+        Parameters
+        ----------
+        directory : Path
+            Gets the console; the disks are in it until the end.
+        capture : CaptureImage, optional
+            An image of the caller's own to be loaded for the panic.
+        """
+        initrd = directory / "initrd"
+        initrd.write_bytes(guest.build_initramfs(kernel, guest.build_programs(self.cache_dir)))
+        disks = guest.make_disks(
+            directory, kernel, initrd, recipe.scenario, memory_mib=recipe.memory_mib, capture=capture
+        )
+        words = [COMMAND_LINE, recipe.options, "" if load_capture else "LAB_CAPTURE=0"]
+        config = MachineConfig(
+            kernel=kernel.image,
+            initrd=initrd,
+            command_line=" ".join(word for word in words if word),
+            disks=disks.attach(),
+            memory_mib=recipe.memory_mib,
+            cpus=recipe.cpus,
+            cpu=recipe.cpu,
+            network=True,
+        )
+        # One guest at a time: two would starve each other on a small machine.
+        with hold_lock(self.cache_dir / ".machine.lock"):
+            self.say(f"{kernel.release}: booting")
+            with Machine(config, directory) as machine:
+                machine.wait_for(r"^lab: loaded", timeout_s=LOADED_TIMEOUT_S, failure=FAILURE)
+                self.say(f"{kernel.release}: loaded, crashing")
+                machine.wait_for(
+                    r"Kernel panic|Oops|BUG:|^lab: capture kernel", timeout_s=PANIC_TIMEOUT_S, failure=FAILURE
+                )
+                if not load_capture:
+                    machine.wait_for(r"end Kernel panic", timeout_s=PANIC_TIMEOUT_S)
+                yield machine, disks
+        for path in (*(disk.path for disk in disks.attach()), initrd, directory / "qemu.log"):
+            path.unlink(missing_ok=True)
+
+    def _crash_now(self, recipe: Recipe, kernel: Kernel, target: Path) -> None:
+        started = time.monotonic()
+        with self.crashing_machine(recipe, kernel, target) as (machine, disks):
+            machine.wait_for(r"^lab: capture kernel", timeout_s=PANIC_TIMEOUT_S, failure=FAILURE)
+            self.say(f"{kernel.release}: capture kernel is up, saving")
+            machine.wait_for(r"^lab: done", timeout_s=SAVED_TIMEOUT_S, failure=FAILURE)
+            machine.wait_exit(timeout_s=ENDED_TIMEOUT_S)
+            saved = machine.wait_for(r"^crash: saved (\d+) bytes", timeout_s=1.0)
+            # The disk is the dump: zeros were never written, so it is as sparse as it can be.
+            os.truncate(disks.raw, int(saved[1]))
+            disks.raw.rename(target / "vmcore")
+            read_ext4_file(disks.output, "/dump.kdump", target / "dump.kdump")
+        self.say(f"{kernel.release}: dump saved after {time.monotonic() - started:.0f} s")
+
+    def _name(self, recipe: Recipe, kernel: Kernel, kind: str) -> str:
+        scenarios = [guest.SCENARIOS_DIR / name for name in (*guest.SOURCES, f"{recipe.scenario}.sh")]
+        files = [Path(guest.__file__), Path(initramfs.__file__), *scenarios]
+        files += [find_program("busybox"), find_program("makedumpfile")]
+        machine = asdict(recipe)
+        # The package's version says more than the key.
+        del machine["kernel"]
+        everything = {
+            "kind": kind,
+            "kernel": [kernel.package, kernel.version],
+            "machine": machine,
+            "command_line": COMMAND_LINE,
+            "files": [[path.name, digest_file(path)] for path in files],
+        }
+        return f"{kernel.release}-{recipe.scenario}-{kind}-{digest_recipe(everything)}"
+
+
+def find_missing_programs() -> list[str]:
+    """Return what has to be installed before the lab can work."""
+    return [
+        name for name in PROGRAMS if shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") is None
+    ]
+
+
+def default_cache_dir() -> Path:
+    """Return where the lab keeps kernels and dumps: ``$XDG_CACHE_HOME/postpanic/lab``."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "postpanic" / "lab"
+
+
+def main(words: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="tests.vm.lab", description="crash real kernels in QEMU")
+    parser.add_argument("verb", choices=["demo-dump", "crash", "memory", "debug"])
+    parser.add_argument("kernel", nargs="?", default="6.1", choices=sorted(KERNELS))
+    parser.add_argument("--cpu", default=Recipe.cpu)
+    chosen = parser.parse_args(words)
+    lab = Lab(default_cache_dir(), say=lambda line: print(line, file=sys.stderr, flush=True))  # noqa: T201
+    recipe = Recipe(chosen.kernel, cpu=chosen.cpu)
+    try:
+        if chosen.verb == "memory":
+            dumps = lab.dump_memory(recipe)
+            lines = [f"elf: {dumps.elf}", f"kdump: {dumps.kdump}", f"console: {dumps.console}"]
+        elif chosen.verb == "debug":
+            found = lab.fetch_debug_info(chosen.kernel, lab.fetch_kernel(chosen.kernel))
+            lines = [f"vmlinux: {found.vmlinux}", f"modules: {found.modules_dir}"]
+        else:
+            crash = lab.crash(recipe)
+            lines = [f"raw: {crash.raw}", f"filtered: {crash.filtered}", f"console: {crash.console}"]
+    except PostpanicError as exc:
+        print(f"error[{exc.code}]: {exc}", *getattr(exc, "__notes__", ()), sep="\n", file=sys.stderr)  # noqa: T201
+        return exc.exit_status
+    print("\n".join(lines))  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
