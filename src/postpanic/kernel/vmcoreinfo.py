@@ -74,7 +74,7 @@ class Vmcoreinfo:
 
     @property
     def build_id(self) -> str | None:
-        """Build ID of vmlinux in hex digits; None for kernels before 5.14, which do not write it."""
+        """Build ID of vmlinux in hex digits; None for kernels before 5.9, which do not write it."""
         return self.entries.get("BUILD-ID")
 
     @property
