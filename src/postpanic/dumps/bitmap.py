@@ -26,6 +26,8 @@ _CHUNK_BYTES = 32 * KIB
 _CHUNK_SHIFT = (_CHUNK_BYTES * 8).bit_length() - 1
 _CHUNK_MASK = (1 << _CHUNK_SHIFT) - 1
 _KEPT_CHUNKS = 64
+_FEW = 32
+"""Up to this many, bits are counted one by one: cheaper than a whole chunk."""
 _BLOCK_BYTES = 256
 _BLOCK_SHIFT = (_BLOCK_BYTES * 8).bit_length() - 1
 _SCAN_BYTES = 32 * _CHUNK_BYTES
@@ -98,6 +100,9 @@ class Bitmap:
         result = np.full(len(bits), self.total, dtype=np.int64)
         for rows, chunk in self._grouped(bits):
             wanted = bits[rows]
+            if len(rows) <= _FEW:
+                result[rows] = [self.rank(bit) for bit in wanted.tolist()]
+                continue
             within = wanted & _CHUNK_MASK
             byte = within >> 3
             before = np.zeros(len(chunk) + 1, dtype=np.int64)

@@ -1,14 +1,13 @@
 """
 Random access to what a flattened stream holds, without rearranging it.
 
-The stream is a chain of records, each found through the one before. Writers
-flush a buffer of one size again and again, so runs of records of equal size
-are followed in bulk: as long as every header in a stride says the same size,
-the next header is one stride on.
+The stream is a chain of records, each found through the one before, so its
+index takes one small read for each: writers flush buffers of 16 KiB and more.
 """
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
 
 import numpy as np
@@ -17,30 +16,30 @@ from numpy.typing import NDArray
 from postpanic.dumps.extents import resolve_overlaps
 from postpanic.dumps.flattened.layout import FLAT_HEADER_BYTES, RECORD, check_flat_header
 from postpanic.dumps.source import ByteSource
-from postpanic.errors import CorruptError, TruncatedError, UnsupportedError
+from postpanic.errors import TruncatedError, UnsupportedError
 
 __all__ = ["MAX_RECORDS", "FlattenedSource"]
 
 MAX_RECORDS = 1 << 24
-"""Their index takes 24 bytes each; at 64 KiB a record, makedumpfile's size, this is 1 TiB of dump."""
+"""Their index takes 24 bytes each; at makedumpfile's 64 KiB for a record this is a dump of 1 TiB."""
 
 _OFFSET_LIMIT = 1 << 62
-_LONGEST_STRIDE_RUN = 4096
+_WINDOW_BYTES = 64 << 10
 
 
 class FlattenedSource:
     """
     The dump inside a flattened stream, as a :class:`~postpanic.dumps.source.ByteSource`.
 
-    What no record wrote reads as missing, not as zeroes, except before the
-    last offset of a record of a stream that is complete.
+    What no record wrote reads as missing, not as zeroes: in a stream that was
+    cut, nothing tells a gap from what would have come.
 
     Raises
     ------
     TruncatedError
         If there is no whole record.
     CorruptError
-        If a record's offset or size is impossible.
+        If the records overlap each other beyond reason.
     UnsupportedError
         If type or version are unknown, or there are more than :data:`MAX_RECORDS`.
     """
@@ -105,83 +104,56 @@ class FlattenedSource:
 
     def _index_records(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """
-        Follow the chain of records.
+        Follow the chain of records to its end, or to where it breaks.
 
         Returns
         -------
         offsets, sizes, places : ndarray of int64
             Offset in the dump, size, and place of the data in the stream.
         """
-        found: list[NDArray[np.int64]] = []
-        count = 0
+        offsets, sizes, places = array("q"), array("q"), array("q")
         position = FLAT_HEADER_BYTES
-        fault = "the flattened stream has no end record"
-        guess = 1
+        window, window_at = b"", position
         while True:
-            batch = self._follow(position, guess)
-            if len(batch) == 0:
+            at = position - window_at
+            if at + RECORD.size > len(window):
+                # Records smaller than a window come by the dozen: read them together.
+                small = len(sizes) > 0 and sizes[-1] < _WINDOW_BYTES // 4
+                window, window_at, at = (
+                    self._stream.read(position, _WINDOW_BYTES if small else RECORD.size),
+                    position,
+                    0,
+                )
+                if len(window) < RECORD.size:
+                    self._fault("the flattened stream has no end record")
+                    break
+            offset, size = RECORD.unpack_from(window, at)
+            if offset == size == -1:
                 break
-            end_mark = np.flatnonzero((batch[:, 0] == -1) & (batch[:, 1] == -1))
-            if len(end_mark):
-                batch = batch[: int(end_mark[0])]
-                fault = ""
-            self._check(batch)
-            found.append(batch)
-            count += len(batch)
-            if count > MAX_RECORDS:
+            if not 0 <= offset < _OFFSET_LIMIT or size < 0:
+                self._fault(
+                    f"the flattened stream breaks off at {position:#x}: a record of {size} bytes for {offset:#x}"
+                )
+                break
+            if len(sizes) >= MAX_RECORDS:
                 raise UnsupportedError(
                     f"more than {MAX_RECORDS} records",
                     where=self.name,
-                    hint=f"rearrange the stream first: makedumpfile -R dump < {self.name}",
+                    hint="rearrange the stream into a file first: makedumpfile -R",
                 )
-            if not fault:
-                break
-            # A run that held to its end is probably longer: look further ahead.
-            guess = min(guess * 4, _LONGEST_STRIDE_RUN) if len(batch) == guess else max(len(batch), 1)
-            position = int(batch[-1, 2] + batch[-1, 1])
-        table = np.concatenate(found) if found else np.empty((0, 3), dtype=np.int64)
-        table = table[table[:, 1] > 0]
-        offsets, sizes, places = (np.ascontiguousarray(column) for column in table.T)
-        there = np.clip(self._stream.size_bytes - places, 0, sizes)
-        if fault:
-            self.incomplete = "; ".join(filter(None, [self.incomplete, fault]))
-        return offsets, there, places
+            position += RECORD.size
+            if size:
+                offsets.append(offset)
+                sizes.append(min(size, max(self._stream.size_bytes - position, 0)))
+                places.append(position)
+            position += size
+        return _as_array(offsets), _as_array(sizes), _as_array(places)
 
-    def _follow(self, position: int, guess: int) -> NDArray[np.int64]:
-        """
-        Read the record at a position, and up to *guess* of the same size after it.
+    def _fault(self, reason: str) -> None:
+        """Note why the stream is not whole."""
+        self.incomplete = "; ".join(filter(None, [self.incomplete, reason]))
 
-        Returns
-        -------
-        ndarray of int64, shape (n, 3)
-            Offset, size, place of the data; empty at the end of the file. Only
-            the last row may have another size than the first.
-        """
-        raw = self._stream.read(position, RECORD.size)
-        if len(raw) < RECORD.size:
-            return np.empty((0, 3), dtype=np.int64)
-        offset, size = RECORD.unpack(raw)
-        rows = [(offset, size, position + RECORD.size)]
-        stride = size + RECORD.size
-        if not 0 <= size < _OFFSET_LIMIT:
-            guess = 1
-        for _ in range(guess - 1):
-            position += stride
-            raw = self._stream.read(position, RECORD.size)
-            if len(raw) < RECORD.size:
-                break
-            offset, following = RECORD.unpack(raw)
-            rows.append((offset, following, position + RECORD.size))
-            if following != size:
-                break
-        return np.array(rows, dtype=np.int64)
 
-    def _check(self, batch: NDArray[np.int64]) -> None:
-        """Refuse records that cannot be: the chain is broken from there on."""
-        bad = np.flatnonzero((batch[:, 0] < 0) | (batch[:, 0] >= _OFFSET_LIMIT) | (batch[:, 1] < 0))
-        if len(bad):
-            offset, size, place = batch[int(bad[0])].tolist()
-            raise CorruptError(
-                f"a record of {size} bytes for offset {offset:#x}",
-                where=f"{self.name}+{place - RECORD.size:#x}",
-            )
+def _as_array(numbers: array[int]) -> NDArray[np.int64]:
+    """View collected numbers as a numpy array, which refuses an empty buffer."""
+    return np.frombuffer(numbers, dtype=np.int64) if numbers else np.empty(0, dtype=np.int64)

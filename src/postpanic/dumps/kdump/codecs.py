@@ -2,9 +2,9 @@
 Decompress pages, with whichever codec is installed.
 
 Codecs are looked for when the first page needs one, so that opening a dump
-and reading its description work without any. Each decoder takes the
-compressed bytes and the page size and gives exactly that many bytes; what a
-hostile page can make it allocate is bounded.
+and reading its description work without any. A decoder takes the compressed
+bytes and the page size; that the result is a whole page is for the caller to
+check. What a hostile page can make it allocate is bounded.
 
 References: makedumpfile's ``diskdump_mod.h`` (``DUMP_DH_COMPRESSED_*``).
 """
@@ -108,9 +108,12 @@ def _open_lzo() -> Decoder:
 
     def decode(data: bytes, page_size_bytes: int) -> bytes:
         try:
-            return bytes(decompress(data, page_size_bytes))
+            page = bytes(decompress(data, page_size_bytes))
         except (error, ValueError, MemoryError, OverflowError) as exc:
             raise CorruptError(f"lzo: {exc}") from exc
+        if len(page) > page_size_bytes:
+            raise CorruptError(f"lzo: {len(page)} bytes, must be {page_size_bytes}")
+        return page
 
     return decode
 
