@@ -1,0 +1,1 @@
+"""Debug information, synthesized from what a kernel carries in its own memory."""

@@ -1,0 +1,232 @@
+"""
+Global variables: which symbols are typed, and how.
+
+Per-CPU variables have their type in BTF (all variables do, where the kernel was
+built with ``pahole --btf_features=global_var``). The rest are typed by the table
+of globals, each offer checked against the dump: the type must be in the BTF and
+must fit between the symbol and the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from postpanic.kernel.btf import Btf, Kind, TypeResolver
+from postpanic.kernel.debuginfo.dwarf import Abbreviations, At, Form, Shape, Tag
+from postpanic.kernel.debuginfo.globals import GlobalsTable
+from postpanic.kernel.debuginfo.symbols import Symbols
+from postpanic.kernel.debuginfo.tables import VOID, Forest
+from postpanic.kernel.debuginfo.types import TypeTable
+
+__all__ = ["VariableTable", "type_variables", "variable_forest"]
+
+_HEAD_CHARACTERS = 4
+"""A look at the beginning spares most names the comparison with every prefix."""
+_PAGE_BYTES = 4096
+_SLACK_BYTES = 64
+"""The compiler aligns objects to at most 64 bytes (a cache line) unless told otherwise."""
+
+
+@dataclass(slots=True)
+class VariableTable:
+    """Typed variables: the symbol's row, and the identifier of the type."""
+
+    rows: list[int] = field(default_factory=list)
+    type_ids: list[int] = field(default_factory=list)
+    from_btf: int = 0
+    from_table: int = 0
+    type_absent: int = 0
+    """Offered by the table, but none of the types is in the BTF."""
+    does_not_fit: int = 0
+    """Offered by the table, but larger than the room up to the next symbol."""
+    length_unknown: int = 0
+    """Arrays whose length the dump does not tell: typed without one."""
+    ambiguous: int = 0
+    """In the table, but several symbols have the name."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def add(self, row: int, type_id: int) -> None:
+        """Add one variable."""
+        self.rows.append(row)
+        self.type_ids.append(type_id)
+
+
+def type_variables(btf: Btf, symbols: Symbols, table: GlobalsTable | None, resolver: TypeResolver) -> VariableTable:
+    """
+    Type the variables among the symbols.
+
+    Types that the BTF lacks, such as an array of another length, are built by
+    *resolver*.
+    """
+    result = VariableTable()
+    taken: set[int] = set()
+    unique = symbols.is_unique
+    for name, type_id in _btf_variables(btf):
+        row = symbols.row_of.get(name)
+        if row is not None and unique[row]:
+            result.add(row, type_id)
+            taken.add(row)
+    result.from_btf = len(result)
+    if table is None:
+        return result
+    chooser = _Chooser(symbols, resolver, result, table)
+    is_function = symbols.is_function()
+    for row, offers in chain(_by_name(symbols, table), _by_prefix(symbols, table)):
+        if row in taken or is_function[row]:
+            continue
+        taken.add(row)
+        if unique[row]:
+            chooser.choose(row, offers)
+        else:
+            result.ambiguous += 1
+    result.from_table = len(result) - result.from_btf
+    return result
+
+
+def _by_name(symbols: Symbols, table: GlobalsTable) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Symbols whose names the table has, and its offers."""
+    found = map(symbols.row_of.get, map(str.encode, table.names))
+    for row, offers in zip(found, table.names.values(), strict=True):
+        if row is not None:
+            yield row, offers
+
+
+def _by_prefix(symbols: Symbols, table: GlobalsTable) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Symbols whose names macros made, and the type that each macro declares."""
+    prefixes = {prefix.encode(): index for prefix, index in table.prefixes.items()}
+    if not prefixes:
+        return
+    words = tuple(sorted(prefixes, key=len, reverse=True))
+    heads = {word[:_HEAD_CHARACTERS] for word in words}
+    for row, name in enumerate(symbols.names):
+        if name[:_HEAD_CHARACTERS] in heads and name.startswith(words):
+            yield row, (next(prefixes[word] for word in words if name.startswith(word)),)
+
+
+def _btf_variables(btf: Btf) -> list[tuple[bytes, int]]:
+    """Names and types of the variables that the BTF itself has (of a module, the module's)."""
+    positions = btf.positions(Kind.VAR)
+    return list(zip(btf.names_at(positions), btf.size_or_type[positions].tolist(), strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    """One spelling of the table, resolved."""
+
+    type_id: int
+    size_bytes: int
+    element: int
+    """Of an array, else 0."""
+    element_bytes: int
+    length: int
+
+
+class _Chooser:
+    """Chooses among the types that the table offers for one symbol."""
+
+    def __init__(self, symbols: Symbols, resolver: TypeResolver, result: VariableTable, table: GlobalsTable) -> None:
+        self.resolver = resolver
+        self.result = result
+        self.spellings = table.spellings
+        self.vaddrs = symbols.vaddrs.tolist()
+        self.sizes = symbols.sizes.tolist()
+        self.offers: dict[int, _Offer | None] = {}
+
+    def choose(self, row: int, indexes: Iterable[int]) -> None:
+        """Type one symbol with the first offer that fits, or count why none does."""
+        room = self.sizes[row]
+        resolved = False
+        incomplete: _Offer | None = None
+        for index in indexes:
+            offer = self._offer(index)
+            if offer is None:
+                continue
+            resolved = True
+            if offer.element:
+                length = _array_length(offer, self.vaddrs[row], room)
+                if length:
+                    same = length == offer.length
+                    self.result.add(row, offer.type_id if same else self.resolver.array_of(offer.element, length))
+                    return
+                if offer.element_bytes <= room:
+                    incomplete = incomplete or offer
+            elif 0 < offer.size_bytes <= room:
+                self.result.add(row, offer.type_id)
+                return
+        if incomplete is not None:
+            self.result.add(row, self.resolver.array_of(incomplete.element, 0))
+            self.result.length_unknown += 1
+        elif resolved:
+            self.result.does_not_fit += 1
+        else:
+            self.result.type_absent += 1
+
+    def _offer(self, index: int) -> _Offer | None:
+        if index not in self.offers:
+            type_id = self.resolver.detect_c_type(self.spellings[index])
+            self.offers[index] = None if type_id is None else self._measure(type_id)
+        return self.offers[index]
+
+    def _measure(self, type_id: int) -> _Offer:
+        size = self.resolver.size_of(type_id)
+        element, length = self.resolver.array_parts(type_id)
+        return _Offer(type_id, size, element, self.resolver.size_of(element) if element else 0, length)
+
+
+def _array_length(offer: _Offer, vaddr: int, room: int) -> int:
+    """
+    Length of an array from the room it has, 0 where that cannot be told.
+
+    Behind an object there is padding at most up to the next symbol's alignment.
+    A length is possible when the array fits and what is left over is such
+    padding. The table's length wins if it is possible, else the only possible one.
+    """
+    size = offer.element_bytes
+    if size <= 0 or room < size:
+        return 0
+    end = vaddr + room
+    alignment = end & -end
+    slack = alignment if alignment >= _PAGE_BYTES else min(alignment, _SLACK_BYTES)
+    left = room - offer.length * size
+    if offer.length and 0 <= left < slack:
+        return offer.length
+    longest = room // size
+    shortest = max((room - slack) // size + 1, 1)
+    return longest if shortest == longest and room - longest * size < slack else 0
+
+
+def variable_forest(
+    variables: VariableTable,
+    symbols: Symbols,
+    types: TypeTable,
+    names: NDArray[np.uint32],
+    abbreviations: Abbreviations,
+) -> Forest:
+    """Lay variables into a forest of ``DW_TAG_variable``; *names* are offsets in ``.debug_str``."""
+    forest = Forest(len(variables), abbreviations)
+    rows = np.array(variables.rows, dtype=np.int64)
+    kinds = types.index[np.array(variables.type_ids, dtype=np.int64)]
+    letters = symbols.letters[rows]
+    # A type without an entry (void) would be no variable of C.
+    for external in (True, False):
+        linkage = ((At.EXTERNAL, Form.FLAG_PRESENT),) if external else ()
+        for typed in (True, False):
+            chosen = np.flatnonzero(
+                (((letters >= ord("A")) & (letters <= ord("Z"))) == external) & ((kinds != VOID) == typed)
+            )
+            attributes = ((At.NAME, Form.STRP), *linkage) + (((At.TYPE, Form.REF_ADDR),) if typed else ())
+            columns: dict[At, NDArray[np.generic] | int] = {
+                At.NAME: names[chosen],
+                At.LOCATION: symbols.vaddrs[rows[chosen]],
+            }
+            if typed:
+                columns[At.TYPE] = kinds[chosen]
+            forest.add(Shape(Tag.VARIABLE, (*attributes, (At.LOCATION, Form.EXPRLOC_ADDR))), chosen, columns)
+    return forest
