@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from postpanic.rehearse.cache import build_once, digest_recipe, find_entry
+from postpanic.rehearse.cache import build_once, digest_recipe, find_entry, prune
 
 
 class Builder:
@@ -82,6 +82,32 @@ def test_other_times_are_no_damage(tmp_path: Path) -> None:
     os.utime(entry / "deep/file", (1, 1))
     build_once(tmp_path, "entry", build)
     assert build.calls == 1
+
+
+def test_remains_of_a_killed_builder_are_removed(tmp_path: Path) -> None:
+    program = """
+import os, signal, sys
+from pathlib import Path
+from postpanic.rehearse.cache import build_once
+def build(directory):
+    (directory / "half").write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+build_once(Path(sys.argv[1]), "entry", build)
+"""
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
+    assert list(tmp_path.glob("*/half"))
+    build_once(tmp_path, "entry", Builder())
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".entry.lock", "entry"]
+
+
+def test_prune_removes_what_nobody_used(tmp_path: Path) -> None:
+    used, unused = (build_once(tmp_path, name, Builder()) for name in ("used", "unused"))
+    for entry in (used, unused):
+        os.utime(entry / "manifest.json", (1, 1))
+    assert find_entry(tmp_path, "used") == used
+    assert prune(tmp_path, max_age_s=3600) == ["unused"]
+    assert used.exists()
+    assert not unused.exists()
 
 
 def test_recipe_digest_follows_content_not_order() -> None:

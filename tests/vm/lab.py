@@ -7,6 +7,7 @@ Real kernels, crashed for real: the dumps that the tests, the demo and the bench
     python -m tests.vm.lab crash KERNEL     the same for another one: 5.10, 6.1, 6.12, newest
     python -m tests.vm.lab memory KERNEL    the guest's memory as QEMU writes it
     python -m tests.vm.lab debug KERNEL     the kernel's own debug information
+    python -m tests.vm.lab prune            remove what nobody has used for two weeks
 
 A dump is kept under the digest of its recipe: kernel, guest, machine and load.
 """
@@ -18,6 +19,7 @@ import contextlib
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -27,12 +29,13 @@ from pathlib import Path
 from postpanic.errors import PostpanicError
 from postpanic.process import find_program, run
 from postpanic.rehearse import initramfs
-from postpanic.rehearse.cache import build_once, digest_file, digest_recipe, hold_lock
+from postpanic.rehearse.cache import build_once, digest_file, digest_recipe, hold_lock, prune
 from postpanic.rehearse.disks import read_ext4_file
 from postpanic.rehearse.initramfs import ModuleTree
 from postpanic.rehearse.kernels import DebugInfo, Kernel, KernelChoice, KernelStore
-from postpanic.rehearse.machine import Machine, MachineConfig
+from postpanic.rehearse.machine import Accelerator, Machine, MachineConfig
 from tests.vm import guest
+from tests.vm.gdbstub import poke
 
 __all__ = ["KERNELS", "Crash", "Lab", "MemoryDumps", "Recipe", "Variant", "default_cache_dir", "find_missing_programs"]
 
@@ -49,11 +52,13 @@ PROGRAMS = (
 COMMAND_LINE = "console=ttyS0 crashkernel=256M"
 FAILURE = r"^lab: failed:.*|end Kernel panic - not syncing: No working init.*"
 # Some crashes print nothing before the capture kernel does.
-CRASHED = r"Kernel panic|Oops|BUG:|^lab: capture kernel"
+CRASHED = r"Kernel panic|Oops|BUG:|^lab: capture kernel \d"
 LOADED_TIMEOUT_S = 60.0
 PANIC_TIMEOUT_S = 30.0
 SAVED_TIMEOUT_S = 90.0
 ENDED_TIMEOUT_S = 10.0
+UNUSED_S = 14 * 24 * 3600.0
+CACHES = ("dumps", "variants", "debug", "kernels", "programs")
 
 # What makedumpfile of the host makes of a raw dump; several files where it splits.
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -262,6 +267,8 @@ class Lab:
         disks = guest.make_disks(
             directory, kernel, initrd, recipe.scenario, memory_mib=recipe.memory_mib, capture=capture
         )
+        # A socket's path is limited to 107 bytes, a cache directory's is not.
+        stub = Path(tempfile.gettempdir()) / f"lab-{os.getpid()}-{time.monotonic_ns():x}.gdb"
         words = [COMMAND_LINE, recipe.options, "" if load_capture else "LAB_CAPTURE=0"]
         config = MachineConfig(
             kernel=kernel.image,
@@ -272,26 +279,41 @@ class Lab:
             cpus=recipe.cpus,
             cpu=recipe.cpu,
             network=True,
+            extra=("-gdb", f"unix:{stub},server=on,wait=off"),
         )
         # One guest at a time: two would starve each other on a small machine.
         with hold_lock(self.cache_dir / ".machine.lock"):
             self.say(f"{kernel.release}: booting")
-            with Machine(config, directory) as machine:
+            # Not every processor that KVM runs on has 5-level paging.
+            accelerator: Accelerator | None = "tcg" if "la57=on" in recipe.cpu else None
+            with self._keeping_console(directory), Machine(config, directory, accelerator=accelerator) as machine:
                 machine.wait_for(r"^lab: loaded", timeout_s=LOADED_TIMEOUT_S, failure=FAILURE)
                 self.say(f"{kernel.release}: loaded, crashing")
-                machine.wait_for(
-                    r"Kernel panic|Oops|BUG:|^lab: capture kernel", timeout_s=PANIC_TIMEOUT_S, failure=FAILURE
-                )
+                _do_as_asked(machine, stub)
+                machine.wait_for(CRASHED, timeout_s=PANIC_TIMEOUT_S, failure=FAILURE)
                 if not load_capture:
                     machine.wait_for(r"end Kernel panic", timeout_s=PANIC_TIMEOUT_S)
                 yield machine, disks
+        stub.unlink(missing_ok=True)
         for path in (*(disk.path for disk in disks.attach()), initrd, directory / "qemu.log"):
             path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _keeping_console(self, directory: Path) -> Iterator[None]:
+        """Keep the console of a guest that failed: what is built for the cache goes away on failure."""
+        try:
+            yield
+        except PostpanicError as exc:
+            kept = self.cache_dir / "failed-console.log"
+            with contextlib.suppress(OSError):
+                shutil.copy(directory / "console.log", kept)
+                exc.add_note(f"the whole console: {kept}")
+            raise
 
     def _crash_now(self, recipe: Recipe, kernel: Kernel, target: Path) -> None:
         started = time.monotonic()
         with self.crashing_machine(recipe, kernel, target) as (machine, disks):
-            machine.wait_for(r"^lab: capture kernel", timeout_s=PANIC_TIMEOUT_S, failure=FAILURE)
+            machine.wait_for(r"^lab: capture kernel \d", timeout_s=PANIC_TIMEOUT_S, failure=FAILURE)
             self.say(f"{kernel.release}: capture kernel is up, saving")
             machine.wait_for(r"^lab: done", timeout_s=SAVED_TIMEOUT_S, failure=FAILURE)
             machine.wait_exit(timeout_s=ENDED_TIMEOUT_S)
@@ -319,6 +341,16 @@ class Lab:
         return f"{kernel.release}-{recipe.scenario}-{kind}-{digest_recipe(everything)}"
 
 
+def _do_as_asked(machine: Machine, stub: Path) -> None:
+    """Do what a scenario cannot do from within: it asks on the console."""
+    asked = machine.wait_for(rf"^lab: please (.*)$|{CRASHED}", timeout_s=PANIC_TIMEOUT_S, failure=FAILURE)
+    words = (asked[1] or "").split()
+    if words[:1] == ["nmi"]:
+        machine.inject_nmi()
+    elif words[:1] == ["poke"]:
+        poke(stub, int(words[1], 16), bytes.fromhex(words[2]))
+
+
 def find_missing_programs() -> list[str]:
     """Return what has to be installed before the lab can work."""
     return [
@@ -334,14 +366,17 @@ def default_cache_dir() -> Path:
 
 def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="tests.vm.lab", description="crash real kernels in QEMU")
-    parser.add_argument("verb", choices=["demo-dump", "crash", "memory", "debug"])
+    parser.add_argument("verb", choices=["demo-dump", "crash", "memory", "debug", "prune"])
     parser.add_argument("kernel", nargs="?", default="6.1", choices=sorted(KERNELS))
+    parser.add_argument("--scenario", default=Recipe.scenario)
     parser.add_argument("--cpu", default=Recipe.cpu)
     chosen = parser.parse_args(words)
     lab = Lab(default_cache_dir(), say=lambda line: print(line, file=sys.stderr, flush=True))  # noqa: T201
-    recipe = Recipe(chosen.kernel, cpu=chosen.cpu)
+    recipe = Recipe(chosen.kernel, chosen.scenario, cpu=chosen.cpu)
     try:
-        if chosen.verb == "memory":
+        if chosen.verb == "prune":
+            lines = [name for kind in CACHES for name in prune(lab.cache_dir / kind, UNUSED_S)]
+        elif chosen.verb == "memory":
             dumps = lab.dump_memory(recipe)
             lines = [f"elf: {dumps.elf}", f"kdump: {dumps.kdump}", f"console: {dumps.console}"]
         elif chosen.verb == "debug":

@@ -11,20 +11,23 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypedDict
 
 from postpanic.errors import PostpanicError
 
-__all__ = ["build_once", "digest_file", "digest_recipe", "find_entry", "hold_lock"]
+__all__ = ["build_once", "digest_file", "digest_recipe", "find_entry", "hold_lock", "prune"]
 
 MANIFEST = "manifest.json"
+BUILD_SUFFIX = ".build"
 DIGEST_CHARACTERS = 20
 
 
@@ -75,7 +78,12 @@ def find_entry(root: Path, name: str) -> Path | None:
         intact = all(_agrees(entry / file, record) for file, record in manifest.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return entry if intact else None
+    if not intact:
+        return None
+    # The manifest's time is the time of the last use: see prune().
+    with contextlib.suppress(OSError):
+        os.utime(entry / MANIFEST)
+    return entry
 
 
 def build_once(root: Path, name: str, build: Callable[[Path], None]) -> Path:
@@ -98,7 +106,10 @@ def build_once(root: Path, name: str, build: Callable[[Path], None]) -> Path:
             return found
         entry = root / name
         _remove(entry)
-        work = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=root))
+        # What a builder left that was killed: nobody else can be at work on it while we hold the lock.
+        for left in root.glob(f".{glob.escape(name)}.*{BUILD_SUFFIX}"):
+            _remove(left)
+        work = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=BUILD_SUFFIX, dir=root))
         try:
             build(work)
             _write_manifest(work)
@@ -107,6 +118,18 @@ def build_once(root: Path, name: str, build: Callable[[Path], None]) -> Path:
             shutil.rmtree(work, ignore_errors=True)
             raise
     return entry
+
+
+def prune(root: Path, max_age_s: float) -> list[str]:
+    """Remove the entries that nobody has used for *max_age_s*, and return their names."""
+    removed = []
+    for manifest in sorted(root.glob(f"[!.]*/{MANIFEST}")):
+        entry = manifest.parent
+        with hold_lock(root / f".{entry.name}.lock"):
+            if time.time() - manifest.stat().st_mtime > max_age_s:
+                _remove(entry)
+                removed.append(entry.name)
+    return removed
 
 
 def _agrees(path: Path, record: FileRecord) -> bool:

@@ -5,16 +5,22 @@
  *   crash load KERNEL INITRD COMMAND-LINE   kexec_file_load() for a panic
  *   crash trigger NAME LETTER               be NAME, write LETTER to /proc/sysrq-trigger
  *   crash spin NAME                         be NAME, stay on a CPU in user mode
+ *   crash send NAME ADDRESS                 be NAME, send packets until the end
+ *   crash write NAME FILE                   be NAME, create FILE
+ *   crash eat NAME                          be NAME, use up all memory
  *   crash save FROM TO                      copy /proc/vmcore to a disk, holes stay holes
  */
 #define _GNU_SOURCE
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -63,6 +69,41 @@ static _Noreturn void spin(const char *name)
 	prctl(PR_SET_NAME, name);
 	for (;;)
 		count++;
+}
+
+static int send_packets(const char *name, const char *address)
+{
+	struct sockaddr_in where = { .sin_family = AF_INET, .sin_port = htons(9) };
+	int fd = socket(AF_INET, SOCK_DGRAM, 0);
+
+	prctl(PR_SET_NAME, name);
+	if (fd < 0 || inet_pton(AF_INET, address, &where.sin_addr) != 1)
+		return fail("socket");
+	for (;;) {
+		sendto(fd, "packet", 6, 0, (struct sockaddr *)&where, sizeof(where));
+		usleep(100000);
+	}
+}
+
+static int write_file(const char *name, const char *path)
+{
+	int fd;
+
+	prctl(PR_SET_NAME, name);
+	fd = open(path, O_WRONLY | O_CREAT, 0600);
+	return fd < 0 ? fail("open") : 0;
+}
+
+static int eat(const char *name)
+{
+	prctl(PR_SET_NAME, name);
+	for (;;) {
+		char *area = mmap(NULL, WINDOW, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+		if (area == MAP_FAILED)
+			return fail("mmap");
+		memset(area, 0x5a, WINDOW);
+	}
 }
 
 static const char zeros[BLOCK];
@@ -121,8 +162,14 @@ int main(int count, char **words)
 		return trigger(words[2], words[3][0]);
 	if (count == 3 && strcmp(words[1], "spin") == 0)
 		spin(words[2]);
+	if (count == 4 && strcmp(words[1], "send") == 0)
+		return send_packets(words[2], words[3]);
+	if (count == 4 && strcmp(words[1], "write") == 0)
+		return write_file(words[2], words[3]);
+	if (count == 3 && strcmp(words[1], "eat") == 0)
+		return eat(words[2]);
 	if (count == 4 && strcmp(words[1], "save") == 0)
 		return save(words[2], words[3]);
-	fprintf(stderr, "usage: crash load|trigger|spin|save ...\n");
+	fprintf(stderr, "usage: crash load|trigger|spin|send|write|eat|save ...\n");
 	return 64;
 }

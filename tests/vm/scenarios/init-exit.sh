@@ -1,0 +1,3 @@
+# SPDX-License-Identifier: GPL-2.0
+# PID 1 ends.
+exit 1

@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: GPL-2.0
+# A function of a loaded module calls itself until the kernel stack's guard page is hit.
+echo 1 >/proc/sys/kernel/panic_on_oops
+# call .
+echo "lab: please poke $(grep ' dummy_xmit' /proc/kallsyms | cut -c1-16) e8fbffffff"
+crash send packet-sender 192.0.2.7

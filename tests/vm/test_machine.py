@@ -1,0 +1,198 @@
+"""QEMU itself, then whole crashes of whole machines."""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from postpanic.errors import FactAbsentError
+from postpanic.process import find_program
+from postpanic.rehearse.disks import make_ext4_disk, read_ext4_file
+from postpanic.rehearse.initramfs import ImageTree
+from postpanic.rehearse.kernels import Kernel
+from postpanic.rehearse.machine import Machine, MachineConfig, MachineError, detect_accelerator
+from tests.vm.lab import VARIANTS, Crash, MemoryDumps
+
+pytestmark = pytest.mark.vm
+
+ELF_MAGIC = b"\x7fELF"
+KDUMP_MAGIC = b"KDUMP   "
+FLATTENED_MAGIC = b"makedumpfile\0"
+KERNEL_KEYS = ("5.10", "6.1", "6.12", "newest")
+
+
+@pytest.fixture(scope="module")
+def hello(fetch_kernel: Callable[[str], Kernel], tmp_path_factory: pytest.TempPathFactory) -> MachineConfig:
+    """Give the smallest guest: it says hello, then waits for its end."""
+    kernel = fetch_kernel("6.1")
+    image = ImageTree()
+    image.add_program("bin/busybox", find_program("busybox"))
+    image.add_device("dev/console", 5, 1)
+    image.add_bytes("init", b"#!/bin/busybox sh\necho guest: hello\nexec /bin/busybox sleep 1000\n", 0o755)
+    initrd = tmp_path_factory.mktemp("hello") / "initrd"
+    initrd.write_bytes(image.encode())
+    return MachineConfig(kernel.image, initrd, "console=ttyS0", memory_mib=256, cpus=1)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_console_is_read_while_the_guest_runs_and_qemu_is_reaped(hello: MachineConfig, tmp_path: Path) -> None:
+    with Machine(hello, tmp_path) as machine:
+        assert machine.wait_for(r"^guest: (\w+)", timeout_s=60)[1] == "hello"
+        assert machine._process is not None
+        pid = machine._process.pid
+        assert is_running(pid)
+    assert not is_running(pid)
+
+
+def test_qemu_is_reaped_when_the_body_raises(hello: MachineConfig, tmp_path: Path) -> None:
+    pids = []
+
+    def fail_inside() -> None:
+        with Machine(hello, tmp_path) as machine:
+            assert machine._process is not None
+            pids.append(machine._process.pid)
+            raise RuntimeError("of ours")
+
+    with pytest.raises(RuntimeError, match="of ours"):
+        fail_inside()
+    assert not is_running(pids[0])
+
+
+def test_reset_ends_the_machine(hello: MachineConfig, tmp_path: Path) -> None:
+    with Machine(hello, tmp_path) as machine:
+        machine.reset()
+        machine.wait_exit(timeout_s=10)
+
+
+def test_failure_pattern_ends_the_wait_at_once(hello: MachineConfig, tmp_path: Path) -> None:
+    with Machine(hello, tmp_path) as machine:
+        started = time.monotonic()
+        with pytest.raises(MachineError, match="the guest reports: guest: hello") as failure:
+            machine.wait_for("never printed", timeout_s=300, failure="guest: hello")
+        assert time.monotonic() - started < 300
+    assert failure.value.command.startswith("qemu-system-x86_64 -M pc")
+    assert "guest: hello" in failure.value.console_tail
+
+
+def test_machine_that_ends_early_is_an_error_with_its_console(hello: MachineConfig, tmp_path: Path) -> None:
+    image = ImageTree()
+    image.add_bytes("nothing", b"")
+    initrd = tmp_path / "empty"
+    initrd.write_bytes(image.encode())
+    config = MachineConfig(hello.kernel, initrd, "console=ttyS0 panic=-1", memory_mib=256, cpus=1)
+    with Machine(config, tmp_path) as machine, pytest.raises(MachineError, match="ended before") as failure:
+        machine.wait_for("guest: hello", timeout_s=120)
+    assert "Kernel panic" in failure.value.console_tail
+
+
+def test_qemu_that_does_not_start_says_why(hello: MachineConfig, tmp_path: Path) -> None:
+    config = MachineConfig(hello.kernel, hello.initrd, "", cpu="no-such-cpu")
+    with pytest.raises(MachineError, match=r"does not start.*no-such-cpu"), Machine(config, tmp_path):
+        pass
+
+
+def test_accelerator_that_is_reported_boots(hello: MachineConfig, tmp_path: Path) -> None:
+    accelerator = detect_accelerator()
+    with Machine(hello, tmp_path, accelerator=accelerator) as machine:
+        machine.wait_for("guest: hello", timeout_s=60)
+
+
+def test_file_survives_an_ext4_disk_unchanged(tmp_path: Path) -> None:
+    content = tmp_path / "content"
+    content.mkdir()
+    data = os.urandom(300_000)
+    (content / "file").write_bytes(data)
+    disk = make_ext4_disk(tmp_path / "disk.img", 16 << 20, content=content)
+    assert disk.stat().st_blocks * 512 < 4 << 20
+    assert read_ext4_file(disk, "/file", tmp_path / "copy").read_bytes() == data
+    with pytest.raises(FactAbsentError, match="no file /other"):
+        read_ext4_file(disk, "/other", tmp_path / "copy")
+
+
+@pytest.mark.parametrize("key", KERNEL_KEYS)
+def test_crash_leaves_a_raw_dump_a_filtered_dump_and_the_console(key: str, crashed: Callable[..., Crash]) -> None:
+    crash = crashed(key)
+    with crash.raw.open("rb") as stream:
+        header = stream.read(64)
+        assert header[:4] == ELF_MAGIC
+        offset, size, count = struct.unpack_from("<Q", header, 32)[0], *struct.unpack_from("<HH", header, 54)
+        stream.seek(offset)
+        segments = [struct.unpack("<IIQQQQQQ", stream.read(size)) for _ in range(count)]
+    loads = [segment for segment in segments if segment[0] == 1]
+    # All but the memory that was set aside for the capture kernel, and the file ends where the last segment does.
+    assert sum(segment[6] for segment in loads) > (1024 - 256 - 32) << 20
+    assert max(segment[2] + segment[5] for segment in loads) == crash.raw.stat().st_size
+    assert crash.raw.stat().st_blocks * 512 < crash.raw.stat().st_size * 0.9
+    assert crash.filtered.open("rb").read(8) == KDUMP_MAGIC
+    assert crash.filtered.stat().st_size < crash.raw.stat().st_size / 4
+    console = crash.console.read_text(errors="replace")
+    assert re.search(r"Comm: panic-maker .*" + re.escape(crash.release), console)
+    assert f"lab: capture kernel {crash.release}" in console
+    assert "lab: failed" not in console
+    assert "insmod" not in console
+
+
+@pytest.mark.parametrize("key", KERNEL_KEYS)
+def test_addresses_are_randomised_and_the_machine_is_loaded(key: str, crashed: Callable[..., Crash]) -> None:
+    crash = crashed(key)
+    with crash.raw.open("rb") as stream:
+        notes = stream.read(1 << 16)
+    found = re.search(rb"KERNELOFFSET=([0-9a-f]+)\n", notes)
+    assert found
+    assert int(found[1], 16) != 0
+    console = crash.console.read_text(errors="replace")
+    processes = re.search(r"lab: loaded, (\d+) processes", console)
+    assert processes
+    assert int(processes[1]) > 200
+
+
+def test_five_level_paging_is_on_when_asked_for(crashed: Callable[..., Crash]) -> None:
+    with crashed("6.12", cpu="max,la57=on").raw.open("rb") as stream:
+        assert b"NUMBER(pgtable_l5_enabled)=1\n" in stream.read(1 << 16)
+    with crashed("6.12").raw.open("rb") as stream:
+        assert b"NUMBER(pgtable_l5_enabled)=0\n" in stream.read(1 << 16)
+
+
+def test_qemu_writes_the_memory_of_a_panicked_machine(memory_dumped: Callable[[str], MemoryDumps]) -> None:
+    dumps = memory_dumped("6.1")
+    with dumps.elf.open("rb") as stream:
+        start = stream.read(1 << 16)
+    assert start[:4] == ELF_MAGIC
+    assert b"KERNELOFFSET=" in start
+    assert dumps.elf.stat().st_size > 1024 << 20
+    assert dumps.kdump.open("rb").read(8) == KDUMP_MAGIC
+    assert "Comm: panic-maker" in dumps.console.read_text(errors="replace")
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_variants_are_of_the_format_they_are_named_after(name: str, crashed: Callable[..., Crash]) -> None:
+    variant = crashed("6.1").make_variant(name)
+    magics = [path.open("rb").read(16) for path in variant.paths]
+    expected = FLATTENED_MAGIC if "flattened" in name else ELF_MAGIC if "elf" in name else KDUMP_MAGIC
+    assert all(magic.startswith(expected) for magic in magics)
+    assert len(variant.paths) == (3 if name == "split" else 1)
+
+
+@pytest.mark.parametrize("key", ["6.1", "newest"])
+def test_debug_information_belongs_to_the_kernel(key: str, crashed: Callable[..., Crash]) -> None:
+    crash = crashed(key)
+    if crash.vmlinux is None or crash.debug_modules_dir is None:
+        pytest.skip("debug information is neither in the cache nor to be fetched")
+    with crash.raw.open("rb") as stream:
+        found = re.search(rb"BUILD-ID=([0-9a-f]{40})\n", stream.read(1 << 16))
+    if found:
+        with crash.vmlinux.open("rb") as stream:
+            assert bytes.fromhex(found[1].decode()) in stream.read(64 << 20)
+    assert any("virtio_blk" in path.name for path in crash.debug_modules_dir.rglob("*.ko*"))
