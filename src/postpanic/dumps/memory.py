@@ -89,7 +89,7 @@ class DumpDescription:
     """Seconds since 1970 that the header carries."""
     segments: tuple[VirtualSegment, ...] = ()
     phys_base: int | None = None
-    """Of the kdump sub header; x86 only."""
+    """Of the kdump format, x86 only: where VMCOREINFO and the sub header differ, VMCOREINFO's."""
 
 
 class PhysicalMemory(Protocol):

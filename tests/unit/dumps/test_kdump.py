@@ -180,6 +180,21 @@ def test_vmcoreinfo_of_the_notes_serves_where_the_sub_header_has_none(open_bytes
     )
 
 
+def test_phys_base_of_vmcoreinfo_wins(open_bytes: Opener) -> None:
+    # 0x385875968 is what QEMU makes of the decimal number 385875968.
+    for stored, text, expected, warned in (
+        (0x385875968, b"NUMBER(phys_base)=385875968\n", 385875968, True),
+        (385875968, b"NUMBER(phys_base)=385875968\n", 385875968, False),
+        ((1 << 64) - 0x200000, b"NUMBER(phys_base)=-2097152\n", -0x200000, False),
+        ((1 << 64) - 0x200000, b"OSRELEASE=5.10\n", -0x200000, False),
+    ):
+        description = open_bytes(
+            build_kdump(KdumpSpec(some_pages(), phys_base=stored, vmcoreinfo=text)).raw
+        ).description
+        assert description.phys_base == expected
+        assert any("phys_base" in warning for warning in description.warnings) == warned
+
+
 @pytest.mark.parametrize("layout", ["packed", "aligned"])
 def test_alignment_of_a_32_bit_sub_header_is_told_by_where_it_points(open_bytes: Opener, layout: str) -> None:
     # QEMU packs the sub header for arm too; a nameless machine gives no clue at all.

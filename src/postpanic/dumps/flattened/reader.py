@@ -144,10 +144,12 @@ class FlattenedSource:
             position += RECORD.size
             if size:
                 offsets.append(offset)
-                sizes.append(min(size, max(self._stream.size_bytes - position, 0)))
+                sizes.append(size)
                 places.append(position)
             position += size
-        return _as_array(offsets), _as_array(sizes), _as_array(places)
+        found = _as_array(places)
+        # The last record may be cut.
+        return _as_array(offsets), np.minimum(_as_array(sizes), self._stream.size_bytes - found), found
 
     def _fault(self, reason: str) -> None:
         """Note why the stream is not whole."""

@@ -7,6 +7,7 @@ Written by makedumpfile (``-c -l -p -z``, ``--split``), by QEMU's
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Self
@@ -35,6 +36,7 @@ from postpanic.units import format_size
 __all__ = ["KdumpReader"]
 
 _SUB_HEADER_BYTES = 104
+_PHYS_BASE_LINE = re.compile(rb"^NUMBER\(phys_base\)=(-?\d{1,20})$", re.MULTILINE)
 
 
 class KdumpReader(PagedMemory):
@@ -185,6 +187,8 @@ class KdumpReader(PagedMemory):
                 ("erase info", header.eraseinfo, MAX_VMCOREINFO_BYTES),
             )
         )
+        vmcoreinfo = vmcoreinfo.rstrip(b"\0") or detect_vmcoreinfo(notes, byte_order=header.byte_order)
+        phys_base = _choose_phys_base(header, vmcoreinfo, warnings)
         if header.status & Status.EXCLUDED_VMEMMAP:
             warnings.append("struct pages of excluded pages were left out (makedumpfile -e)")
         if eraseinfo:
@@ -203,11 +207,11 @@ class KdumpReader(PagedMemory):
             dump_level=header.dump_level,
             incomplete="; ".join(faults),
             warnings=tuple(warnings),
-            vmcoreinfo=vmcoreinfo.rstrip(b"\0") or detect_vmcoreinfo(notes, byte_order=header.byte_order),
+            vmcoreinfo=vmcoreinfo,
             notes=notes,
             utsname=header.utsname if any(header.utsname.values()) else {},
             timestamp_s=header.timestamp_s or None,
-            phys_base=header.phys_base,
+            phys_base=phys_base,
         )
 
     def _find_faults(self, headers: list[KdumpHeader]) -> list[str]:
@@ -237,6 +241,23 @@ class KdumpReader(PagedMemory):
         if len(data) < size:
             warnings.append(f"{name}: {len(data)} of {size} bytes are in the file")
         return data
+
+
+def _choose_phys_base(header: KdumpHeader, vmcoreinfo: bytes, warnings: list[str]) -> int | None:
+    """
+    Take ``phys_base`` from VMCOREINFO where it has one, else from the sub header.
+
+    QEMU (7.2) takes the decimal number of VMCOREINFO for hexadecimal.
+    """
+    if header.phys_base is None:
+        return None
+    size = 8 * header.word_bytes
+    stored = header.phys_base - (1 << size if header.phys_base >> (size - 1) else 0)
+    line = _PHYS_BASE_LINE.search(vmcoreinfo)
+    if line is None or int(line[1]) == stored:
+        return stored
+    warnings.append(f"phys_base is {stored:#x} in the header and {int(line[1]):#x} in VMCOREINFO, which is taken")
+    return int(line[1])
 
 
 def _read_header(source: ByteSource) -> KdumpHeader:
