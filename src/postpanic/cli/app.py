@@ -2,20 +2,84 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import sys
+import traceback
 
 import click
 
 from postpanic import __version__
-from postpanic.errors import PostpanicError, UsageError
+from postpanic.cli.verb import keep_blocks
+from postpanic.errors import FileFaultError, PostpanicError, UsageError
 
-__all__ = ["main"]
+__all__ = ["VERBS", "cli", "main"]
+
+VERBS: dict[str, tuple[str, str]] = {
+    "completion": ("completion", "Print the completion script of a shell."),
+    "dmesg": ("dmesg", "Print the kernel log of a dump."),
+    "info": ("info", "Say what a dump file is and what is in it."),
+}
+"""Verb: module of this package, summary. The modules are imported only when their verb is used."""
+
+INTERRUPTED_STATUS = 130
+READER_GONE_STATUS = 141
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _ReaderGoneError(Exception):
+    """Nobody reads what we print any more (``postpanic dmesg DUMP | head -1``)."""
+
+
+class _Verbs(click.Group):
+    """A group that imports a verb when it is used, so that every start is a fast one."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return sorted(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        if cmd_name not in VERBS:
+            return None
+        module = importlib.import_module(f"postpanic.cli.{VERBS[cmd_name][0]}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, VERBS[name][1]) for name in self.list_commands(ctx)])
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text(keep_blocks(self.help or ""))
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            status: object = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError as exc:
+            # click would turn it into status 1 and a patched stdout.
+            raise _ReaderGoneError from exc
+        return status
+
+
+_EPILOG = """
+Exit status: 0 done; 1 failed; 2 the file is at fault; 3 the page or the fact is
+not in the dump; 4 the machine is not ready; 64 wrong usage; 130 interrupted;
+141 the reader of the output went away.
+"""
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
 @click.version_option(__version__, prog_name="postpanic")
 def cli() -> None:
-    """Everything that happens after a Linux kernel panics."""
+    """
+    Everything that happens after a Linux kernel panics.
+
+        postpanic info DUMP           what the file is, and what it holds
+        postpanic dmesg DUMP          its kernel log; nothing but the dump is needed
+
+    "postpanic COMMAND --help" explains each command with examples.
+    """
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,20 +87,50 @@ def main(arguments: list[str] | None = None) -> int:
     Run the command line and return its exit status.
 
     0 done, 1 failed, 2 the file is at fault, 3 the page or fact is not there,
-    4 the machine is not ready, 64 usage, 130 interrupted.
+    4 the machine is not ready, 64 usage, 130 interrupted, 141 the reader of
+    our output went away. Every failure is one line on stderr, and a hint
+    where there is one; with ``POSTPANIC_TRACEBACK`` set in the environment an
+    error of postpanic's own shows where it happened.
     """
     try:
         status = cli.main(args=arguments, prog_name="postpanic", standalone_mode=False)
     except click.exceptions.Abort:
-        return 130
-    except click.ClickException as exc:
+        return INTERRUPTED_STATUS
+    except click.exceptions.NoArgsIsHelpError as exc:
         exc.show()
         return UsageError.exit_status
+    except click.ClickException as exc:
+        return _report(UsageError.code, exc.format_message(), _usage_hint(exc), UsageError.exit_status)
     except PostpanicError as exc:
-        print(f"error[{exc.code}]: {exc}", file=sys.stderr)
-        if exc.hint:
-            print(f"  hint: {exc.hint}", file=sys.stderr)
-        return exc.exit_status
-    except BrokenPipeError:
-        return 1
+        return _report(exc.code, str(exc), exc.hint, exc.exit_status)
+    except _ReaderGoneError:
+        # The interpreter flushes stdout once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return READER_GONE_STATUS
+    except OSError as exc:
+        where = f"{exc.filename}: " if exc.filename else ""
+        return _report(FileFaultError.code, f"{where}{exc.strerror or exc}", "", FileFaultError.exit_status)
+    except MemoryError:
+        return _report("memory", "not enough memory", "", PostpanicError.exit_status)
+    except Exception as exc:  # noqa: BLE001 - a traceback is no answer to a user
+        if os.environ.get("POSTPANIC_TRACEBACK"):
+            traceback.print_exc()
+        return _report(
+            "internal",
+            f"{type(exc).__name__}: {exc}".split("\n", 1)[0],
+            "this is an error of postpanic; POSTPANIC_TRACEBACK=1 shows where",
+            PostpanicError.exit_status,
+        )
     return status if isinstance(status, int) else 0
+
+
+def _report(code: str, message: str, hint: str, status: int) -> int:
+    print(f"error[{code}]: {message}", file=sys.stderr)
+    if hint:
+        print(f"  hint: {hint}", file=sys.stderr)
+    return status
+
+
+def _usage_hint(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    return f"{context.command_path} --help explains the usage" if isinstance(context, click.Context) else ""
