@@ -8,12 +8,13 @@ that are exported to modules.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from postpanic.errors import FactAbsentError
+from postpanic.errors import FactAbsentError, PostpanicError
 from postpanic.kernel.kallsyms import SymbolTable, make_symbol_table, read_kallsyms
 from postpanic.kernel.kallsyms.symbols import make_table_of_names
 from postpanic.kernel.memory import KernelMemory
@@ -31,6 +32,9 @@ _SHORTEST_RUN = 32
 _PERCPU_LIMIT = 16 * MIB
 _NAME_LIMIT_BYTES = 512
 """``KSYM_NAME_LEN``."""
+_RUNS_LIMIT = 16
+
+_IDENTIFIER = re.compile(rb"[A-Za-z_][A-Za-z0-9_.$]*")
 
 _NAME_STARTS = np.zeros(256, dtype=bool)
 _NAME_STARTS[list(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_")] = True
@@ -84,8 +88,10 @@ def read_exported_symbols(memory: KernelMemory) -> SymbolTable:
     FactAbsentError
         If nothing in the kernel image has this shape.
     """
-    entries = _longest_run(np.concatenate(list(_scan(memory))))
-    if len(entries) < _SHORTEST_RUN:
+    candidates = np.concatenate(list(_scan(memory)))
+    runs = (run for run in _long_runs(candidates) if _has_names(memory, run))
+    entries = next(runs, None)
+    if entries is None:
         raise FactAbsentError(
             "no table of exported symbols in the kernel image",
             hint="the kernel was built without modules, or its read-only data was left out of the dump",
@@ -136,22 +142,32 @@ def _find_entries(data: NDArray[np.uint8], vaddr: int, owned_bytes: int, image: 
     return kept
 
 
-def _longest_run(entries: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def _long_runs(entries: NDArray[np.uint64]) -> list[NDArray[np.uint64]]:
     """
-    Give the longest run of entries that follow each other without a gap.
+    Give the runs of entries that follow each other without a gap, the longest first.
 
     ``__ksymtab`` and ``__ksymtab_gpl`` are neighbours, so the kernel's own make one
     run; modules have tables of their own, and pages of them may have taken the
     place of the image's initialisation code.
     """
-    size = np.uint64(4 * _WORDS_PER_ENTRY)
-    best = entries[:0]
+    runs: list[NDArray[np.uint64]] = []
     for phase in range(_WORDS_PER_ENTRY):
         mine = entries[entries // np.uint64(4) % np.uint64(_WORDS_PER_ENTRY) == phase]
-        if len(mine):
-            edges = np.flatnonzero(mine[1:] - mine[:-1] != size) + 1
-            bounds = np.concatenate(([0], edges, [len(mine)]))
-            longest = int(np.argmax(np.diff(bounds)))
-            run = mine[bounds[longest] : bounds[longest + 1]]
-            best = run if len(run) > len(best) else best
-    return best
+        edges = np.flatnonzero(mine[1:] - mine[:-1] != np.uint64(4 * _WORDS_PER_ENTRY)) + 1
+        bounds = np.concatenate(([0], edges, [len(mine)]))
+        long = np.flatnonzero(np.diff(bounds) >= _SHORTEST_RUN).tolist()
+        runs.extend(mine[bounds[index] : bounds[index + 1]] for index in long)
+    return sorted(runs, key=len, reverse=True)[:_RUNS_LIMIT]
+
+
+def _has_names(memory: KernelMemory, run: NDArray[np.uint64]) -> bool:
+    """Tell whether some entries of a run, taken from all of it, have names that are identifiers and all different."""
+    names = set()
+    sample = run[:: max(1, len(run) // _SHORTEST_RUN)].tolist()
+    for entry in sample:
+        try:
+            distance = int(memory.read_array(entry + 4, np.int32, 1)[0])
+            names.add(memory.read_c_string(entry + 4 + distance, _NAME_LIMIT_BYTES))
+        except PostpanicError:
+            return False
+    return len(names) == len(sample) and all(_IDENTIFIER.fullmatch(name) for name in names)

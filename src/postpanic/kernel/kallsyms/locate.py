@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from postpanic.errors import FactAbsentError, PostpanicError
 from postpanic.kernel.kallsyms.addresses import AddressEncoding
-from postpanic.kernel.kallsyms.names import TOKEN_COUNT, decode_token_table
+from postpanic.kernel.kallsyms.names import TOKEN_COUNT
 from postpanic.kernel.kallsyms.records import (
     LARGEST_BLOCK_BYTES,
     SYMBOLS_PER_MARKER,
@@ -172,22 +172,16 @@ def _follow_within(memory: KernelMemory, token_index: VirtAddr, window: int) -> 
 
 def _find_token_table(before: NDArray[np.uint8], index: NDArray[np.uint16]) -> int | None:
     """Find the offset in *before*, the bytes up to the index, where the table's 256 strings start."""
-    tail = before[-_PADDING_BYTES - 1 :]
-    nonzero = np.nonzero(tail)[0]
-    if not len(nonzero):
-        return None
-    end = len(before) - len(tail) + int(nonzero[-1]) + 1
-    for last_length in range(1, _TOKEN_LIMIT_BYTES):
-        start = end - last_length - int(index[-1])
-        if start < 0 or start % 4:
-            continue
-        table = before[start : end + 1]
-        if np.array_equal(np.nonzero(table == 0)[0][:-1], index[1:].astype(np.int64) - 1):
-            try:
-                decode_token_table(table.tobytes(), index)
-            except PostpanicError:
-                continue
-            return start
+    ends = index[1:].astype(np.int64) - 1
+    highest = len(before) - int(index[-1]) - 1
+    for start in range(highest, max(-1, highest - _TOKEN_LIMIT_BYTES - _PADDING_BYTES), -1):
+        last = start + int(index[-1])
+        tail = np.nonzero(before[last:])[0]
+        padding = len(before) - last - (int(tail[-1]) + 1 if len(tail) else 0)
+        if start % 4 == 0 and 0 < padding <= _PADDING_BYTES:
+            nuls = np.nonzero(before[start:last] == 0)[0]
+            if np.array_equal(nuls, ends):
+                return start
     return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from postpanic.errors import CorruptError
+from postpanic.errors import AbsentError, CorruptError
 from postpanic.kernel.kallsyms.addresses import AddressEncoding, decode_addresses
 from postpanic.kernel.kallsyms.locate import AddressPlace, KallsymsPlace, find_kallsyms
 from postpanic.kernel.kallsyms.names import TOKEN_COUNT, DecodedNames, decode_names, decode_token_table
@@ -42,10 +42,17 @@ def read_kallsyms(memory: KernelMemory) -> SymbolTable:
     if not 0 < count <= _SYMBOL_COUNT_LIMIT:
         raise CorruptError(f"kallsyms_num_syms is {count}, must be 1 to {_SYMBOL_COUNT_LIMIT}")
     names = _read_names(memory, place, count)
+    missing: AbsentError | None = None
     for candidate in place.addresses:
-        table = _read_addresses(memory, candidate, count, names)
+        try:
+            table = _read_addresses(memory, candidate, count, names)
+        except AbsentError as error:
+            missing = error
+            continue
         if table is not None:
             return table
+    if missing is not None:
+        raise missing
     raise CorruptError("no encoding of kallsyms addresses puts _stext where VMCOREINFO has it")
 
 

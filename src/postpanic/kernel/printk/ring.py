@@ -39,6 +39,7 @@ _STATES = {_RESERVED: RecordState.RESERVED, _COMMITTED: RecordState.COMMITTED, _
 _NO_TEXT = 0x3
 """``NO_LPOS`` (``EMPTY_LINE_LPOS``): an empty line. The other odd value, ``FAILED_LPOS`` 1: no space for the text."""
 _ID_BYTES = 8
+_POSITIONS = 1 << 64
 _MISSING = "not in the dump"
 
 
@@ -147,7 +148,8 @@ class _Blocks:
             return b"", "" if begin == next_ == _NO_TEXT else "the kernel had no space for its text"
         size = len(self._text)
         start, end = begin & (size - 1), next_ & (size - 1)
-        turns = next_ // size - begin // size
+        # Positions start just below 2^64 (BLK0_LPOS()) and overflow in the ring's first turn.
+        turns = (next_ // size - begin // size) % (_POSITIONS // size)
         if turns == 1 and end == 0:
             end = size
         elif turns == 1:
