@@ -53,8 +53,12 @@ def _ask(connection: socket.socket, request: str) -> str:
         start = received.find(b"$")
         end = received.find(b"#", start)
         if start >= 0 and 0 <= end <= len(received) - 3:
+            answer, received = received[start + 1 : end].decode(errors="replace"), received[end + 3 :]
             connection.sendall(b"+")
-            return received[start + 1 : end].decode(errors="replace")
+            # That the guest was stopped for us is reported at any time, unasked.
+            if not answer.startswith(("T", "S")):
+                return answer
+            continue
         data = connection.recv(4096)
         if not data:
             raise ProcessError(f"gdb stub: closed while it was asked {request[:40]!r}")
