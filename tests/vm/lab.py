@@ -32,19 +32,26 @@ from postpanic.rehearse import initramfs
 from postpanic.rehearse.cache import build_once, digest_file, digest_recipe, hold_lock, prune
 from postpanic.rehearse.disks import read_ext4_file
 from postpanic.rehearse.initramfs import ModuleTree
-from postpanic.rehearse.kernels import DebugInfo, Kernel, KernelChoice, KernelStore
+from postpanic.rehearse.kernels import DebugInfo, Kernel, KernelStore
 from postpanic.rehearse.machine import Accelerator, Machine, MachineConfig
 from tests.vm import guest
 from tests.vm.gdbstub import poke
+from tests.vm.recipes import KERNELS, SPLIT_PARTS, VARIANTS, MemoryDumps, Recipe, Variant
 
-__all__ = ["KERNELS", "Crash", "Lab", "MemoryDumps", "Recipe", "Variant", "default_cache_dir", "find_missing_programs"]
+__all__ = [
+    "KERNELS",
+    "VARIANTS",
+    "Crash",
+    "CrashWithDebugInfo",
+    "Lab",
+    "MemoryDumps",
+    "Recipe",
+    "Variant",
+    "crashed_with_debuginfo",
+    "default_cache_dir",
+    "find_missing_programs",
+]
 
-KERNELS = {
-    "5.10": KernelChoice(("bullseye", "bullseye-security"), r"linux-image-5\.10\.[^-]*-[0-9]+-cloud-amd64"),
-    "6.1": KernelChoice(("bookworm", "bookworm-security"), r"linux-image-cloud-amd64"),
-    "6.12": KernelChoice(("trixie", "trixie-security"), r"linux-image-6\.12\.[^-]*-cloud-amd64"),
-    "newest": KernelChoice(("sid",), r"linux-image-cloud-amd64"),
-}
 PROGRAMS = (
     *("qemu-system-x86_64", "gcc", "busybox", "makedumpfile", "mke2fs", "debugfs", "ldd"),
     *("apt-get", "apt-cache", "dpkg", "dpkg-deb"),
@@ -59,65 +66,6 @@ SAVED_TIMEOUT_S = 90.0
 ENDED_TIMEOUT_S = 10.0
 UNUSED_S = 14 * 24 * 3600.0
 CACHES = ("dumps", "variants", "debug", "kernels", "programs")
-
-# What makedumpfile of the host makes of a raw dump; several files where it splits.
-VARIANTS: dict[str, tuple[str, ...]] = {
-    "raw-d0": ("-d", "0"),
-    "zlib": ("-c", "-d", "31"),
-    "lzo": ("-l", "-d", "31"),
-    "snappy": ("-p", "-d", "31"),
-    "zstd": ("-z", "-d", "31"),
-    "elf": ("-E", "-d", "31"),
-    "flattened": ("-F", "-c", "-d", "31"),
-    "flattened-elf": ("-F", "-E", "-d", "31"),
-    "split": ("--split", "-c", "-d", "31"),
-}
-SPLIT_PARTS = 3
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """
-    How a dump comes about.
-
-    Attributes
-    ----------
-    kernel : str
-        A key of :data:`KERNELS`.
-    scenario : str
-        A script of ``scenarios/``.
-    options : str
-        More words for the kernel's command line.
-    """
-
-    kernel: str
-    scenario: str = "sysrq-c"
-    cpu: str = "max,la57=off"
-    memory_mib: int = 1024
-    cpus: int = 2
-    options: str = ""
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A dump that the host's makedumpfile made, with what it said."""
-
-    paths: tuple[Path, ...]
-    messages: str
-
-    @property
-    def path(self) -> Path:
-        return self.paths[0]
-
-
-@dataclass(frozen=True)
-class MemoryDumps:
-    """The memory of a machine that has panicked without a capture kernel, as QEMU writes it."""
-
-    elf: Path
-    kdump: Path
-    console: Path
-    kernel: Kernel
 
 
 @dataclass(frozen=True)
@@ -166,6 +114,16 @@ class Crash:
     def make_variant(self, name: str) -> Variant:
         """Return the raw dump as one of :data:`VARIANTS`, made by the host's makedumpfile when first asked for."""
         return self.lab.make_variant(self, name)
+
+
+@dataclass(frozen=True)
+class CrashWithDebugInfo:
+    """A dump and the kernel's own debug information."""
+
+    raw: Path
+    filtered: Path
+    vmlinux: Path
+    modules_dir: Path
 
 
 @dataclass(frozen=True)
@@ -364,6 +322,18 @@ def default_cache_dir() -> Path:
     return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "postpanic" / "lab"
 
 
+def crashed_with_debuginfo(kernel: str) -> CrashWithDebugInfo:
+    """Return the dump of one of :data:`KERNELS` with its vmlinux, both from the cache or made and fetched now."""
+    lab = _make_lab()
+    crash = lab.crash(Recipe(kernel))
+    debug_info = lab.fetch_debug_info(kernel, crash.kernel)
+    return CrashWithDebugInfo(crash.raw, crash.filtered, debug_info.vmlinux, debug_info.modules_dir)
+
+
+def _make_lab() -> Lab:
+    return Lab(default_cache_dir(), say=lambda line: print(line, file=sys.stderr, flush=True))  # noqa: T201
+
+
 def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="tests.vm.lab", description="crash real kernels in QEMU")
     parser.add_argument("verb", choices=["demo-dump", "crash", "memory", "debug", "prune"])
@@ -371,7 +341,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--scenario", default=Recipe.scenario)
     parser.add_argument("--cpu", default=Recipe.cpu)
     chosen = parser.parse_args(words)
-    lab = Lab(default_cache_dir(), say=lambda line: print(line, file=sys.stderr, flush=True))  # noqa: T201
+    lab = _make_lab()
     recipe = Recipe(chosen.kernel, chosen.scenario, cpu=chosen.cpu)
     try:
         if chosen.verb == "prune":
