@@ -113,6 +113,23 @@ def test_frames_that_share_a_page_are_all_read(open_bytes: Opener) -> None:
     assert [row.tobytes() for row in contents] == [pages[pfn] for pfn in wanted.tolist()]
 
 
+def test_corrupt_descriptor_of_a_shared_page_spoils_only_its_own_frame(open_bytes: Opener) -> None:
+    for victim in (1, 2, 3):
+        for field, value in (("size", 5), ("flags", LZO)):
+            pages = {0: make_page(1)} | dict.fromkeys((1, 2, 3), ZERO)
+            image = build_kdump(KdumpSpec(pages))
+            raw = bytearray(image.raw)
+            place, size = image.fields[f"{field}[{victim}]"]
+            raw[place : place + size] = value.to_bytes(size, "little")
+            dump = open_bytes(bytes(raw))
+            _, states = dump.read_pages(frames(0, 1, 2, 3))
+            expected = [LOST if pfn == victim else PRESENT for pfn in pages]
+            assert states.tolist() == expected
+            for pfn, state in enumerate(expected):
+                if state == PRESENT:
+                    assert dump.read(PhysAddr(pfn * PAGE), 64) == pages[pfn][:64]
+
+
 def test_long_read_crosses_many_pages(open_bytes: Opener) -> None:
     pages = some_pages(64, first=0, step=1)
     dump = open_bytes(build_kdump(KdumpSpec(pages)).raw)

@@ -122,16 +122,19 @@ def _open_liblzo2(library: ctypes.CDLL) -> Decoder:
     """Wrap ``lzo1x_decompress_safe(src, src_len, dst, *dst_len, wrkmem)``, which never writes past ``dst_len``."""
     function = library.lzo1x_decompress_safe
     pointer = ctypes.c_void_p
+    array_of = cache(ctypes.c_char.__mul__)
     function.argtypes = [ctypes.c_char_p, ctypes.c_size_t, pointer, pointer, pointer]
     function.restype = ctypes.c_int
 
     def decode(data: bytes, page_size_bytes: int) -> bytes:
-        page = ctypes.create_string_buffer(page_size_bytes)
+        # A buffer of its own for each call: ctypes lets other threads run meanwhile.
+        page = array_of(page_size_bytes)()
         size = ctypes.c_size_t(page_size_bytes)
         status = function(data, len(data), page, ctypes.byref(size), None)
         if status != 0:
             raise CorruptError(f"lzo: error {status}")
-        return page.raw[: size.value]
+        whole: bytes = page.raw
+        return whole[: size.value]
 
     return decode
 

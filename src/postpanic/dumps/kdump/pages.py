@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from postpanic.dumps.bitmap import Bitmap
-from postpanic.dumps.kdump.codecs import COMPRESSION_MASK, find_decoder
+from postpanic.dumps.kdump.codecs import COMPRESSION_MASK, Decoder, find_decoder
 from postpanic.dumps.kdump.layout import DESCRIPTOR_BYTES, KdumpHeader, descriptor_dtype
 from postpanic.dumps.memory import PageState
 from postpanic.dumps.source import ByteSource
@@ -54,6 +54,7 @@ class PageFile:
         self._dtype = descriptor_dtype(header.prefix)
         self._form = struct.Struct(header.prefix + "QII")
         self._descriptors: dict[int, bytes] = {}
+        self._decoders: dict[int, Decoder] = {0: _decode_raw}
 
     def load_page(self, pfn: int) -> bytes | PageState:
         """Get the contents of a frame whose bit is set, or ``LOST``."""
@@ -71,7 +72,12 @@ class PageFile:
         if offset == 0 or not 0 < size <= self._page_size:
             return PageState.LOST
         data = self.source.read(offset, size)
-        page = self._decompress(data, flags & COMPRESSION_MASK) if len(data) == size else b""
+        if len(data) < size:
+            return PageState.LOST
+        try:
+            page = self._decoder(flags & COMPRESSION_MASK)(data, self._page_size)
+        except CorruptError:
+            return PageState.LOST
         return page if len(page) == self._page_size else PageState.LOST
 
     def read_descriptors(self, pfns: NDArray[np.int64]) -> NDArray[np.void]:
@@ -126,30 +132,48 @@ class PageFile:
         descriptors = self.read_descriptors(pfns)
         offsets = descriptors["offset"].astype(np.int64)
         good = np.flatnonzero(offsets)
+        done = np.zeros(len(pfns), dtype=bool)
         # Many frames may share one page of zeroes: read it once.
         _, leaders, inverse = np.unique(offsets[good], return_index=True, return_inverse=True)
         first_of = good[leaders]
-        done = np.zeros(len(pfns), dtype=bool)
-        starts = offsets[first_of]
-        sizes = descriptors["size"][first_of].astype(np.int64)
-        kinds = (descriptors["flags"][first_of] & COMPRESSION_MASK).tolist()
-        targets = rows[first_of].tolist()
-        success = np.zeros(len(first_of), dtype=bool)
+        success = self._fetch(descriptors[first_of], pages.reshape(-1).data, rows[first_of])
+        shared = np.ones(len(good), dtype=bool)
+        for name in ("size", "flags"):
+            # Only a corrupt descriptor calls the same data something else.
+            shared &= descriptors[name][good] == descriptors[name][first_of][inverse]
+        done[good] = success[inverse] & shared
+        is_leader = first_of[inverse] == good
+        follows = done[good] & ~is_leader
+        if follows.any():
+            pages[rows[good[follows]]] = pages[rows[first_of[inverse[follows]]]]
+        alone = good[~done[good] & ~is_leader]
+        if len(alone):
+            alone = alone[np.argsort(offsets[alone], kind="stable")]
+            done[alone] = self._fetch(descriptors[alone], pages.reshape(-1).data, rows[alone])
+        return done
+
+    def _fetch(self, descriptors: NDArray[np.void], flat: memoryview, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Read and decompress what descriptors, sorted by offset, point at; whether each is a whole page."""
+        size_of_page = self._page_size
+        starts = descriptors["offset"].astype(np.int64)
+        sizes = descriptors["size"].astype(np.int64)
+        decoders = [self._decoder(kind) for kind in (descriptors["flags"] & COMPRESSION_MASK).tolist()]
+        targets = (rows * size_of_page).tolist()
+        success = np.zeros(len(descriptors), dtype=bool)
         for first, last in _group(starts, starts + sizes, gap=_GAP_BYTES, window=_WINDOW_BYTES):
             base = int(starts[first])
             data = self.source.read(base, int((starts[first:last] + sizes[first:last]).max()) - base)
-            spans = zip(range(first, last), starts[first:last].tolist(), sizes[first:last].tolist(), strict=True)
-            for number, start, size in spans:
-                part = data[start - base : start - base + size]
-                page = self._decompress(part, kinds[number]) if len(part) == size else b""
-                if len(page) == self._page_size:
-                    pages[targets[number]] = np.frombuffer(page, dtype=np.uint8)
+            places = (starts[first:last] - base).tolist()
+            for number, place, size in zip(range(first, last), places, sizes[first:last].tolist(), strict=True):
+                part = data[place : place + size]
+                try:
+                    page = decoders[number](part, size_of_page) if len(part) == size else b""
+                except CorruptError:
+                    continue
+                if len(page) == size_of_page:
+                    flat[targets[number] : targets[number] + size_of_page] = page
                     success[number] = True
-        done[good] = success[inverse]
-        followers = good[done[good] & (first_of[inverse] != good)]
-        if len(followers):
-            pages[rows[followers]] = pages[rows[first_of[inverse[np.searchsorted(good, followers)]]]]
-        return done
+        return success
 
     def find_unwritten(self) -> str:
         """
@@ -196,14 +220,16 @@ class PageFile:
         count = min(count, self.descriptor_count - index)
         return self.source.read(self.header.descriptors_offset + index * DESCRIPTOR_BYTES, count * DESCRIPTOR_BYTES)
 
-    def _decompress(self, data: bytes, compression: int) -> bytes:
-        """Decompress one page; empty where the data is not what it claims to be."""
-        if compression == 0:
-            return data
-        try:
-            return find_decoder(compression)(data, self._page_size)
-        except CorruptError:
-            return b""
+    def _decoder(self, compression: int) -> Decoder:
+        """Look a decoder up; what is no compression at all decodes to nothing."""
+        decoder = self._decoders.get(compression)
+        if decoder is None:
+            try:
+                decoder = find_decoder(compression)
+            except CorruptError:
+                decoder = _decode_nothing
+            self._decoders[compression] = decoder
+        return decoder
 
 
 def _group(starts: NDArray[np.int64], ends: NDArray[np.int64], *, gap: int, window: int) -> Iterator[tuple[int, int]]:
@@ -217,3 +243,11 @@ def _group(starts: NDArray[np.int64], ends: NDArray[np.int64], *, gap: int, wind
             stop = int(np.searchsorted(starts[first:last], starts[first] + window, side="left")) + first
             yield first, stop
             first = stop
+
+
+def _decode_raw(data: bytes, _page_size_bytes: int) -> bytes:
+    return data
+
+
+def _decode_nothing(_data: bytes, _page_size_bytes: int) -> bytes:
+    return b""
