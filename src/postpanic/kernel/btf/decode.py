@@ -238,6 +238,13 @@ class Btf:
             self._index[kind] = dict(zip(self.names_at(positions), ids, strict=True))
         return self._index[kind]
 
+    @cached_property
+    def reference_index(self) -> dict[tuple[int, int], int]:
+        """First identifier of each pointer and qualified type of this object alone, by kind and target."""
+        positions = self.positions(Kind.PTR, Kind.CONST, Kind.VOLATILE, Kind.RESTRICT)[::-1]
+        keys = zip(self.kind[positions].tolist(), self.size_or_type[positions].tolist(), strict=True)
+        return dict(zip(keys, (positions + self.start_id).tolist(), strict=True))
+
     def detect(self, name: str, *kinds: Kind) -> int | None:
         """Find the identifier of the first type of these kinds with this name, else None."""
         key = name.encode()

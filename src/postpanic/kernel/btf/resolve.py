@@ -48,7 +48,6 @@ class TypeResolver:
         self._made: list[tuple[int, ...]] = []
         self._built: dict[tuple[int, ...], int] = {}
         self._memo: dict[str, int | None] = {}
-        self._modified = _existing_references(btf)
         self._integers = _integer_spellings(btf)
         self._array_index = btf.detect("__ARRAY_SIZE_TYPE__", Kind.INT) or self._integers.get("unsigned int", 0)
         self._anonymous: dict[tuple[str, ...], int] | None = None
@@ -146,8 +145,12 @@ class TypeResolver:
         return self._anonymous.get((keyword, *names)) or None
 
     def _reference(self, kind: Kind, type_id: int) -> int:
-        found = self._modified.get((int(kind), type_id))
-        return found if found is not None else self._build((kind, 0, 0, type_id))
+        key = (int(kind), type_id)
+        for owner in self.btf.chain:
+            found = owner.reference_index.get(key)
+            if found is not None:
+                return found
+        return self._build((kind, 0, 0, type_id))
 
     def _build(self, record: tuple[int, ...]) -> int:
         """Append a record (kind, vlen, name offset, size or type, words ...) unless it exists."""
@@ -322,16 +325,6 @@ class _Parser:
             else:
                 type_id = self.resolver.function(type_id, suffix)
         return self._apply(type_id, declarator.inner) if declarator.inner else type_id
-
-
-def _existing_references(btf: Btf) -> dict[tuple[int, int], int]:
-    """Collect the identifiers of the pointers and qualified types that the BTF has, by kind and target."""
-    found: dict[tuple[int, int], int] = {}
-    for owner in reversed(btf.chain):
-        positions = owner.positions(Kind.PTR, Kind.CONST, Kind.VOLATILE, Kind.RESTRICT)[::-1]
-        keys = zip(owner.kind[positions].tolist(), owner.size_or_type[positions].tolist(), strict=True)
-        found.update(zip(keys, (positions + owner.start_id).tolist(), strict=True))
-    return found
 
 
 def _canonical_integer(words: list[str]) -> str:

@@ -18,7 +18,23 @@ from numpy.typing import ArrayLike, NDArray
 
 from postpanic.errors import UnsupportedError
 
-__all__ = ["ARANGES", "UNIT_HEADER", "Abbreviations", "At", "Ate", "Form", "Shape", "Tag", "place", "sleb128"]
+__all__ = [
+    "ARANGES",
+    "UNIT_HEADER",
+    "Abbreviations",
+    "Addresses",
+    "At",
+    "Ate",
+    "Form",
+    "Shape",
+    "Tag",
+    "place",
+    "scatter",
+    "sleb128",
+]
+
+Addresses = list[tuple[NDArray[np.int64], NDArray[np.uint64]]]
+"""Where addresses stand in a section, and which: what a relocatable file leaves to its relocations."""
 
 
 class Tag(enum.IntEnum):
@@ -168,20 +184,31 @@ def place(
     shape: Shape,
     code: int,
     columns: Mapping[At, ArrayLike],
+    addresses: Addresses | None = None,
 ) -> None:
-    """Write one entry of *shape* at each offset of the section."""
+    """
+    Write one entry of *shape* at each offset of the section.
+
+    With *addresses*, addresses are listed there and left zero in the section.
+    """
     if not len(offsets):
         return
     dtype = shape.dtype
-    rows = np.empty(len(offsets), dtype=dtype)
+    rows = np.zeros(len(offsets), dtype=dtype)
     rows["code"] = code
     for at, form in shape.attributes:
+        if form is Form.FLAG_PRESENT:
+            continue
+        target, field, within = rows, at.name, 0
         if form is Form.EXPRLOC_ADDR:
-            rows[at.name]["length"] = 9
-            rows[at.name]["op"] = 0x03
-            rows[at.name]["vaddr"] = columns[at]
-        elif form is not Form.FLAG_PRESENT:
-            rows[at.name] = columns[at]
+            target, field, within = rows[at.name], "vaddr", 2
+            target["length"] = 9
+            target["op"] = 0x03
+        if addresses is not None and form in (Form.ADDR, Form.EXPRLOC_ADDR):
+            position = int(dtype.fields[at.name][1]) if dtype.fields else 0
+            addresses.append((offsets + position + within, np.asarray(columns[at], dtype=np.uint64)))
+        else:
+            target[field] = columns[at]
     scatter(section, offsets, rows)
 
 

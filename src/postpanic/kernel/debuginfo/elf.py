@@ -27,6 +27,7 @@ SHT_NOTE = 7
 SHT_NOBITS = 8
 SHN_ABS = 0xFFF1
 
+_STT_SECTION = 3
 _PT_LOAD = 1
 _PT_NOTE = 4
 _EHDR_SIZE_BYTES = 64
@@ -215,6 +216,8 @@ def symbol_sections(
     section_numbers: NDArray[np.int64],
     names: bytes,
     name_offsets: NDArray[np.int64],
+    *,
+    section_symbols: int = 0,
 ) -> list[ElfSection]:
     """
     Make ``.symtab`` and ``.strtab``.
@@ -227,13 +230,18 @@ def symbol_sections(
         Number of each symbol's section in the file; 0 makes the symbol absolute.
     names, name_offsets : bytes, ndarray of int64
         NUL-terminated names, and where each symbol's begins.
+    section_symbols : int
+        How many sections, from the first on, get a symbol that stands for them;
+        symbol number n is then that of section number n.
     """
     upper = (letters >= ord("A")) & (letters <= ord("Z"))
     weak = np.isin(letters, np.frombuffer(b"WwVv", dtype=np.uint8))
     binding = np.where(weak, 2, np.where(upper, 1, 0))
     order = np.argsort(binding != 0, kind="stable")
-    symbols: NDArray[np.void] = np.zeros(len(values) + 1, dtype=_SYM)
-    rows = symbols[1:]
+    symbols: NDArray[np.void] = np.zeros(len(values) + 1 + section_symbols, dtype=_SYM)
+    symbols["info"][1 : 1 + section_symbols] = _STT_SECTION
+    symbols["shndx"][1 : 1 + section_symbols] = np.arange(1, 1 + section_symbols)
+    rows = symbols[1 + section_symbols :]
     rows["name"] = name_offsets[order] + 1
     rows["info"] = (binding << 4 | np.where(is_function, 2, 1))[order]
     rows["shndx"] = np.where(section_numbers == 0, SHN_ABS, section_numbers)[order]
@@ -241,7 +249,7 @@ def symbol_sections(
     rows["size"] = sizes[order]
     # Absolute symbols (a CRC, a size) are neither code nor data.
     rows["info"][(section_numbers == 0)[order]] &= 0xF0
-    first_global = int((binding == 0).sum()) + 1
+    first_global = int((binding == 0).sum()) + 1 + section_symbols
     return [
         ElfSection(
             ".symtab",

@@ -42,6 +42,8 @@ class FunctionTable:
     of, -1 for a function of its own.
     """
 
+    rows: NDArray[np.int64]
+    """Rows of the symbols."""
     vaddr: NDArray[np.uint64]
     size: NDArray[np.uint64]
     names: list[bytes]
@@ -89,7 +91,7 @@ def match_functions(btf: Btf | None, symbols: Symbols) -> FunctionTable:
                 origin[row] = main
     letters = symbols.letters[rows]
     external = (letters >= ord("A")) & (letters <= ord("Z"))
-    return FunctionTable(symbols.vaddrs[rows], symbols.sizes[rows], names, prototype, external, origin, ambiguous)
+    return FunctionTable(rows, symbols.vaddrs[rows], symbols.sizes[rows], names, prototype, external, origin, ambiguous)
 
 
 def _main_row(rows: list[int], full: list[bytes], name: bytes) -> int:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from postpanic.kernel.debuginfo.symbols import Section
 from postpanic.kernel.kallsyms import SymbolTable
 
-__all__ = ["NAMED_CONTENTS", "image_sections", "link_vaddrs"]
+__all__ = ["NAMED_CONTENTS", "NEVER_CONTENTS", "image_sections", "link_vaddrs"]
 
 _HIGH_HALF = np.uint64(1 << 63)
 
@@ -41,6 +41,9 @@ _BOUNDARIES: tuple[tuple[tuple[str, ...], str, str], ...] = (
 
 NAMED_CONTENTS = (".notes", ".orc_header", ".orc_unwind_ip", ".orc_unwind")
 """Sections whose contents debuggers read from the file."""
+
+NEVER_CONTENTS = (".bss", ".brk", ".data..percpu")
+"""Sections that no vmlinux has contents for, or whose addresses are offsets."""
 
 
 def link_vaddrs(table: SymbolTable, kaslr_offset: int) -> NDArray[np.uint64]:

@@ -58,7 +58,10 @@ class Symbols:
 
     def in_sections(self, sections: Sequence[Section]) -> Symbols:
         """Give the same symbols in these sections."""
-        return replace(self, sections=sections)
+        placed = replace(self, sections=sections)
+        if "row_of" in self.__dict__:
+            placed.__dict__["row_of"] = self.row_of
+        return placed
 
     def vaddr_of(self, name: str) -> int | None:
         """Address of a symbol, else None."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from postpanic.kernel.debuginfo.dwarf import Abbreviations, At, Shape, place
+from postpanic.kernel.debuginfo.dwarf import Abbreviations, Addresses, At, Shape, place
 
 __all__ = ["VOID", "Forest"]
 
@@ -89,9 +89,10 @@ class Forest:
         offsets: NDArray[np.int64],
         unit: NDArray[np.int64],
         type_offsets: NDArray[np.int64],
+        addresses: Addresses | None = None,
     ) -> None:
         """
-        Write every entry.
+        Write every entry; *addresses* as for :func:`~postpanic.kernel.debuginfo.dwarf.place`.
 
         Parameters
         ----------
@@ -112,4 +113,4 @@ class Forest:
                 columns[At.SIBLING] = ends[batch.owners] - unit[batch.owners]
             if batch.within is not None:
                 at = at + self.head[batch.owners] + batch.within
-            place(section, at, batch.shape, self.abbreviations.code(batch.shape), columns)
+            place(section, at, batch.shape, self.abbreviations.code(batch.shape), columns, addresses)

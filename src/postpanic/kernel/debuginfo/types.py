@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 
 import numpy as np
@@ -70,20 +70,28 @@ class TypeTable:
         self.strings = strings
         self.signed_char = signed_char
         self.declared = declared
-        self.selected = selected.copy()
-        for owner in self.chain:
-            self.selected[owner.positions(*_NEVER) + owner.start_id] = False
-        self.count = int(self.selected.sum())
+        never = np.zeros(256, dtype=np.bool_)
+        never[list(_NEVER)] = True
         self.index: NDArray[np.int64] = np.full(btf.end_id, VOID, dtype=np.int64)
-        self.index[self.selected] = np.arange(self.count)
-        self._skip_tags()
+        self._positions: dict[int, NDArray[np.int64]] = {}
+        self._kinds: dict[int, NDArray[np.uint8]] = {}
+        self.count = 0
+        for owner in self.chain:
+            positions = np.flatnonzero(selected[owner.start_id : owner.end_id])
+            positions = positions[~never[owner.kind[positions]]]
+            self.index[positions + owner.start_id] = self.count + np.arange(len(positions))
+            self.count += len(positions)
+            self._positions[owner.start_id] = positions
+            self._kinds[owner.start_id] = owner.kind[positions]
+        self._skip_tags(selected)
 
-    def _skip_tags(self) -> None:
+    def _skip_tags(self, selected: NDArray[np.bool_]) -> None:
         """Let a reference to a type tag mean what the tag stands on."""
+        tags_of = [owner.positions(Kind.TYPE_TAG) for owner in self.chain]
+        tags_of = [tags[selected[tags + owner.start_id]] for tags, owner in zip(tags_of, self.chain, strict=True)]
         for _ in range(MAX_DEPTH):
             changed = False
-            for owner in self.chain:
-                tags = owner.positions(Kind.TYPE_TAG)
+            for owner, tags in zip(self.chain, tags_of, strict=True):
                 below = self.index[owner.size_or_type[tags]]
                 changed |= bool((self.index[tags + owner.start_id] != below).any())
                 self.index[tags + owner.start_id] = below
@@ -104,8 +112,12 @@ class TypeTable:
 
     def _pick(self, owner: Btf, *kinds: Kind) -> NDArray[np.int64]:
         """Positions of the selected types of these kinds."""
-        positions = owner.positions(*kinds)
-        return positions[self.selected[positions + owner.start_id]]
+        chosen = self._kinds[owner.start_id]
+        mask = chosen == kinds[0]
+        for kind in kinds[1:]:
+            mask |= chosen == kind
+        picked: NDArray[np.int64] = self._positions[owner.start_id][mask]
+        return picked
 
     def _entries(self, owner: Btf, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         return self.index[positions + owner.start_id]
@@ -310,27 +322,32 @@ def parameter_choices(
     return choices
 
 
-def prototypes_in_use(btf: Btf) -> NDArray[np.bool_]:
+def prototypes_in_use(btf: Btf, owners: Sequence[Btf]) -> NDArray[np.bool_]:
     """
     Mark what has a place among the types: all but the prototypes that only functions have.
 
     DWARF, too, gives a function's parameters to the function, and a subroutine
     type only to what points to one.
+
+    Parameters
+    ----------
+    owners : sequence of Btf
+        Of *btf* and what it stands on those whose types are looked at and marked.
     """
     used = np.zeros(btf.end_id, dtype=np.bool_)
-    for owner in btf.chain:
+    for owner in owners:
         others = owner.positions(
             Kind.PTR, Kind.TYPEDEF, Kind.CONST, Kind.VOLATILE, Kind.RESTRICT, Kind.TYPE_TAG, Kind.VAR, Kind.FUNC_PROTO
         )
         used[owner.size_or_type[others]] = True
         used[owner.extra_words(owner.positions(Kind.ARRAY))] = True
-        for kinds, column in (((Kind.STRUCT, Kind.UNION), 1), ((Kind.FUNC_PROTO,), 1)):
-            used[owner.items(*kinds).words[column]] = True
-    for owner in btf.chain:
-        keep = np.ones(len(owner), dtype=np.bool_)
-        keep[owner.positions(Kind.FUNC_PROTO)] = False
-        used[owner.start_id : owner.end_id] |= keep
-    return used
+        for kinds in ((Kind.STRUCT, Kind.UNION), (Kind.FUNC_PROTO,)):
+            used[owner.items(*kinds).words[1]] = True
+    marked = np.zeros(btf.end_id, dtype=np.bool_)
+    for owner in owners:
+        keep = owner.kind != Kind.FUNC_PROTO
+        marked[owner.start_id : owner.end_id] = keep | used[owner.start_id : owner.end_id]
+    return marked
 
 
 def _named_typed_attributes(*, named: bool, typed: bool) -> tuple[tuple[At, Form], ...]:
@@ -345,6 +362,8 @@ def _narrow_integers(
     shift = np.zeros(btf.end_id, dtype=np.uint32)
     for owner in btf.chain:
         integers = owner.positions(Kind.INT)
+        if not len(integers):
+            continue
         encoding = owner.extra_words(integers)
         bits = encoding & 0xFF
         odd = bits != owner.size_or_type[integers] * 8

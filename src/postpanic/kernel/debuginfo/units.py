@@ -12,6 +12,7 @@ from postpanic.kernel.debuginfo.dwarf import (
     ARANGES,
     UNIT_HEADER,
     Abbreviations,
+    Addresses,
     At,
     Form,
     Shape,
@@ -24,6 +25,7 @@ from postpanic.kernel.debuginfo.tables import Forest
 __all__ = ["DwarfSections", "UnitPlan", "assemble"]
 
 _LANG_C99 = 0x0C
+_ARANGES_VADDR_AT = 16
 _UNIT = Shape(
     Tag.COMPILE_UNIT,
     ((At.PRODUCER, Form.STRP), (At.LANGUAGE, Form.DATA1), (At.NAME, Form.STRP)),
@@ -69,10 +71,15 @@ class DwarfSections:
 
     info: NDArray[np.uint8]
     abbrev: bytes
-    aranges: bytes
+    aranges: NDArray[np.void]
+    info_addresses: Addresses
+    """Of a relocatable file: the addresses in ``.debug_info``."""
+    aranges_addresses: Addresses
 
 
-def assemble(plans: list[UnitPlan], types: int, abbreviations: Abbreviations, producer: int) -> DwarfSections:
+def assemble(
+    plans: list[UnitPlan], types: int, abbreviations: Abbreviations, producer: int, *, relocatable: bool = False
+) -> DwarfSections:
     """
     Lay out all units, one after the other, and write them.
 
@@ -88,7 +95,6 @@ def assemble(plans: list[UnitPlan], types: int, abbreviations: Abbreviations, pr
     UnsupportedError
         If the section would not fit the 32-bit DWARF format.
     """
-    plans = [plan for plan in plans if plan.units or plan is plans[types]]
     start = 0
     offsets: list[NDArray[np.int64]] = []
     unit_starts: list[NDArray[np.int64]] = []
@@ -105,19 +111,26 @@ def assemble(plans: list[UnitPlan], types: int, abbreviations: Abbreviations, pr
     if start >= 0xFFFFFFF0:
         raise UnsupportedError(f"{start} bytes of debug information, at most 4 GiB")
     info = np.zeros(start, dtype=np.uint8)
-    aranges: list[bytes] = []
+    aranges: list[NDArray[np.void]] = [np.zeros(0, dtype=ARANGES)]
+    addresses: Addresses | None = [] if relocatable else None
     type_offsets = offsets[types]
     bounds = np.concatenate([*unit_starts, np.array([start])])
     done = 0
     for plan, offset, units in zip(plans, offsets, unit_starts, strict=True):
         if plan.units:
-            plan.forest.write(info, offset, units[plan.unit_of], type_offsets)
+            plan.forest.write(info, offset, units[plan.unit_of], type_offsets, addresses)
             lengths = bounds[done + 1 : done + 1 + plan.units] - units
-            _write_heads(info, plan, units, lengths, abbreviations, producer)
+            _write_heads(info, plan, units, lengths, abbreviations, producer, addresses)
             if plan.low is not None and plan.high is not None:
                 aranges.append(_aranges(units, plan.low, plan.high))
             done += plan.units
-    return DwarfSections(info, abbreviations.encode(), b"".join(aranges))
+    sets = np.concatenate(aranges)
+    set_addresses: Addresses = []
+    if relocatable:
+        starts = np.arange(len(sets), dtype=np.int64) * ARANGES.itemsize + _ARANGES_VADDR_AT
+        set_addresses.append((starts, sets["vaddr"].copy()))
+        sets["vaddr"] = 0
+    return DwarfSections(info, abbreviations.encode(), sets, addresses or [], set_addresses)
 
 
 def _write_heads(
@@ -127,6 +140,7 @@ def _write_heads(
     lengths: NDArray[np.int64],
     abbreviations: Abbreviations,
     producer: int,
+    addresses: Addresses | None,
 ) -> None:
     heads: NDArray[np.void] = np.zeros(len(units), dtype=UNIT_HEADER)
     heads["length"] = lengths - 4
@@ -141,10 +155,10 @@ def _write_heads(
     if plan.low is not None and plan.high is not None:
         columns[At.LOW_PC] = plan.low
         columns[At.HIGH_PC] = plan.high - plan.low
-    place(info, units + UNIT_HEADER.itemsize, plan.head, abbreviations.code(plan.head), columns)
+    place(info, units + UNIT_HEADER.itemsize, plan.head, abbreviations.code(plan.head), columns, addresses)
 
 
-def _aranges(units: NDArray[np.int64], low: NDArray[np.uint64], high: NDArray[np.uint64]) -> bytes:
+def _aranges(units: NDArray[np.int64], low: NDArray[np.uint64], high: NDArray[np.uint64]) -> NDArray[np.void]:
     """Tell debuggers which unit covers an address, so that they need not open all."""
     sets: NDArray[np.void] = np.zeros(len(units), dtype=ARANGES)
     sets["length"] = ARANGES.itemsize - 4
@@ -153,4 +167,4 @@ def _aranges(units: NDArray[np.int64], low: NDArray[np.uint64], high: NDArray[np
     sets["address_size"] = 8
     sets["vaddr"] = low
     sets["size"] = high - low
-    return sets.tobytes()
+    return sets

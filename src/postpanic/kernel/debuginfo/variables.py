@@ -9,7 +9,7 @@ must fit between the symbol and the next one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -63,7 +63,8 @@ def type_variables(btf: Btf, symbols: Symbols, table: GlobalsTable | None, resol
     Type the variables among the symbols.
 
     Types that the BTF lacks, such as an array of another length, are built by
-    *resolver*.
+    *resolver*. Offers are tried in the table's order: rank it for the kernel
+    first.
     """
     result = VariableTable()
     taken: set[int] = set()
@@ -78,6 +79,10 @@ def type_variables(btf: Btf, symbols: Symbols, table: GlobalsTable | None, resol
         return result
     chooser = _Chooser(symbols, resolver, result, table)
     is_function = symbols.is_function()
+    for row, type_id in _trace_point_maps(btf, symbols):
+        if row not in taken and unique[row]:
+            result.add(row, type_id)
+            taken.add(row)
     for row, offers in chain(_by_name(symbols, table), _by_prefix(symbols, table)):
         if row in taken or is_function[row]:
             continue
@@ -90,17 +95,43 @@ def type_variables(btf: Btf, symbols: Symbols, table: GlobalsTable | None, resol
     return result
 
 
+def _trace_point_maps(btf: Btf, symbols: Symbols) -> Iterator[tuple[int, int]]:
+    """
+    Symbols of the trace points' links to BPF, and their types.
+
+    ``__DEFINE_EVENT`` of ``include/trace/bpf_probe.h`` defines for each trace
+    point an anonymous union that only its member of type ``btf_trace_CALL``
+    tells from the others: ``union { struct bpf_raw_event_map event;
+    btf_trace_CALL handler; } __bpf_trace_tp_map_CALL``.
+    """
+    for owner in btf.chain:
+        items = owner.items(Kind.UNION)
+        unnamed = np.flatnonzero(owner.name_off[items.owner] == 0)
+        for index, type_id in zip(unnamed.tolist(), items.words[1][unnamed].tolist(), strict=True):
+            name = btf.name_of(type_id)
+            if name.startswith("btf_trace_"):
+                row = symbols.row_of.get(b"__bpf_trace_tp_map_" + name.removeprefix("btf_trace_").encode())
+                if row is not None:
+                    yield row, int(items.owner[index]) + owner.start_id
+
+
 def _by_name(symbols: Symbols, table: GlobalsTable) -> Iterator[tuple[int, tuple[int, ...]]]:
     """Symbols whose names the table has, and its offers."""
-    found = map(symbols.row_of.get, map(str.encode, table.names))
-    for row, offers in zip(found, table.names.values(), strict=True):
-        if row is not None:
-            yield row, offers
+    if len(symbols.names) > len(table.names):
+        for name, offers in table.offers.items():
+            row = symbols.row_of.get(name)
+            if row is not None:
+                yield row, offers
+    else:
+        for row, name in enumerate(symbols.names):
+            known = table.offers.get(name)
+            if known is not None:
+                yield row, known
 
 
 def _by_prefix(symbols: Symbols, table: GlobalsTable) -> Iterator[tuple[int, tuple[int, ...]]]:
     """Symbols whose names macros made, and the type that each macro declares."""
-    prefixes = {prefix.encode(): index for prefix, index in table.prefixes.items()}
+    prefixes = table.prefixes
     if not prefixes:
         return
     words = tuple(sorted(prefixes, key=len, reverse=True))
@@ -142,28 +173,19 @@ class _Chooser:
     def choose(self, row: int, indexes: Iterable[int]) -> None:
         """Type one symbol with the first offer that fits, or count why none does."""
         room = self.sizes[row]
-        resolved = False
-        incomplete: _Offer | None = None
-        for index in indexes:
-            offer = self._offer(index)
-            if offer is None:
-                continue
-            resolved = True
-            if offer.element:
-                length = _array_length(offer, self.vaddrs[row], room)
-                if length:
-                    same = length == offer.length
-                    self.result.add(row, offer.type_id if same else self.resolver.array_of(offer.element, length))
+        resolved = [offer for index in indexes if (offer := self._offer(index)) is not None]
+        for offer in resolved:
+            if not offer.element:
+                if 0 < offer.size_bytes <= room:
+                    self.result.add(row, offer.type_id)
                     return
-                if offer.element_bytes <= room:
-                    incomplete = incomplete or offer
-            elif 0 < offer.size_bytes <= room:
-                self.result.add(row, offer.type_id)
+            elif 0 < offer.element_bytes <= room:
+                known = {other.length: other.type_id for other in resolved if other.element == offer.element}
+                length = _array_length(offer.element_bytes, known, self.vaddrs[row], room)
+                self.result.add(row, known[length] if length else self.resolver.array_of(offer.element, 0))
+                self.result.length_unknown += not length
                 return
-        if incomplete is not None:
-            self.result.add(row, self.resolver.array_of(incomplete.element, 0))
-            self.result.length_unknown += 1
-        elif resolved:
+        if resolved:
             self.result.does_not_fit += 1
         else:
             self.result.type_absent += 1
@@ -180,26 +202,25 @@ class _Chooser:
         return _Offer(type_id, size, element, self.resolver.size_of(element) if element else 0, length)
 
 
-def _array_length(offer: _Offer, vaddr: int, room: int) -> int:
+def _array_length(element_bytes: int, known: Collection[int], vaddr: int, room: int) -> int:
     """
-    Length of an array from the room it has, 0 where that cannot be told.
+    Length of an array by what kernels have and by the room there is, 0 where that is not sure.
 
-    Behind an object there is padding at most up to the next symbol's alignment.
-    A length is possible when the array fits and what is left over is such
-    padding. The table's length wins if it is possible, else the only possible one.
+    Behind an object there is padding up to the next symbol's alignment, or data
+    that no symbol names (string literals, compound literals). So the room alone
+    proves nothing, and a length of other kernels may have changed. A length
+    counts when both say it: the kernels that have the variable agree, or the
+    room leaves one possibility and a kernel has it.
     """
-    size = offer.element_bytes
-    if size <= 0 or room < size:
-        return 0
     end = vaddr + room
     alignment = end & -end
     slack = alignment if alignment >= _PAGE_BYTES else min(alignment, _SLACK_BYTES)
-    left = room - offer.length * size
-    if offer.length and 0 <= left < slack:
-        return offer.length
-    longest = room // size
-    shortest = max((room - slack) // size + 1, 1)
-    return longest if shortest == longest and room - longest * size < slack else 0
+    longest = room // element_bytes
+    shortest = max((room - slack) // element_bytes + 1, 1)
+    possible = [length for length in known if shortest <= length <= longest]
+    if len(possible) == 1 and (len(known) == 1 or shortest == longest):
+        return possible[0]
+    return 0
 
 
 def variable_forest(
