@@ -107,7 +107,7 @@ class RingBuilder:
             text: bytes(self.text),
             pointer: struct.pack("<Q", ring),
         }
-        oldest = self.seq - ((self.head_id - self.tail_id) & ID_MASK)
+        oldest = self.seq - ((self.head_id - self.tail_id) & ID_MASK) if self.seq >= 0 else 0
         places = {"prb": pointer, "ring": ring, "descs": descs, "infos": infos, "text": text}
         return RingImage(parts, _RING_LINES(pointer), places, list(range(oldest, self.seq + 1)))
 

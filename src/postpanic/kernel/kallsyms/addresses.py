@@ -59,5 +59,5 @@ def decode_addresses(encoding: AddressEncoding, entries: NDArray[np.generic], an
     signed = entries.astype(np.int64).view(np.uint64)
     if encoding is AddressEncoding.PLACE:
         return base + signed + np.arange(len(entries), dtype=np.uint64) * np.uint64(4)
-    relative = base - np.uint64(1) - signed
+    relative = np.uint64((anchor - 1) & _WORD) - signed
     return np.where(entries.astype(np.int64) >= 0, signed, relative)

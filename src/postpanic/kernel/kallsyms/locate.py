@@ -34,7 +34,7 @@ from postpanic.units import MIB, VirtAddr
 __all__ = ["AddressPlace", "KallsymsPlace", "find_kallsyms", "find_kallsyms_by_shape"]
 
 _CHUNK_BYTES = 16 * MIB
-_NAMES_WINDOWS_BYTES = (6 * MIB, 40 * MIB)
+_NAMES_WINDOWS_BYTES = (6 * MIB, 20 * MIB)
 """How far before the index to look for the names: enough for most kernels, then for all."""
 _INDEX_BYTES = 2 * TOKEN_COUNT
 _TOKEN_LIMIT_BYTES = 256

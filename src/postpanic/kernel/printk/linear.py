@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import struct
 
-import numpy as np
-from numpy.typing import NDArray
-
 from postpanic.errors import CorruptError
 from postpanic.kernel.memory import KernelMemory
 from postpanic.kernel.printk.records import LogRecord
+from postpanic.kernel.printk.window import BufferWindow
 from postpanic.kernel.vmcoreinfo import Vmcoreinfo
 from postpanic.units import MIB
 
@@ -35,7 +33,7 @@ def read_linear_log(memory: KernelMemory) -> list[LogRecord]:
     size = memory.read_u32(info.symbol("log_buf_len"))
     if not 0 < size <= _LOG_LIMIT_BYTES:
         raise CorruptError(f"log_buf_len is {size}, must be 1 to {_LOG_LIMIT_BYTES}")
-    data, present = memory.read_available(memory.read_u64(info.symbol("log_buf")), size)
+    buffer = BufferWindow(memory, memory.read_u64(info.symbol("log_buf")), size)
     first = memory.read_u32(info.symbol("log_first_idx"))
     next_ = memory.read_u32(info.symbol("log_next_idx"))
     if first >= size or next_ > size:
@@ -45,7 +43,7 @@ def read_linear_log(memory: KernelMemory) -> list[LogRecord]:
     position = first
     seen = 0
     while seen < size:
-        record, length = layout.decode(data, present, position, len(records))
+        record, length = layout.decode(buffer, position, len(records))
         if record is None:
             # A zero length, or no room for a header: the rest of the log is at the buffer's start.
             if position < next_ or position == 0:
@@ -78,15 +76,13 @@ class _Layout:
         if min(starts) < 0 or max(ends) > self.size:
             raise CorruptError(f"VMCOREINFO has a printk_log member outside its {self.size} bytes")
 
-    def decode(
-        self, data: NDArray[np.uint8], present: NDArray[np.bool_], position: int, seq: int
-    ) -> tuple[LogRecord | None, int]:
+    def decode(self, buffer: BufferWindow, position: int, seq: int) -> tuple[LogRecord | None, int]:
         """Decode the record at a position: it, and its length, 0 where the next one cannot be found."""
-        if position + self.size > len(data):
+        if position + self.size > buffer.size_bytes:
             return None, 0
-        if not present[position : position + self.size].all():
+        header = buffer.read(position, position + self.size)
+        if header is None:
             return LogRecord(seq, 0, 0, 0, 0, 0, b"", damage="its header is not in the dump"), 0
-        header = data[position : position + self.size].tobytes()
         length, text_len, dict_len = (
             struct.unpack_from("<H", header, at)[0] for at in (self.len, self.text_len, self.dict_len)
         )
@@ -96,12 +92,15 @@ class _Layout:
         facility, flags_level = header[self.dict_len + 2], header[self.dict_len + 3]
         body = position + self.size
         damage = ""
-        if length < self.size + text_len + dict_len or position + length > len(data):
+        content: bytes | None = b""
+        is_possible = self.size + text_len + dict_len <= length <= buffer.size_bytes - position
+        if not is_possible:
             damage = f"its length of {length} bytes is impossible"
-        elif not present[body : position + length].all():
-            damage = "its text is not in the dump"
-        text = data[body : body + text_len].tobytes() if not damage else b""
-        subsystem, device = _dictionary(data[body + text_len : body + text_len + dict_len].tobytes() if text else b"")
+        else:
+            content = buffer.read(body, body + text_len + dict_len)
+            damage = "its text is not in the dump" if content is None else ""
+        text = (content or b"")[:text_len]
+        subsystem, device = _dictionary((content or b"")[text_len:])
         record = LogRecord(
             seq=seq,
             timestamp_ns=struct.unpack_from("<Q", header, self.ts_nsec)[0],
@@ -114,7 +113,7 @@ class _Layout:
             device=device,
             damage=damage,
         )
-        return record, 0 if "impossible" in damage else length
+        return record, length if is_possible else 0
 
 
 def _dictionary(data: bytes) -> tuple[str, str]:

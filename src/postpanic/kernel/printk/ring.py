@@ -13,6 +13,7 @@ end of the ring starts over at its beginning.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from postpanic.errors import CorruptError
 from postpanic.kernel.memory import KernelMemory
 from postpanic.kernel.printk.records import LogRecord, RecordState
+from postpanic.kernel.printk.window import BufferWindow
 from postpanic.kernel.vmcoreinfo import Vmcoreinfo
 from postpanic.units import VirtAddr
 
@@ -41,6 +43,10 @@ _NO_TEXT = 0x3
 _ID_BYTES = 8
 _POSITIONS = 1 << 64
 _MISSING = "not in the dump"
+
+_SOUND, _GAP, _LOST = range(3)
+
+_BATCH_RECORDS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,34 +89,66 @@ def read_ring(memory: KernelMemory) -> list[LogRecord]:
     """
     info = memory.vmcoreinfo
     ring = _read_ring_header(memory)
-    ids = _record_ids(ring)
-    descs = _read_rows(memory, ring.descs, _struct_size(info, "prb_desc"), ids, ring.count)
-    infos = _read_rows(memory, ring.infos, _struct_size(info, "printk_info"), ids, ring.count)
-    text, text_present = memory.read_available(ring.text, ring.text_size_bytes)
-    blocks = _Blocks(text, text_present)
-    # The first record ever has identifier -count modulo 2^62 (DESC0_ID() of printk_ringbuffer.h).
-    seqs = ((ids + np.uint64(ring.count)) & np.uint64(_ID_MASK)).tolist()
-    fields = _Fields(info, descs, infos)
+    desc_size, info_size = _struct_size(info, "prb_desc"), _struct_size(info, "printk_info")
+    blocks = _Blocks(BufferWindow(memory, ring.text, ring.text_size_bytes))
     records: list[LogRecord] = []
-    for row, wanted in enumerate(ids.tolist()):
-        record = _make_record(fields, blocks, row, wanted, seqs[row])
-        if record is not None:
-            records.append(record)
+    lost = _LostRun(records)
+    count = _record_count(ring)
+    for start in range(0, count, _BATCH_RECORDS):
+        ids = np.uint64(ring.tail_id + start) + np.arange(min(_BATCH_RECORDS, count - start), dtype=np.uint64)
+        ids &= np.uint64(_ID_MASK)
+        fields = _Fields(
+            info,
+            _read_rows(memory, ring.descs, desc_size, ids, ring.count),
+            _read_rows(memory, ring.infos, info_size, ids, ring.count),
+            ids,
+        )
+        # The first record ever has identifier -count modulo 2^62 (DESC0_ID() of printk_ringbuffer.h).
+        seqs = (ids + np.uint64(ring.count)) & np.uint64(_ID_MASK)
+        for first, stop in fields.segments:
+            if fields.fates[first] == _LOST:
+                lost.add(int(seqs[first]), fields.why_lost(first), stop - first)
+            elif fields.fates[first] == _SOUND:
+                lost.end()
+                records.extend(record for row in range(first, stop) if (record := _make_record(fields, blocks, row)))
+    lost.end()
     return records
 
 
-class _Fields:
-    """The members of all records, as columns."""
+class _LostRun:
+    """Records in a row of which nothing is left, as one: a missing table must not become millions of them."""
 
-    def __init__(self, info: Vmcoreinfo, descs: _Table, infos: _Table) -> None:
+    def __init__(self, records: list[LogRecord]) -> None:
+        self._records = records
+        self._seq = self._count = 0
+        self._why = ""
+
+    def add(self, seq: int, why: str, count: int) -> None:
+        """Begin a run, or make it longer."""
+        if not self._count:
+            self._seq, self._why = seq, why
+        self._count += count
+
+    def end(self) -> None:
+        """Report the run, if there is one."""
+        if self._count:
+            what = f"{self._count} records are lost from here on" if self._count > 1 else "the record is lost"
+            self._records.append(LogRecord(self._seq, 0, 0, 0, 0, 0, b"", damage=f"{what}: {self._why}"))
+        self._count = 0
+
+
+class _Fields:
+    """The members of some records in a row, as columns."""
+
+    def __init__(self, info: Vmcoreinfo, descs: _Table, infos: _Table, ids: NDArray[np.uint64]) -> None:
         lpos = info.offset("prb_desc.text_blk_lpos")
-        self.state_var = descs.column(
-            info.offset("prb_desc.state_var") + (info.get_offset("atomic_long_t.counter") or 0), np.uint64
-        ).tolist()
+        counter = info.get_offset("atomic_long_t.counter") or 0
+        state_vars = descs.column(info.offset("prb_desc.state_var") + counter, np.uint64)
+        self._judge(state_vars, descs, infos, ids)
+        self.ids = ids.tolist()
+        self.states = (state_vars >> np.uint64(_STATE_SHIFT)).tolist()
         self.begin = descs.column(lpos + info.offset("prb_data_blk_lpos.begin"), np.uint64).tolist()
         self.next = descs.column(lpos + info.offset("prb_data_blk_lpos.next"), np.uint64).tolist()
-        self.desc_present: list[bool] = np.logical_and.reduce(descs.present, axis=1).tolist()
-        self.info_present: list[bool] = np.logical_and.reduce(infos.present, axis=1).tolist()
         text_len = info.offset("printk_info.text_len")
         self.seq = infos.column(info.offset("printk_info.seq"), np.uint64).tolist()
         self.ts_nsec = infos.column(info.offset("printk_info.ts_nsec"), np.uint64).tolist()
@@ -124,6 +162,25 @@ class _Fields:
         self._subsystem = _string_span(info, dev_info, "subsystem")
         self._device = _string_span(info, dev_info, "device")
 
+    def _judge(self, state_vars: NDArray[np.uint64], descs: _Table, infos: _Table, ids: NDArray[np.uint64]) -> None:
+        """Tell sound records from gaps, which their writers gave up or have not taken yet, and from lost ones."""
+        self._desc_present = np.logical_and.reduce(descs.present, axis=1)
+        self._owners = state_vars & np.uint64(_ID_MASK)
+        has_info = np.logical_and.reduce(infos.present, axis=1)
+        is_gap = self._desc_present & (state_vars >> np.uint64(_STATE_SHIFT) == _REUSABLE)
+        is_sound = self._desc_present & ~is_gap & (self._owners == ids) & has_info
+        self.fates = np.where(is_gap, _GAP, np.where(is_sound, _SOUND, _LOST))
+        edges = (np.flatnonzero(np.diff(self.fates)) + 1).tolist()
+        self.segments = list(pairwise([0, *edges, len(ids)]))
+
+    def why_lost(self, row: int) -> str:
+        """Say what a lost record lacks."""
+        if not self._desc_present[row]:
+            return f"its descriptor is {_MISSING}"
+        if self._owners[row] != self.ids[row]:
+            return f"its descriptor belongs to record {int(self._owners[row]):#x}, not {self.ids[row]:#x}"
+        return f"its header is {_MISSING}"
+
     def dictionary(self, row: int) -> tuple[str, str]:
         """Give SUBSYSTEM and DEVICE of a record."""
         data = self._infos.rows[row]
@@ -133,9 +190,8 @@ class _Fields:
 class _Blocks:
     """The ring of text."""
 
-    def __init__(self, text: NDArray[np.uint8], present: NDArray[np.bool_]) -> None:
-        self._text = text.tobytes()
-        self._present = present
+    def __init__(self, text: BufferWindow) -> None:
+        self._text = text
 
     def read(self, wanted: int, begin: int, next_: int, text_len: int) -> tuple[bytes, str]:
         """
@@ -146,7 +202,7 @@ class _Blocks:
         """
         if begin & 1 and next_ & 1:
             return b"", "" if begin == next_ == _NO_TEXT else "the kernel had no space for its text"
-        size = len(self._text)
+        size = self._text.size_bytes
         start, end = begin & (size - 1), next_ & (size - 1)
         # Positions start just below 2^64 (BLK0_LPOS()) and overflow in the ring's first turn.
         turns = (next_ // size - begin // size) % (_POSITIONS // size)
@@ -158,30 +214,20 @@ class _Blocks:
             return b"", f"its text block {begin:#x} to {next_:#x} is impossible"
         if start % _ID_BYTES or end - start < _ID_BYTES:
             return b"", f"its text block {begin:#x} to {next_:#x} is impossible"
-        if not bool(self._present[start:end].all()):
+        kept = min(text_len, end - start - _ID_BYTES)
+        block = self._text.read(start, start + _ID_BYTES + kept)
+        if block is None:
             return b"", f"its text is {_MISSING}"
-        owner = int.from_bytes(self._text[start : start + _ID_BYTES], "little")
+        owner = int.from_bytes(block[:_ID_BYTES], "little")
         if owner & _ID_MASK != wanted:
             return b"", f"its text block belongs to record {owner:#x}"
-        kept = min(text_len, end - start - _ID_BYTES)
-        text = self._text[start + _ID_BYTES : start + _ID_BYTES + kept]
-        return text, "" if kept == text_len else f"its text is {kept} of {text_len} bytes long"
+        return block[_ID_BYTES:], "" if kept == text_len else f"its text is {kept} of {text_len} bytes long"
 
 
-def _make_record(fields: _Fields, blocks: _Blocks, row: int, wanted: int, seq: int) -> LogRecord | None:
-    """Make one record; None for a descriptor that holds none."""
-    if not fields.desc_present[row]:
-        return _damaged(seq, f"its descriptor is {_MISSING}")
-    state_var = fields.state_var[row]
-    state = _STATES.get(state_var >> _STATE_SHIFT)
-    if state is None:
-        # Given up by its record and not yet taken by the next: the ring has a gap here, not an error.
-        return None
-    if state_var & _ID_MASK != wanted:
-        return _damaged(seq, f"its descriptor belongs to record {state_var & _ID_MASK:#x}, not {wanted:#x}")
-    if not fields.info_present[row]:
-        return _damaged(seq, f"its header is {_MISSING}")
-    text, damage = blocks.read(wanted, fields.begin[row], fields.next[row], fields.text_len[row])
+def _make_record(fields: _Fields, blocks: _Blocks, row: int) -> LogRecord | None:
+    """Make a sound record; None when its writer had not even begun with the text."""
+    state = _STATES[fields.states[row]]
+    text, damage = blocks.read(fields.ids[row], fields.begin[row], fields.next[row], fields.text_len[row])
     if state is RecordState.RESERVED and not text:
         return None
     subsystem, device = fields.dictionary(row)
@@ -198,10 +244,6 @@ def _make_record(fields: _Fields, blocks: _Blocks, row: int, wanted: int, seq: i
         state=state,
         damage=damage,
     )
-
-
-def _damaged(seq: int, damage: str) -> LogRecord:
-    return LogRecord(seq, 0, 0, 0, 0, 0, b"", damage=damage)
 
 
 def _read_ring_header(memory: KernelMemory) -> _Ring:
@@ -227,16 +269,14 @@ def _read_ring_header(memory: KernelMemory) -> _Ring:
     )
 
 
-def _record_ids(ring: _Ring) -> NDArray[np.uint64]:
-    """Give the identifiers from the oldest record to the newest."""
+def _record_count(ring: _Ring) -> int:
+    """Give the number of identifiers from the oldest record to the newest."""
     used = ((ring.head_id - ring.tail_id) & _ID_MASK) + 1
     if used > ring.count:
         raise CorruptError(
             f"the printk ring goes from record {ring.tail_id:#x} to {ring.head_id:#x}, more than its {ring.count}"
         )
-    ids = np.uint64(ring.tail_id) + np.arange(used, dtype=np.uint64)
-    wrapped: NDArray[np.uint64] = ids & np.uint64(_ID_MASK)
-    return wrapped
+    return used
 
 
 def _read_rows(memory: KernelMemory, vaddr: VirtAddr, row_bytes: int, ids: NDArray[np.uint64], count: int) -> _Table:
