@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import struct
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from postpanic.errors import FactAbsentError
-from postpanic.process import find_program
+from postpanic.process import find_program, run
 from postpanic.rehearse.disks import make_ext4_disk, read_ext4_file
 from postpanic.rehearse.initramfs import ImageTree
 from postpanic.rehearse.kernels import Kernel
 from postpanic.rehearse.machine import Machine, MachineConfig, MachineError, detect_accelerator
+from tests.vm.guest import SCENARIOS_DIR
 from tests.vm.lab import VARIANTS, Crash, MemoryDumps
 
 pytestmark = pytest.mark.vm
@@ -196,3 +198,29 @@ def test_debug_information_belongs_to_the_kernel(key: str, crashed: Callable[...
         with crash.vmlinux.open("rb") as stream:
             assert bytes.fromhex(found[1].decode()) in stream.read(64 << 20)
     assert any("virtio_blk" in path.name for path in crash.debug_modules_dir.rglob("*.ko*"))
+
+
+# What the kernel logs of each; of some nothing reaches the console before the capture kernel runs.
+SCENARIOS = {
+    "hung-task": r"INFO: task frozen-writer:\d+ blocked(.|\n)*Kernel panic - not syncing: hung_task",
+    "init-exit": r"Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100",
+    "module-call": r"Comm: packet-sender(.|\n)*RIP: 0010:0x0",
+    "module-null": r"Comm: packet-sender(.|\n)*RIP: 0010:dummy_xmit\+0x2/0x[0-9a-f]+ \[dummy\]",
+    "module-recursion": r"stack(.|\n)*Comm: packet-sender(.|\n)*RIP: 0010:dummy_xmit\+0x0/0x[0-9a-f]+ \[dummy\]",
+    "module-spin": r"soft lockup - CPU#\d+ stuck for \d+s! \[packet-sender:\d+\](.|\n)*softlockup: hung tasks",
+    "nmi": r"NMI: Not continuing",
+    "out-of-memory": r"memory-leaker invoked oom-killer(.|\n)*compulsory panic_on_oom",
+}
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("scenario", sorted(SCENARIOS))
+def test_scenario_crashes_as_it_says(scenario: str, crashed: Callable[..., Crash]) -> None:
+    crash = crashed("6.1", scenario=scenario)
+    log = run([sys.executable, "-m", "postpanic", "dmesg", crash.filtered]).stdout.decode(errors="replace")
+    assert re.search(SCENARIOS[scenario], log), log[-4000:]
+
+
+def test_every_scenario_is_tested() -> None:
+    scripts = {path.stem for path in SCENARIOS_DIR.glob("*.sh")} - {"init", "machine", "sysrq-c"}
+    assert scripts == set(SCENARIOS)
