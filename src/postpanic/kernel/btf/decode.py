@@ -95,6 +95,7 @@ class Btf:
             for column in (self.kind, self.vlen, self.kind_flag, self.name_off, self.size_or_type):
                 column[0] = 0
         self.end_id: int = self.start_id + len(start)
+        self._positions: dict[tuple[Kind, ...], NDArray[np.int64]] = {}
         self._cache_items: dict[tuple[int, ...], Items] = {}
         self._index: dict[Kind, dict[bytes, int]] = {}
         _check(self)
@@ -103,10 +104,13 @@ class Btf:
         return self.end_id - self.start_id
 
     def positions(self, *kinds: Kind) -> NDArray[np.int64]:
-        """Positions of all types of these kinds in this object's tables, ascending."""
-        wanted = np.zeros(256, dtype=np.bool_)
-        wanted[list(kinds)] = True
-        return np.flatnonzero(wanted[self.kind])
+        """Positions of all types of these kinds in this object's tables, ascending; not to be written to."""
+        found = self._positions.get(kinds)
+        if found is None:
+            wanted = np.zeros(256, dtype=np.bool_)
+            wanted[list(kinds)] = True
+            found = self._positions[kinds] = np.flatnonzero(wanted[self.kind])
+        return found
 
     def items(self, *kinds: Kind) -> Items:
         """Give the items behind all types of these kinds; the kinds must have records of one length."""
@@ -217,7 +221,11 @@ class Btf:
 
     def names_at(self, positions: NDArray[np.int64]) -> list[bytes]:
         """Names of many types of this object at once."""
-        offsets = self.name_off[positions].astype(np.int64)
+        return self.strings_at(self.name_off[positions])
+
+    def strings_at(self, string_offsets: NDArray[np.uint32]) -> list[bytes]:
+        """Strings at many offsets at once."""
+        offsets = string_offsets.astype(np.int64)
         if self.base is not None and (offsets < self.start_str_off).any():
             return [self.string(offset).encode() for offset in offsets.tolist()]
         return split_at(self._string_table, self._string_ends, offsets - self.start_str_off)

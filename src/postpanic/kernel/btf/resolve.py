@@ -353,13 +353,13 @@ def _anonymous_types(btf: Btf) -> dict[tuple[str, ...], int]:
     found: dict[tuple[str, ...], int] = {}
     for owner in btf.chain:
         for keyword, kind in (("struct", Kind.STRUCT), ("union", Kind.UNION), ("enum", Kind.ENUM)):
-            items = owner.items(kind)
-            wanted = owner.name_off[items.owner] == 0
-            owners = items.owner[wanted].tolist()
-            names: dict[int, list[str]] = {}
-            for position, name_off in zip(owners, items.words[0][wanted].tolist(), strict=True):
-                names.setdefault(position, []).append(owner.string(name_off))
-            for position, words in names.items():
-                key = (keyword, *words)
+            positions = owner.positions(kind)
+            positions = positions[(owner.name_off[positions] == 0) & (owner.vlen[positions] > 0)]
+            _, words = owner.gather(positions, 2 if kind == Kind.ENUM else 3)
+            names = [name.decode("utf-8", "replace") for name in owner.strings_at(words[0])]
+            at = 0
+            for position, count in zip(positions.tolist(), owner.vlen[positions].tolist(), strict=True):
+                key = (keyword, *names[at : at + count])
                 found[key] = 0 if key in found else position + owner.start_id
+                at += count
     return found

@@ -70,6 +70,7 @@ class TypeTable:
         self.strings = strings
         self.signed_char = signed_char
         self.declared = declared
+        self._narrow = _narrow_integers(btf)
         never = np.zeros(256, dtype=np.bool_)
         never[list(_NEVER)] = True
         self.index: NDArray[np.int64] = np.full(btf.end_id, VOID, dtype=np.int64)
@@ -231,8 +232,11 @@ class TypeTable:
         packed = owner.kind_flag[owners]
         bit_size = np.where(packed, words[2] >> 24, 0)
         bit_offset = np.where(packed, words[2] & 0xFFFFFF, words[2])
-        # Before kind_flag a bit-field was a member whose integer type had fewer bits than bytes.
-        bit_size, bit_offset = _narrow_integers(self.btf, words[1], bit_size, bit_offset)
+        if self._narrow is not None:
+            # Before kind_flag a bit-field was a member whose integer type had fewer bits than bytes.
+            width, shift = self._narrow
+            bit_size = np.where(bit_size == 0, width[words[1]], bit_size)
+            bit_offset = bit_offset + shift[words[1]]
         is_bits = (bit_size != 0) | (bit_offset % 8 != 0)
         columns: dict[At, NDArray[np.generic]] = {
             At.NAME: names,
@@ -354,24 +358,19 @@ def _named_typed_attributes(*, named: bool, typed: bool) -> tuple[tuple[At, Form
     return (((At.NAME, Form.STRP),) if named else ()) + (((At.TYPE, Form.REF_ADDR),) if typed else ())
 
 
-def _narrow_integers(
-    btf: Btf, type_ids: NDArray[np.uint32], bit_size: NDArray[np.uint32], bit_offset: NDArray[np.uint32]
-) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-    """Turn members of integer types with odd widths into bit-fields."""
+def _narrow_integers(btf: Btf) -> tuple[NDArray[np.uint32], NDArray[np.uint32]] | None:
+    """Widths and shifts in bits, by identifier, of the integer types with odd widths; None where there are none."""
     width = np.zeros(btf.end_id, dtype=np.uint32)
     shift = np.zeros(btf.end_id, dtype=np.uint32)
     for owner in btf.chain:
         integers = owner.positions(Kind.INT)
-        if not len(integers):
-            continue
-        encoding = owner.extra_words(integers)
-        bits = encoding & 0xFF
-        odd = bits != owner.size_or_type[integers] * 8
-        width[integers[odd] + owner.start_id] = bits[odd]
-        shift[integers[odd] + owner.start_id] = (encoding[odd] >> 16) & 0xFF
-    if not width.any():
-        return bit_size, bit_offset
-    return np.where(bit_size == 0, width[type_ids], bit_size), bit_offset + shift[type_ids]
+        if len(integers):
+            encoding = owner.extra_words(integers)
+            bits = encoding & 0xFF
+            odd = bits != owner.size_or_type[integers] * 8
+            width[integers[odd] + owner.start_id] = bits[odd]
+            shift[integers[odd] + owner.start_id] = (encoding[odd] >> 16) & 0xFF
+    return (width, shift) if width.any() else None
 
 
 def _signed_enumerations(

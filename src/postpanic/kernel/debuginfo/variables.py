@@ -9,7 +9,7 @@ must fit between the symbol and the next one.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -26,7 +26,7 @@ from postpanic.kernel.debuginfo.types import TypeTable
 __all__ = ["VariableTable", "type_variables", "variable_forest"]
 
 _HEAD_CHARACTERS = 4
-"""A look at the beginning spares most names the comparison with every prefix."""
+_BTF_TRACE = b"btf_trace_"
 _PAGE_BYTES = 4096
 _SLACK_BYTES = 64
 """The compiler aligns objects to at most 64 bytes (a cache line) unless told otherwise."""
@@ -104,15 +104,21 @@ def _trace_point_maps(btf: Btf, symbols: Symbols) -> Iterator[tuple[int, int]]:
     tells from the others: ``union { struct bpf_raw_event_map event;
     btf_trace_CALL handler; } __bpf_trace_tp_map_CALL``.
     """
-    for owner in btf.chain:
-        items = owner.items(Kind.UNION)
-        unnamed = np.flatnonzero(owner.name_off[items.owner] == 0)
-        for index, type_id in zip(unnamed.tolist(), items.words[1][unnamed].tolist(), strict=True):
-            name = btf.name_of(type_id)
-            if name.startswith("btf_trace_"):
-                row = symbols.row_of.get(b"__bpf_trace_tp_map_" + name.removeprefix("btf_trace_").encode())
-                if row is not None:
-                    yield row, int(items.owner[index]) + owner.start_id
+    typedefs = btf.positions(Kind.TYPEDEF)
+    calls = {
+        position + btf.start_id: name[len(_BTF_TRACE) :]
+        for position, name in zip(typedefs.tolist(), btf.names_at(typedefs), strict=True)
+        if name.startswith(_BTF_TRACE)
+    }
+    if not calls:
+        return
+    items = btf.items(Kind.UNION)
+    is_call = np.zeros(btf.end_id, dtype=np.bool_)
+    is_call[list(calls)] = True
+    for index in np.flatnonzero(is_call[items.words[1]] & (btf.name_off[items.owner] == 0)).tolist():
+        row = symbols.row_of.get(b"__bpf_trace_tp_map_" + calls[int(items.words[1][index])])
+        if row is not None:
+            yield row, int(items.owner[index]) + btf.start_id
 
 
 def _by_name(symbols: Symbols, table: GlobalsTable) -> Iterator[tuple[int, tuple[int, ...]]]:
@@ -134,11 +140,16 @@ def _by_prefix(symbols: Symbols, table: GlobalsTable) -> Iterator[tuple[int, tup
     prefixes = table.prefixes
     if not prefixes:
         return
-    words = tuple(sorted(prefixes, key=len, reverse=True))
-    heads = {word[:_HEAD_CHARACTERS] for word in words}
+    # A look at the beginning spares most names the comparison with every prefix.
+    head = min(_HEAD_CHARACTERS, *map(len, prefixes))
+    by_head: dict[bytes, list[bytes]] = {}
+    for prefix in sorted(prefixes, key=len, reverse=True):
+        by_head.setdefault(prefix[:head], []).append(prefix)
     for row, name in enumerate(symbols.names):
-        if name[:_HEAD_CHARACTERS] in heads and name.startswith(words):
-            yield row, (next(prefixes[word] for word in words if name.startswith(word)),)
+        for prefix in by_head.get(name[:head], ()):
+            if name.startswith(prefix):
+                yield row, (prefixes[prefix],)
+                break
 
 
 def _btf_variables(btf: Btf) -> list[tuple[bytes, int]]:
@@ -168,12 +179,14 @@ class _Chooser:
         self.spellings = table.spellings
         self.vaddrs = symbols.vaddrs.tolist()
         self.sizes = symbols.sizes.tolist()
-        self.offers: dict[int, _Offer | None] = {}
+        self.offers: dict[tuple[int, ...], list[_Offer]] = {}
 
-    def choose(self, row: int, indexes: Iterable[int]) -> None:
+    def choose(self, row: int, indexes: tuple[int, ...]) -> None:
         """Type one symbol with the first offer that fits, or count why none does."""
         room = self.sizes[row]
-        resolved = [offer for index in indexes if (offer := self._offer(index)) is not None]
+        resolved = self.offers.get(indexes)
+        if resolved is None:
+            resolved = self.offers[indexes] = self._resolve(indexes)
         for offer in resolved:
             if not offer.element:
                 if 0 < offer.size_bytes <= room:
@@ -190,11 +203,9 @@ class _Chooser:
         else:
             self.result.type_absent += 1
 
-    def _offer(self, index: int) -> _Offer | None:
-        if index not in self.offers:
-            type_id = self.resolver.detect_c_type(self.spellings[index])
-            self.offers[index] = None if type_id is None else self._measure(type_id)
-        return self.offers[index]
+    def _resolve(self, indexes: tuple[int, ...]) -> list[_Offer]:
+        types = [self.resolver.detect_c_type(self.spellings[index]) for index in indexes]
+        return [self._measure(type_id) for type_id in types if type_id is not None]
 
     def _measure(self, type_id: int) -> _Offer:
         size = self.resolver.size_of(type_id)
