@@ -67,7 +67,7 @@ class Contender:
             self.frames = sum(line.lstrip().startswith(b"#") for line in printed.read().splitlines())
 
 
-def build_contenders(dump: Path, vmlinux: Path, scratch: Path) -> list[Contender]:
+def build_contenders(dump: Path, vmlinux: Path, scratch: Path, crash: str) -> list[Contender]:
     """List who takes part; crash only where it is installed."""
     python = sys.executable
     script = scratch / "bt.py"
@@ -79,8 +79,8 @@ def build_contenders(dump: Path, vmlinux: Path, scratch: Path) -> list[Contender
         Contender("postpanic, from the cache", [*postpanic, "--cache-dir", str(warm), str(dump)]),
         Contender("drgn with vmlinux", [python, "-m", "drgn", "-q", "-c", str(dump), "-s", str(vmlinux), str(script)]),
     ]
-    if crash := shutil.which("crash"):
-        contenders.append(Contender("crash with vmlinux", [crash, "-s", str(vmlinux), str(dump)], stdin=CRASH_INPUT))
+    if program := shutil.which(crash):
+        contenders.append(Contender("crash with vmlinux", [program, "-s", str(vmlinux), str(dump)], stdin=CRASH_INPUT))
     return contenders
 
 
@@ -104,7 +104,7 @@ def lab_dumps() -> list[tuple[Path, Path]]:
     from tests.vm.lab import crashed_with_debuginfo
 
     found = []
-    for kernel in ("debian-12", "debian-6.12"):
+    for kernel in ("6.1", "6.12"):
         crashed = crashed_with_debuginfo(kernel)
         found += [(crashed.filtered, crashed.vmlinux), (crashed.raw, crashed.vmlinux)]
     return found
@@ -116,6 +116,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dump", type=Path)
     parser.add_argument("--vmlinux", type=Path)
+    parser.add_argument("--crash", default="crash", help="program to run as crash; newer kernels need a newer one")
     arguments = parser.parse_args()
     if (arguments.dump is None) != (arguments.vmlinux is None):
         parser.error("--dump and --vmlinux go together")
@@ -123,7 +124,7 @@ def main() -> None:
     for dump, vmlinux in pairs:
         print(f"{dump} ({dump.stat().st_size / (1 << 20):.0f} MiB), {arguments.rounds} rounds after one warm-up")
         with tempfile.TemporaryDirectory(prefix="postpanic-bench-") as scratch:
-            contenders = build_contenders(dump, vmlinux, Path(scratch))
+            contenders = build_contenders(dump, vmlinux, Path(scratch), arguments.crash)
             for number in range(arguments.rounds + 1):
                 for contender in contenders:
                     contender.run_once()

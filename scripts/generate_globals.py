@@ -31,7 +31,8 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
 MIN_PATTERN_NAMES = 30
-"""A prefix becomes a pattern when so many names agree on one type, in every kernel that has it."""
+MIN_PATTERN_SHARE = 0.85
+"""A prefix becomes a pattern when so many of its names, and such a share of them, agree on one type."""
 
 _GENERATED_NAME = re.compile(r"^(__UNIQUE_ID_[A-Za-z_]*?)\d+$")
 _COMPOSITES = {
@@ -112,65 +113,58 @@ def find_patterns(kernels: list[dict[str, str]]) -> dict[str, str]:
     """
     Find prefixes that decide the type: ``__tracepoint_`` is a ``struct tracepoint``.
 
-    A new kernel's new trace point has a new name that no table holds.
+    A new kernel's new trace point has a new name that no table holds. A prefix
+    counts when nearly all its names agree; a longer one overrules it
+    (``__tracepoint_ptr_``). At run time the size must fit besides.
     """
-    by_prefix: dict[str, Counter[str]] = defaultdict(Counter)
-    for kernel in kernels[:1] + kernels[-1:]:
+    types_of: dict[str, set[str]] = defaultdict(set)
+    for kernel in kernels:
         for name, spelled in kernel.items():
-            generated = _GENERATED_NAME.match(name)
-            if generated:
-                by_prefix[generated.group(1)][spelled] += 1
-                continue
-            for end in (position + 1 for position, letter in enumerate(name) if letter == "_" and position > 3):
-                by_prefix[name[:end]][spelled] += 1
-    agreed = {
-        prefix: next(iter(types))
-        for prefix, types in by_prefix.items()
-        if len(types) == 1 and sum(types.values()) >= MIN_PATTERN_NAMES
-    }
-    contradicted = {
-        prefix
-        for prefix, spelled in agreed.items()
-        for kernel in kernels
-        for name, other in kernel.items()
-        if name.startswith(prefix) and other != spelled
-    }
+            types_of[name].add(spelled)
+    by_prefix: dict[str, Counter[str]] = defaultdict(Counter)
+    for name, types in types_of.items():
+        generated = _GENERATED_NAME.match(name)
+        ends = [position + 1 for position, letter in enumerate(name) if letter == "_" and position > 3]
+        for prefix in [generated.group(1)] if generated else [name[:end] for end in ends]:
+            by_prefix[prefix].update(types)
+    agreed = {}
+    for prefix, votes in by_prefix.items():
+        spelled, count = votes.most_common(1)[0]
+        if count >= MIN_PATTERN_NAMES and count >= MIN_PATTERN_SHARE * votes.total():
+            agreed[prefix] = spelled
     kept: dict[str, str] = {}
-    for prefix in sorted(set(agreed) - contradicted, key=len):
-        if not any(prefix.startswith(shorter) for shorter in kept):
+    for prefix in sorted(agreed, key=len):
+        above = max((shorter for shorter in kept if prefix.startswith(shorter)), key=len, default="")
+        if kept.get(above) != agreed[prefix]:
             kept[prefix] = agreed[prefix]
     return kept
 
 
 def write_table(kernels: list[dict[str, str]], patterns: dict[str, str], output: Path) -> int:
-    """Write the table; return the number of names in it."""
-    candidates: dict[str, list[str]] = {}
-    for kernel in kernels:
-        for name, spelled in kernel.items():
-            if any(spelled == patterns[prefix] for prefix in patterns if name.startswith(prefix)):
-                continue
-            types = candidates.setdefault(name, [])
-            if spelled not in types:
-                types.append(spelled)
-    counts = Counter(spelled for types in candidates.values() for spelled in types)
+    """Write the table, one column of types per kernel; return the number of names in it."""
+    rows: dict[str, list[str | None]] = {}
+    for name in sorted(set().union(*kernels)):
+        spelled = [kernel.get(name) for kernel in kernels]
+        prefix = max((prefix for prefix in patterns if name.startswith(prefix)), key=len, default=None)
+        if prefix is None or {type_ for type_ in spelled if type_ is not None} != {patterns[prefix]}:
+            rows[name] = spelled
+    counts = Counter(spelled for row in rows.values() for spelled in row if spelled is not None)
     counts.update(patterns.values())
-    numbered = {
-        spelled: number for number, (spelled, _) in enumerate(sorted(counts.items(), key=lambda kv: (-kv[1], kv[0])))
-    }
+    ordered = sorted(counts, key=lambda spelled: (-counts[spelled], spelled))
+    numbered = {spelled: str(number) for number, spelled in enumerate(ordered)}
     text = io.StringIO()
-    text.write(f"{len(numbered)} {len(patterns)} {len(candidates)}\n")
+    text.write(f"{len(numbered)} {len(patterns)} {len(rows)} {len(kernels)}\n")
     text.writelines(f"{spelled}\n" for spelled in numbered)
     text.writelines(f"{prefix}\t{numbered[spelled]}\n" for prefix, spelled in sorted(patterns.items()))
-    text.writelines(
-        f"{name}\t{' '.join(str(numbered[spelled]) for spelled in types)}\n"
-        for name, types in sorted(candidates.items())
-    )
+    text.write(" ".join(rows) + "\n")
+    for column in zip(*rows.values(), strict=True):
+        text.write(" ".join("-1" if spelled is None else numbered[spelled] for spelled in column) + "\n")
     with (
         output.open("wb") as raw,
         gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0, compresslevel=9) as packed,
     ):
         packed.write(text.getvalue().encode())
-    return len(candidates)
+    return len(rows)
 
 
 def main() -> None:

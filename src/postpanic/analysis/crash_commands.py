@@ -188,7 +188,9 @@ def describe_error(error: BaseException) -> str:
         reason = _first_line(str(error)).removesuffix(f": {error.address:#x}")
         text = f"cannot read memory at {error.address:#x}: {reason}"
     elif isinstance(error, KeyError) and len(error.args) == 1:
-        text = f"not found: {error.args[0]}"
+        # str() of a KeyError is the repr of its message.
+        message = _first_line(str(error.args[0]))
+        text = message if " " in message else f"not found: {message}"
     elif isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     elif isinstance(error, RecursionError):

@@ -3,64 +3,118 @@ The table of global variables' types, which BTF does not carry.
 
 ``globals.tsv.gz`` beside this module is written by
 ``scripts/generate_globals.py`` from the DWARF of several kernels. It is
-gzip-compressed text: a line ``TYPES PATTERNS NAMES`` with three counts, that
-many lines of C type spellings, then ``prefix<TAB>type`` and
-``name<TAB>type type…`` lines whose types are numbers of spellings, the newest
-kernel's first. An anonymous structure is spelled by its members,
-``struct {a, b}``, an anonymous enumeration by its enumerators.
+gzip-compressed text: a line ``TYPES PATTERNS NAMES KERNELS`` with four counts,
+that many lines of C type spellings, then ``prefix<TAB>type`` lines, one line
+of all names, and for each kernel one line with the type of each name: the
+number of a spelling, -1 where the kernel has no such variable. An anonymous
+structure is spelled by its members, ``struct {a, b}``, an anonymous
+enumeration by its enumerators.
 
 A candidate is an offer, not a fact: it holds for a dump only if it resolves
-against the dump's own BTF and fits the symbol.
+against the dump's own BTF and fits the symbol. Where kernels disagree, the
+kernel that is most like the dump's is asked first; alike is who has the same
+variables, whatever its version.
 """
 
 from __future__ import annotations
 
 import gzip
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.resources import files
+
+import numpy as np
+from numpy.typing import NDArray
 
 __all__ = ["GlobalsTable", "load_globals_table", "parse_globals_table"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class GlobalsTable:
     """
     Candidate C types of global variables, by name.
 
-    ``names`` maps a variable to indexes into ``spellings``, newest kernel
-    first; ``prefixes`` types the names that macros generate
-    (``__tracepoint_…``), for names that no known kernel had.
+    Attributes
+    ----------
+    spellings : tuple of str
+        C types; the table refers to them by index.
+    names : tuple of bytes
+        Variables, sorted.
+    types : ndarray of int32, shape (kernels, names)
+        The type of each variable in each kernel, the kernel to believe first
+        in the first row; -1 where a kernel has no such variable.
+    prefixes : mapping of bytes to int
+        Types of names that macros generate (``__tracepoint_…``), for names
+        that no known kernel had; the longest prefix decides.
     """
 
     spellings: tuple[str, ...]
-    names: Mapping[str, tuple[int, ...]]
-    prefixes: Mapping[str, int]
+    names: tuple[bytes, ...]
+    types: NDArray[np.int32]
+    prefixes: Mapping[bytes, int]
+
+    def ranked_for(self, symbols: Container[bytes]) -> GlobalsTable:
+        """
+        Put the kernels that are most like a dump's first.
+
+        Parameters
+        ----------
+        symbols : container of bytes
+            Names of the dump's symbols. Likeness is the share of variables
+            that both have among those that either has.
+        """
+        present = np.fromiter((name in symbols for name in self.names), dtype=np.bool_, count=len(self.names))
+        having = self.types >= 0
+        likeness = (having & present).sum(axis=1) / np.maximum((having | present).sum(axis=1), 1)
+        # A stable sort: equally alike kernels keep the order of the table.
+        return replace(self, types=self.types[np.argsort(-likeness, kind="stable")])
+
+    @cached_property
+    def offers(self) -> dict[bytes, tuple[int, ...]]:
+        """The types that the table has for each name, as indexes of ``spellings``, likeliest first."""
+        columns = self.types.T
+        highest = columns.max(axis=1)
+        agreed = ((columns == highest[:, None]) | (columns < 0)).all(axis=1)
+        offers = {name: (index,) for name, index in zip(self.names, highest.tolist(), strict=True)}
+        for row in np.flatnonzero(~agreed).tolist():
+            offers[self.names[row]] = tuple(dict.fromkeys(index for index in columns[row].tolist() if index >= 0))
+        return offers
 
     def candidates(self, name: str) -> tuple[str, ...]:
         """List the C types that *name* may have, the likeliest first; empty when nothing is known."""
-        known = self.names.get(name)
-        if known is not None:
-            return tuple(self.spellings[index] for index in known)
-        if name.startswith(tuple(self.prefixes)):
-            return tuple(self.spellings[index] for prefix, index in self.prefixes.items() if name.startswith(prefix))
-        return ()
+        word = name.encode()
+        known = self.offers.get(word, ())
+        if not known:
+            prefix = max((prefix for prefix in self.prefixes if word.startswith(prefix)), key=len, default=None)
+            known = () if prefix is None else (self.prefixes[prefix],)
+        return tuple(self.spellings[index] for index in known)
 
 
 def parse_globals_table(text: str) -> GlobalsTable:
-    """Parse the text of a table; a table of ours, so a wrong one is a ValueError."""
+    """
+    Parse the text of a table.
+
+    Raises
+    ------
+    ValueError
+        If it is not such a text: the table is ours, so this is a defect of ours.
+    """
     lines = text.splitlines()
-    types, patterns, names = (int(count) for count in lines[0].split())
-    if len(lines) != 1 + types + patterns + names:
-        raise ValueError(f"{len(lines)} lines where {1 + types + patterns + names} are announced")
-    spellings = tuple(lines[1 : 1 + types])
-    prefixes = dict(line.split("\t") for line in lines[1 + types : 1 + types + patterns])
-    rows = (line.split("\t") for line in lines[1 + types + patterns :])
-    return GlobalsTable(
-        spellings,
-        {name: tuple(map(int, indexes.split(" "))) for name, indexes in rows},
-        {prefix: int(index) for prefix, index in prefixes.items()},
+    types, patterns, names, kernels = (int(count) for count in lines[0].split())
+    if len(lines) != 2 + types + patterns + kernels:
+        raise ValueError(f"{len(lines)} lines where {2 + types + patterns + kernels} are announced")
+    prefixes = (line.split("\t") for line in lines[1 + types : 1 + types + patterns])
+    rows = lines[2 + types + patterns :]
+    table = GlobalsTable(
+        tuple(lines[1 : 1 + types]),
+        tuple(lines[1 + types + patterns].encode().split(b" ")),
+        np.array([np.fromstring(row, dtype=np.int32, sep=" ") for row in rows]),
+        {prefix.encode(): int(index) for prefix, index in prefixes},
     )
+    if len(table.names) != names or table.types.shape != (kernels, names):
+        raise ValueError(f"{len(table.names)} names and types of {table.types.shape} where {names} are announced")
+    return table
 
 
 def load_globals_table() -> GlobalsTable:

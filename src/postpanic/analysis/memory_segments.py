@@ -1,0 +1,156 @@
+"""
+Serve a dump to drgn from our own reader.
+
+drgn opens ELF vmcores and, through libkdumpfile, kdump files. It does not open
+QEMU's kdump files, split sets or damaged files, and it fills pages that an ELF
+dump leaves out with zeroes. Every dump is therefore given to drgn in the same
+way: a core file in memory that has the notes (registers of each CPU, VMCOREINFO)
+and no contents, and one physical memory segment per range of RAM, read through
+:class:`~postpanic.dumps.memory.PhysicalMemory`. drgn walks the page tables
+itself on top of that.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable
+
+import drgn
+
+from postpanic.dumps.memory import Dump
+from postpanic.errors import PageAbsentError, UnsupportedError
+from postpanic.units import PhysAddr
+
+__all__ = ["attach_dump", "build_core_header"]
+
+_ELF_MACHINES = {
+    "x86_64": 62,
+    "aarch64": 183,
+    "i686": 3,
+    "i386": 3,
+    "armv7l": 40,
+    "arm": 40,
+    "ppc64": 21,
+    "ppc64le": 21,
+    "s390x": 22,
+    "riscv64": 243,
+    "loongarch64": 258,
+}
+"""``uname -m`` to ``e_machine`` (System V ABI, ``EM_*`` of ``elf.h``)."""
+
+_ET_CORE = 4
+_PT_NOTE = 4
+_EHDR_SIZE = 64
+_PHDR_SIZE = 56
+_NT_VMCOREINFO = 0
+_VMCOREINFO_OWNER = b"VMCOREINFO\0"
+
+
+def _encode_note(owner: bytes, type_: int, contents: bytes, order: str) -> bytes:
+    def pad(data: bytes) -> bytes:
+        return data + bytes(-len(data) % 4)
+
+    return struct.pack(f"{order}III", len(owner), len(contents), type_) + pad(owner) + pad(contents)
+
+
+def build_core_header(machine: str, byte_order: str, notes: bytes, vmcoreinfo: bytes) -> bytes:
+    """
+    Build an ELF64 core file of notes alone.
+
+    Parameters
+    ----------
+    machine : str
+        ``uname -m`` spelling.
+    byte_order : str
+        ``little`` or ``big``.
+    notes : bytes
+        ``Elf64_Nhdr`` records of the dump.
+    vmcoreinfo : bytes
+        Text to add as a VMCOREINFO note where *notes* have none.
+
+    Raises
+    ------
+    UnsupportedError
+        If the machine is not one that drgn has a name for.
+
+    Notes
+    -----
+    Layout: System V ABI, chapter 4 (``Elf64_Ehdr``, ``Elf64_Phdr``); the note
+    is ``vmcoreinfo_note`` of the kernel's ``kernel/vmcore_info.c``.
+    """
+    if machine not in _ELF_MACHINES:
+        known = ", ".join(sorted(_ELF_MACHINES))
+        raise UnsupportedError(f"machine {machine or 'unknown'!r} cannot be analysed (known: {known})")
+    order = "<" if byte_order == "little" else ">"
+    if vmcoreinfo and _VMCOREINFO_OWNER not in notes:
+        notes += _encode_note(_VMCOREINFO_OWNER, _NT_VMCOREINFO, vmcoreinfo, order)
+    ident = b"\x7fELF" + bytes([2, 1 if order == "<" else 2, 1]) + bytes(9)
+    header = ident + struct.pack(
+        f"{order}HHIQQQIHHHHHH",
+        _ET_CORE, _ELF_MACHINES[machine], 1, 0, _EHDR_SIZE, 0, 0, _EHDR_SIZE, _PHDR_SIZE, 1, 0, 0, 0,
+    )  # fmt: skip
+    offset = _EHDR_SIZE + _PHDR_SIZE
+    return header + struct.pack(f"{order}IIQQQQQQ", _PT_NOTE, 0, offset, 0, 0, len(notes), len(notes), 4) + notes
+
+
+def _segment_reader(dump: Dump, base_paddr: int, *, zero_excluded: bool) -> Callable[[int, int, int, bool], bytes]:
+    page_size_bytes = dump.page_size_bytes
+
+    def read_or_zeroes(paddr: int, size_bytes: int) -> bytes:
+        parts = []
+        while size_bytes:
+            step = min(size_bytes, page_size_bytes - paddr % page_size_bytes)
+            try:
+                parts.append(dump.read(PhysAddr(paddr), step))
+            except PageAbsentError:
+                parts.append(bytes(step))
+            paddr += step
+            size_bytes -= step
+        return b"".join(parts)
+
+    def read_segment(address: int, count: int, offset: int, physical: bool) -> bytes:  # noqa: ARG001
+        try:
+            return dump.read(PhysAddr(base_paddr + offset), count)
+        except PageAbsentError as exc:
+            if zero_excluded:
+                return read_or_zeroes(base_paddr + offset, count)
+            # drgn puts the address behind the reason by itself.
+            reason = exc.message.removeprefix(f"physical address {exc.paddr:#x} is ")
+            raise drgn.FaultError(f"page is {reason}", exc.paddr) from None
+
+    return read_segment
+
+
+def attach_dump(
+    prog: drgn.Program, dump: Dump, *, machine: str, vmcoreinfo: bytes, zero_excluded: bool = False
+) -> None:
+    """
+    Make *dump* the memory and the notes of *prog*.
+
+    Parameters
+    ----------
+    machine : str
+        ``uname -m`` spelling; the dump's own, or what memory showed.
+    vmcoreinfo : bytes
+        The text, from the note or found in memory.
+    zero_excluded : bool
+        Read pages that the dump does not hold as zeroes, as crash does with
+        ``--zero_excluded``; otherwise reading one is a ``drgn.FaultError``.
+
+    Raises
+    ------
+    UnsupportedError
+        If the machine is not one that drgn knows.
+    """
+    description = dump.description
+    core = build_core_header(machine, description.byte_order, description.notes, vmcoreinfo)
+    # The program owns the descriptor from here on and closes it at its end.
+    fd = os.memfd_create("postpanic-core", os.MFD_CLOEXEC)
+    with os.fdopen(fd, "wb", closefd=False) as file:
+        file.write(core)
+    prog.set_core_dump(fd)
+    for start, end in dump.ram_ranges.tolist():
+        prog.add_memory_segment(
+            start, end - start, _segment_reader(dump, start, zero_excluded=zero_excluded), physical=True
+        )

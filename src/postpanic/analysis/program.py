@@ -1,0 +1,127 @@
+"""
+Open a dump as a drgn program, with whatever debug information can be had.
+
+Real debug information is used when it is given, found in the standard places
+or (when asked) served by debuginfod, and belongs to the dump by its build ID.
+Everything else is synthesized from the dump itself. Which one it was is known
+for each module afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import drgn
+
+from postpanic.analysis.debug_files import DebugPolicy, DebugSource, load_debug_files
+from postpanic.analysis.memory_segments import attach_dump
+from postpanic.dumps.memory import Dump
+from postpanic.dumps.open import open_dump
+from postpanic.kernel.debuginfo.build import SynthesizedDebuginfo, build
+from postpanic.kernel.debuginfo.cache import DebuginfoCache
+from postpanic.kernel.memory import KernelMemory, open_kernel_memory
+
+__all__ = ["OpenedProgram", "open_program"]
+
+
+@dataclass(slots=True)
+class OpenedProgram:
+    """A program, the dump under it, and where its debug information comes from."""
+
+    prog: drgn.Program
+    dump: Dump
+    memory: KernelMemory
+    sources: tuple[DebugSource, ...]
+    synthesized: SynthesizedDebuginfo | None
+    """Report of what was typed; also keeps files that no cache keeps."""
+    warnings: list[str] = field(default_factory=list)
+
+    def close(self) -> None:
+        """Close the dump; the program must not be used any more."""
+        self.dump.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def open_program(
+    dump_paths: Sequence[Path],
+    *,
+    vmlinux: Path | None = None,
+    modules: Sequence[Path] = (),
+    policy: DebugPolicy = DebugPolicy.AUTO,
+    cache_directory: Path | None = None,
+    debuginfod: bool = False,
+    zero_excluded: bool = False,
+    progress: Callable[[str], None] = lambda _: None,
+) -> OpenedProgram:
+    """
+    Open a dump for analysis.
+
+    Parameters
+    ----------
+    dump_paths : sequence of Path
+        One file, or all files of a split dump.
+    vmlinux, modules : Path
+        Real debug information of the kernel and of modules, if it is at hand.
+    policy : DebugPolicy
+        Which debug information may be used where none is given.
+    cache_directory : Path, optional
+        Where synthesized files are kept, by build ID; without it they are made
+        anew and thrown away.
+    debuginfod : bool
+        Whether a debuginfod server may be asked.
+    zero_excluded : bool
+        Read pages that the dump does not hold as zeroes instead of failing.
+    progress : callable
+        Told what is being done, one phrase each, before anything long.
+
+    Returns
+    -------
+    OpenedProgram
+        A context manager; closing it closes the dump.
+
+    Raises
+    ------
+    FileFaultError
+        If the dump cannot be read, or a given file does not belong to it.
+    FactAbsentError
+        If the dump has no VMCOREINFO, or only real debug information is
+        allowed and there is none.
+    """
+    dump = open_dump(dump_paths)
+    try:
+        memory = open_kernel_memory(dump)
+        prog = drgn.Program()
+        attach_dump(
+            prog,
+            dump,
+            machine=memory.machine,
+            vmcoreinfo=memory.vmcoreinfo.text,
+            zero_excluded=zero_excluded,
+        )
+
+        made: list[SynthesizedDebuginfo] = []
+
+        def synthesize() -> SynthesizedDebuginfo:
+            if made:
+                return made[0]
+            progress("reading symbols and types from the dump")
+            made.append(build(memory, cache=DebuginfoCache(cache_directory) if cache_directory is not None else None))
+            return made[0]
+
+        sources = load_debug_files(
+            prog, policy=policy, vmlinux=vmlinux, modules=modules, debuginfod=debuginfod, synthesize=synthesize
+        )
+        synthesized = made[0] if made else None
+        warnings = [*dump.description.warnings, *(synthesized.report.notes if synthesized else ())]
+        return OpenedProgram(prog, dump, memory, tuple(sources), synthesized, warnings)
+    except BaseException:
+        dump.close()
+        raise
