@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import NewType
 
-from postpanic.errors import UsageError
-
 __all__ = ["GIB", "KIB", "MIB", "Pfn", "PhysAddr", "VirtAddr", "format_size", "parse_size"]
 
 Pfn = NewType("Pfn", int)
@@ -52,8 +50,8 @@ def parse_size(text: str) -> int:
 
     Raises
     ------
-    UsageError
-        If *text* is not such a size.
+    ValueError
+        If *text* is not such a size; the message says what is.
 
     >>> parse_size("256M")
     268435456
@@ -68,7 +66,7 @@ def parse_size(text: str) -> int:
     try:
         number = int(digits, base)
     except ValueError:
-        raise UsageError(f"{text!r} is not a size", hint="a number and K, M, G or T, as in 256M") from None
+        raise ValueError(f"{text!r} is not a size: a number and K, M, G or T, as in 256M") from None
     if number < 0:
-        raise UsageError(f"a size cannot be negative: {text!r}")
+        raise ValueError(f"a size cannot be negative: {text!r}")
     return number * _SUFFIXES[suffix]

@@ -76,7 +76,9 @@ class GlobalsTable:
         columns = self.types.T
         highest = columns.max(axis=1)
         agreed = ((columns == highest[:, None]) | (columns < 0)).all(axis=1)
-        offers = {name: (index,) for name, index in zip(self.names, highest.tolist(), strict=True)}
+        offers: dict[bytes, tuple[int, ...]] = {
+            name: (index,) for name, index in zip(self.names, highest.tolist(), strict=True)
+        }
         for row in np.flatnonzero(~agreed).tolist():
             offers[self.names[row]] = tuple(dict.fromkeys(index for index in columns[row].tolist() if index >= 0))
         return offers
