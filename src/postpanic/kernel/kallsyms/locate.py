@@ -116,7 +116,7 @@ def find_kallsyms_by_shape(memory: KernelMemory) -> KallsymsPlace:
     while position < end:
         # Chunks overlap by what one table may span, so none is cut.
         data, _ = memory.read_available(position, min(_CHUNK_BYTES + _INDEX_BYTES, end - position))
-        for offset in find_token_indices(data):
+        for offset in _find_token_indices(data):
             place = _follow(memory, VirtAddr(position + offset))
             if place is not None:
                 return place
@@ -127,7 +127,7 @@ def find_kallsyms_by_shape(memory: KernelMemory) -> KallsymsPlace:
     )
 
 
-def find_token_indices(data: NDArray[np.uint8]) -> list[int]:
+def _find_token_indices(data: NDArray[np.uint8]) -> list[int]:
     """Give the offsets where 256 rising 16-bit numbers start with 0, aligned to 4 bytes."""
     words = data[: len(data) // 4 * 4].view("<u2")
     if len(words) < TOKEN_COUNT:

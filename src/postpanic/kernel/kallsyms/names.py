@@ -20,7 +20,7 @@ from postpanic.errors import CorruptError
 from postpanic.kernel.kallsyms.records import find_name_starts
 from postpanic.units import MIB, format_size
 
-__all__ = ["DecodedNames", "TokenTable", "decode_names", "decode_token_table"]
+__all__ = ["TOKEN_COUNT", "DecodedNames", "TokenTable", "decode_names", "decode_token_table"]
 
 TOKEN_COUNT = 256
 _SEPARATOR = TOKEN_COUNT

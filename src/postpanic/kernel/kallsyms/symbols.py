@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from postpanic.errors import FactAbsentError
 from postpanic.units import VirtAddr
 
-__all__ = ["Symbol", "SymbolTable", "make_symbol_table"]
+__all__ = ["Symbol", "SymbolTable", "make_symbol_table", "make_table_of_names"]
 
 _LOOKUPS_BEFORE_INDEX = 24
 """One lookup searches the names; an index of all of them pays off after this many."""
