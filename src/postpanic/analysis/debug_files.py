@@ -101,16 +101,16 @@ def _load_main(
             raise _refuse_vmlinux(vmlinux, main.build_id)
         return _source_of(main, DebugKind.REAL)
     if policy is not DebugPolicy.SYNTHESIZED:
-        try:
+        # Whether drgn found anything shows in the module; it does not always raise when it has not.
+        with contextlib.suppress(drgn.MissingDebugInfoError):
             prog.load_module_debug_info(main)
-        except drgn.MissingDebugInfoError:
-            if policy is DebugPolicy.REAL:
-                raise FactAbsentError(
-                    "no debug information of the dump's kernel was found",
-                    hint="give a vmlinux, or let it be synthesized from the dump",
-                ) from None
-        else:
+        if _has_debug_file(main):
             return _source_of(main, DebugKind.REAL)
+        if policy is DebugPolicy.REAL:
+            raise FactAbsentError(
+                "no debug information of the dump's kernel was found",
+                hint="give a vmlinux, or let it be synthesized from the dump",
+            )
     synthesized = synthesize()
     main.try_file(synthesized.vmlinux, force=True)
     return _source_of(main, DebugKind.SYNTHESIZED)
@@ -185,7 +185,8 @@ def load_debug_files(
         If only real debug information is allowed and there is none.
     """
     prog.set_enabled_debug_info_finders(["standard", "debuginfod"] if debuginfod else ["standard"])
-    main = prog.main_module(KERNEL, create=True)
+    # drgn makes the kernel's module first, with the build ID that files are matched by.
+    main = next(module for module, _ in prog.loaded_modules() if isinstance(module, drgn.MainModule))
     kernel = _load_main(prog, main, policy, vmlinux, synthesize)
     try:
         return [kernel, *_load_modules(prog, policy, modules, synthesize)]
