@@ -226,7 +226,7 @@ def _near(prog: Program, name: str) -> str:
         names = command_names(prog)
     except CommandFailedError:
         return ""
-    near = difflib.get_close_matches(name, names, n=4, cutoff=0.5)
+    near = difflib.get_close_matches(name, names, n=4, cutoff=0.6)
     near += [other for other in names if other.startswith(name) and other not in near]
     return f"did you mean {', '.join(near)}?" if near else "try: help"
 

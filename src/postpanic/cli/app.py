@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-import traceback
 
 import click
 
@@ -17,8 +16,11 @@ __all__ = ["VERBS", "cli", "main"]
 
 VERBS: dict[str, tuple[str, str]] = {
     "completion": ("completion", "Print the completion script of a shell."),
+    "debuginfo": ("debuginfo", "Write the debug information that a dump holds."),
     "dmesg": ("dmesg", "Print the kernel log of a dump."),
     "info": ("info", "Say what a dump file is and what is in it."),
+    "open": ("open", "Open a dump at a prompt with the commands of crash."),
+    "script": ("script", "Run a Python program on a dump."),
 }
 """Verb: module of this package, summary. The modules are imported only when their verb is used."""
 
@@ -77,6 +79,8 @@ def cli() -> None:
 
         postpanic info DUMP           what the file is, and what it holds
         postpanic dmesg DUMP          its kernel log; nothing but the dump is needed
+        postpanic open DUMP           a prompt with the commands of crash
+        postpanic open -e bt DUMP     one command, then back to the shell
 
     "postpanic COMMAND --help" explains each command with examples.
     """
@@ -114,6 +118,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _report("memory", "not enough memory", "", PostpanicError.exit_status)
     except Exception as exc:  # noqa: BLE001 - a traceback is no answer to a user
         if os.environ.get("POSTPANIC_TRACEBACK"):
+            import traceback
+
             traceback.print_exc()
         return _report(
             "internal",

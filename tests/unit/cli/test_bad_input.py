@@ -14,7 +14,7 @@ from tests.unit.cli.conftest import Outcome
 NT_PRPSINFO = 3
 ET_EXEC = 2
 
-VERBS = ("info", "dmesg")
+VERBS = ("info", "dmesg", "open")
 
 
 def _empty(path: Path) -> None:
@@ -93,9 +93,25 @@ def test_vmlinux_in_place_of_a_dump_says_so(verb: str, run_cli: Callable[..., Ou
     assert outcome.status == 2
 
 
+def test_open_with_a_vmlinux_and_no_dump_is_wrong_usage(run_cli: Callable[..., Outcome], tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(build_elf_core([Segment(0x1000, bytes(4096))], kind=ET_EXEC, notes=b"").raw)
+    outcome = run_cli("open", path)
+    assert "is a kernel image" in _one_error(outcome, path)
+    assert outcome.status == 64
+
+
 def test_dmesg_of_a_dump_without_a_kernel_is_status_3(run_cli: Callable[..., Outcome], tmp_path: Path) -> None:
     path = tmp_path / "vmcore"
     path.write_bytes(build_elf_core([Segment(0x1000, bytes(4096))], notes=b"").raw)
     outcome = run_cli("dmesg", path)
     assert outcome.status == 3
     assert outcome.err.startswith("error[fact-absent]: no VMCOREINFO")
+
+
+def test_missing_file_of_commands_is_one_error(run_cli: Callable[..., Outcome], tmp_path: Path) -> None:
+    dump = tmp_path / "vmcore"
+    dump.write_bytes(build_elf_core([Segment(0x1000, bytes(4096))]).raw)
+    outcome = run_cli("open", "-i", tmp_path / "commands", dump)
+    _one_error(outcome, tmp_path / "commands")
+    assert outcome.status == 2

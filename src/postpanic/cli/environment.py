@@ -1,0 +1,62 @@
+"""What the environment says: directories, the pager; and how warnings are shown."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+from pathlib import Path
+
+__all__ = ["cache_directory", "find_pager", "history_file", "show_log_on_stderr"]
+
+DEFAULT_PAGER = "less"
+LESS_OPTIONS = "-RFX"
+
+
+def cache_directory() -> Path:
+    """Name the directory for synthesized files: ``$XDG_CACHE_HOME/postpanic``, by default below ``~/.cache``."""
+    return _base_directory("XDG_CACHE_HOME", ".cache") / "postpanic"
+
+
+def history_file() -> Path:
+    """Name the file that keeps the prompt's lines: ``$XDG_STATE_HOME/postpanic/history``."""
+    return _base_directory("XDG_STATE_HOME", ".local/state") / "postpanic" / "history"
+
+
+def find_pager() -> str | None:
+    """
+    Choose the program for long output: ``$PAGER``, else less, else none.
+
+    Output is shown unpaged when it does not go to a terminal, or ``$PAGER`` is
+    empty or ``cat``. less is told to pass colours, to end by itself when the
+    text fits on one screen, and to leave the text there.
+    """
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return None
+    pager = os.environ.get("PAGER")
+    if pager is None:
+        pager = DEFAULT_PAGER if shutil.which(DEFAULT_PAGER) else ""
+    if pager.strip() in {"", "cat"}:
+        return None
+    # A user who has set $LESS has chosen his options.
+    return f"{pager} {LESS_OPTIONS}" if pager.strip() == DEFAULT_PAGER and not os.environ.get("LESS") else pager
+
+
+def show_log_on_stderr() -> None:
+    """Print what libraries log, warnings and worse, as ``warning: …`` on stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter("%(levelname)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        record.levelname = record.levelname.lower()
+        return super().format(record)
+
+
+def _base_directory(variable: str, default: str) -> Path:
+    # The XDG base directory specification: relative paths in these variables are to be ignored.
+    path = Path(os.environ.get(variable, ""))
+    return path if path.is_absolute() else Path.home() / default
