@@ -64,7 +64,7 @@ def test_every_layout_is_found_by_its_shape(name: str) -> None:
 def test_tables_that_straddle_two_chunks_of_the_search_are_found() -> None:
     entries = _entries_for(LAYOUTS["5.10-x86"])
     size = len(build_kallsyms(entries, PLACE, LAYOUTS["5.10-x86"]).data)
-    boundary = STEXT + (16 << 20)
+    boundary = STEXT + (4 << 20)
     for place in (boundary - size + 8, boundary - size + 400, boundary - 64):
         image = build_kallsyms(entries, place, LAYOUTS["5.10-x86"])
         _assert_same(read_kallsyms(open_x86_kernel({place: image.data})), entries)

@@ -33,7 +33,7 @@ from postpanic.units import MIB, VirtAddr
 
 __all__ = ["AddressPlace", "KallsymsPlace", "find_kallsyms", "find_kallsyms_by_shape"]
 
-_CHUNK_BYTES = 16 * MIB
+_CHUNK_BYTES = 4 * MIB
 _NAMES_WINDOWS_BYTES = (6 * MIB, 20 * MIB)
 """How far before the index to look for the names: enough for most kernels, then for all."""
 _INDEX_BYTES = 2 * TOKEN_COUNT
@@ -111,20 +111,32 @@ def find_kallsyms_by_shape(memory: KernelMemory) -> KallsymsPlace:
     FactAbsentError
         If nothing in the image has this shape.
     """
-    start, end = memory.layout.image_range
-    position: int = start
-    while position < end:
+    end = memory.layout.image_range[1]
+    for position in _chunk_starts(memory):
         # Chunks overlap by what one table may span, so none is cut.
         data, _ = memory.read_available(position, min(_CHUNK_BYTES + _INDEX_BYTES, end - position))
         for offset in _find_token_indices(data):
             place = _follow(memory, VirtAddr(position + offset))
             if place is not None:
                 return place
-        position += _CHUNK_BYTES
     raise FactAbsentError(
         "no kallsyms table in the kernel image",
         hint="the kernel was built without CONFIG_KALLSYMS, or its read-only data was left out of the dump",
     )
+
+
+def _chunk_starts(memory: KernelMemory) -> list[int]:
+    """
+    Give the chunks of the image in the order in which to search them.
+
+    Read-only data lies between text and data, so the search goes down from the
+    lowest data that VMCOREINFO names, and only then through the rest.
+    """
+    start, end = memory.layout.image_range
+    named = [vaddr for name, vaddr in memory.vmcoreinfo.symbols.items() if name != "_stext" and start < vaddr < end]
+    starts = list(range(start, end, _CHUNK_BYTES))
+    below = [position for position in starts if position < min(named, default=end)]
+    return [*reversed(below), *starts[len(below) :]]
 
 
 def _find_token_indices(data: NDArray[np.uint8]) -> list[int]:
