@@ -244,6 +244,17 @@ def test_info_finds_the_kernel_in_both_files(shell: Shell, each: Crash) -> None:
 _PREFIX = re.compile(r"\[ *\d+\.\d{6}\] ")
 
 
+def _assert_same_log(ours: str, theirs: str) -> None:
+    """Compare two logs line by line; other programs indent the further lines of a record, we repeat its prefix."""
+    pairs = list(zip(ours.splitlines(), theirs.splitlines(), strict=True))
+    assert len(pairs) > 100
+    for our, their in pairs:
+        match = _PREFIX.match(our)
+        assert match
+        expected = their if _PREFIX.match(their) else match.group() + their.removeprefix(" " * match.end())
+        assert our == expected
+
+
 @pytest.mark.compat
 def test_dmesg_equals_that_of_makedumpfile(
     shell: Shell, each: Crash, installed: Callable[[str], str], tmp_path: Path
@@ -251,19 +262,12 @@ def test_dmesg_equals_that_of_makedumpfile(
     subprocess.run(
         [installed("makedumpfile"), "--dump-dmesg", each.raw, tmp_path / "log"], check=True, capture_output=True
     )
-    theirs = (tmp_path / "log").read_text(errors="replace").splitlines()
-    ours = shell.run("dmesg", each.filtered).stdout.splitlines()
-    assert len(ours) == len(theirs) > 100
-    for our, their in zip(ours, theirs, strict=True):
-        match = _PREFIX.match(our)
-        assert match
-        # Further lines of a record are indented there, and prefixed here.
-        expected = their if _PREFIX.match(their) else match.group() + their[match.end() :]
-        assert our == expected
+    _assert_same_log(shell.run("dmesg", each.filtered).stdout, (tmp_path / "log").read_text())
 
 
 def test_dmesg_equals_the_log_command(shell: Shell, each: Crash) -> None:
-    assert shell.run("dmesg", each.filtered).stdout == shell.run("open", "-s", "-e", "log", each.filtered).stdout
+    log = shell.run("open", "-s", "-e", "log", each.filtered).stdout
+    _assert_same_log(shell.run("dmesg", each.filtered).stdout, log)
 
 
 def test_dmesg_ends_with_the_panic_and_dates_it(shell: Shell, each: Crash, console: Console) -> None:
