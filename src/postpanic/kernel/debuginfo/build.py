@@ -246,9 +246,17 @@ class _Job:
             build_id=bytes.fromhex(self.memory.vmcoreinfo.build_id or ""),
             globals_table=self.globals_table,
             contents=self._contents,
+            code=self._code,
             signed_char=self.signed_char,
         )
         return synthesize_vmlinux(facts)
+
+    def _code(self, vaddr: int, size: int) -> bytes | None:
+        """Read a function at its link-time address; None where the dump does not hold all of it."""
+        try:
+            return self.memory.read(vaddr + self.memory.kaslr_offset, size)
+        except AbsentError:
+            return None
 
     def _contents(self, section: Section) -> bytes | NDArray[np.uint8] | None:
         """Read what of the image goes into the file."""

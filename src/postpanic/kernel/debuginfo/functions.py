@@ -26,6 +26,8 @@ __all__ = ["FunctionTable", "function_forest", "match_functions"]
 
 _MARKER = re.compile(rb"_?_(s|e|init|sinit|einit)?text|__[a-z_]+_(start|end|begin)|__(pfx|cfi|pi)_.*")
 """Names that the linker script or objtool made; another name at the same address is the function's."""
+_FUNCTION_ALIGNMENT = 16
+_MOST = 0.999
 _NOT_A_FUNCTION = (b"__pfx_", b"__cfi_")
 """Padding before a function that carries a symbol of its own (objtool --prefix, kCFI)."""
 _SPLIT_OFF = (b".cold", b".part")
@@ -67,6 +69,7 @@ def match_functions(btf: Btf | None, symbols: Symbols) -> FunctionTable:
     """
     prototypes, several = _prototypes(btf)
     rows = _one_per_address(symbols, np.flatnonzero(symbols.is_function()), prototypes)
+    rows, sizes = _absorb_labels(symbols, rows, prototypes)
     full = list(map(symbols.names.__getitem__, rows.tolist()))
     names = [name.partition(b".")[0] or name for name in full]
     row_of = dict(zip(names[::-1], range(len(names) - 1, -1, -1), strict=True))
@@ -91,7 +94,7 @@ def match_functions(btf: Btf | None, symbols: Symbols) -> FunctionTable:
                 origin[row] = main
     letters = symbols.letters[rows]
     external = (letters >= ord("A")) & (letters <= ord("Z"))
-    return FunctionTable(rows, symbols.vaddrs[rows], symbols.sizes[rows], names, prototype, external, origin, ambiguous)
+    return FunctionTable(rows, symbols.vaddrs[rows], sizes, names, prototype, external, origin, ambiguous)
 
 
 def _main_row(rows: list[int], full: list[bytes], name: bytes) -> int:
@@ -128,6 +131,38 @@ def _one_per_address(symbols: Symbols, rows: NDArray[np.int64], prototypes: dict
         chosen[group] = max(members, key=lambda row: _rank(symbols.names[row], int(symbols.letters[row]), prototypes))
     keep = [name[:6] not in _NOT_A_FUNCTION for name in map(symbols.names.__getitem__, chosen.tolist())]
     return chosen[np.array(keep, dtype=np.bool_)]
+
+
+def _absorb_labels(
+    symbols: Symbols, rows: NDArray[np.int64], prototypes: dict[bytes, int]
+) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+    """
+    Count labels inside assembler functions to the function.
+
+    ``entry_SYSCALL_64_after_hwframe`` is one in ``entry_SYSCALL_64``,
+    ``common_startup_64`` one in ``secondary_startup_64``; DWARF knows only the
+    functions. A label follows a function without a gap, neither has a prototype,
+    and it does not have the alignment that functions have in this kernel.
+    """
+    vaddrs = symbols.vaddrs[rows]
+    sizes = symbols.sizes[rows].copy()
+    keep = np.ones(len(rows), dtype=np.bool_)
+    aligned = vaddrs % np.uint64(_FUNCTION_ALIGNMENT) == 0
+    names = list(map(symbols.names.__getitem__, rows.tolist()))
+    typed = np.fromiter(map(prototypes.__contains__, names), dtype=np.bool_, count=len(names))
+    if not typed.any() or aligned[typed].mean() < _MOST:
+        return rows, sizes
+    dotted = np.fromiter((b"." in name for name in names), dtype=np.bool_, count=len(names))
+    touching = np.append(False, vaddrs[:-1] + sizes[:-1] == vaddrs[1:])
+    candidates = ~aligned & ~typed & ~dotted & touching
+    for at in np.flatnonzero(candidates[1:]).tolist():
+        main = at
+        while not keep[main]:
+            main -= 1
+        if not typed[main] and not dotted[main]:
+            keep[at + 1] = False
+            sizes[main] += sizes[at + 1]
+    return rows[keep], sizes[keep]
 
 
 def _rank(name: bytes, letter: int, prototypes: dict[bytes, int]) -> tuple[bool, bool, bool]:

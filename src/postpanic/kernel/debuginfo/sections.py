@@ -61,6 +61,7 @@ class DebugContents:
 
     dwarf: DwarfSections
     strings: bytes
+    functions: FunctionTable
     report: TypingReport
 
 
@@ -137,7 +138,7 @@ def debug_contents(
     report.functions = len(functions)
     report.prototypes = int((functions.prototype > 0).sum())
     report.ambiguous_functions = functions.ambiguous
-    return DebugContents(dwarf, strings.blob(), report)
+    return DebugContents(dwarf, strings.blob(), functions, report)
 
 
 def debug_elf_sections(contents: DebugContents) -> list[ElfSection]:

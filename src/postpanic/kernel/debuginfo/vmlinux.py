@@ -8,16 +8,24 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from postpanic.errors import CorruptError
 from postpanic.kernel.btf import Btf
 from postpanic.kernel.debuginfo.elf import SHT_NOTE, ElfSection, SectionFlag, build_id_note, elf_file, symbol_sections
+from postpanic.kernel.debuginfo.frames import encode_debug_frame, functions_without_orc
+from postpanic.kernel.debuginfo.functions import FunctionTable
 from postpanic.kernel.debuginfo.globals import GlobalsTable
 from postpanic.kernel.debuginfo.image import image_sections, link_vaddrs
 from postpanic.kernel.debuginfo.sections import TypingReport, debug_contents, debug_elf_sections
 from postpanic.kernel.debuginfo.selection import AllTypes
 from postpanic.kernel.debuginfo.symbols import Section, Symbols
 from postpanic.kernel.kallsyms import SymbolTable
+from postpanic.kernel.orc import decode_orc
+from postpanic.kernel.prologue import FrameLayout, decode_frame_layout
 
 __all__ = ["ElfParts", "VmlinuxFacts", "link_symbols", "synthesize_vmlinux"]
+
+_ORC_IP_BYTES = 4
+_ORC_ENTRY_BYTES = 6
 
 ElfParts = list[bytes | NDArray[np.uint8]]
 
@@ -38,6 +46,8 @@ class VmlinuxFacts:
     build_id: bytes
     globals_table: GlobalsTable | None = None
     contents: Callable[[Section], bytes | NDArray[np.uint8] | None] = lambda _: None
+    code: Callable[[int, int], bytes | None] = lambda _vaddr, _size: None
+    """Gives the bytes of a function at its link-time address, or None."""
     signed_char: bool = True
 
 
@@ -88,7 +98,33 @@ def synthesize_vmlinux(facts: VmlinuxFacts) -> tuple[ElfParts, TypingReport]:
         symbols.blob,
         symbols.name_offsets,
     )
-    return elf_file(facts.machine, [*image, *debug_elf_sections(contents), *table]), contents.report
+    frames = _frame_sections(facts, image, contents.functions)
+    return elf_file(facts.machine, [*image, *debug_elf_sections(contents), *frames, *table]), contents.report
+
+
+def _frame_sections(facts: VmlinuxFacts, image: list[ElfSection], functions: FunctionTable) -> list[ElfSection]:
+    """Describe the frames that ORC does not: nothing where there is no ORC, or it is damaged."""
+    found = {section.name: section for section in image if section.data is not None}
+    if ".orc_unwind_ip" not in found or ".orc_unwind" not in found:
+        return []
+    ips, entries = (np.asarray(found[name].data).tobytes() for name in (".orc_unwind_ip", ".orc_unwind"))
+    try:
+        # The linker pads the end.
+        count = min(len(ips) // _ORC_IP_BYTES, len(entries) // _ORC_ENTRY_BYTES)
+        orc = decode_orc(
+            found[".orc_unwind_ip"].vaddr, ips[: count * _ORC_IP_BYTES], entries[: count * _ORC_ENTRY_BYTES]
+        )
+    except CorruptError:
+        return []
+    rows = functions_without_orc(orc, functions.vaddr, functions.size)
+    pairs = list(zip(functions.vaddr[rows].tolist(), functions.size[rows].tolist(), strict=True))
+
+    def decode(vaddr: int, size: int) -> FrameLayout | None:
+        code = facts.code(vaddr, size)
+        return None if code is None else decode_frame_layout(code)
+
+    data = encode_debug_frame(pairs, decode)
+    return [ElfSection(".debug_frame", data, alignment=8)] if data else []
 
 
 def _image_section(section: Section, facts: VmlinuxFacts) -> ElfSection:
