@@ -30,11 +30,40 @@ import drgn
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
+from postpanic.kernel.btf import decode_btf
+
 MIN_PATTERN_NAMES = 30
 MIN_PATTERN_SHARE = 0.85
 """A prefix becomes a pattern when so many of its names, and such a share of them, agree on one type."""
 
 _GENERATED_NAME = re.compile(r"^(__UNIQUE_ID_[A-Za-z_]*?)\d+$")
+_LENGTH = re.compile(r"^([^\[\]()]*)\[(\d+)\](.*)$")
+_COUNT = re.compile(
+    r"^(?:__|NR_|MAX_|NUM_|N_)|(?:_MAX|_COUNT|_COUNTERS|_NUM|_ITEMS|_NR|_LAST|_SIZE|_CNT|_ENTRIES|_TYPES|_STATES|_MAX_SHIFT)_*$"
+)
+"""Names of enumerators that end a list, and thus count it."""
+_COMMON_WORDS = frozenset(
+    [
+        "max",
+        "num",
+        "count",
+        "items",
+        "last",
+        "size",
+        "cnt",
+        "entries",
+        "type",
+        "types",
+        "states",
+        "attr",
+        "attrs",
+        "const",
+        "struct",
+    ]
+)
+MIN_UNRELATED_LENGTH = 28
+MIN_LENGTHS = 2
+"""So many different lengths must an enumerator explain to be taken for more than chance."""
 _COMPOSITES = {
     drgn.TypeKind.STRUCT: "struct",
     drgn.TypeKind.UNION: "union",
@@ -109,6 +138,53 @@ def read_globals(vmlinux: Path) -> dict[str, str]:
     return found
 
 
+def read_enumerators(vmlinux: Path) -> dict[str, int]:
+    """Map the enumerators of one kernel to their values, by its BTF; those with one value everywhere."""
+    with vmlinux.open("rb") as file:
+        section = ELFFile(file).get_section_by_name(".BTF")
+        if section is None:
+            raise SystemExit(f"{vmlinux}: no BTF")
+        btf = decode_btf(section.data())
+    return btf.enumerators
+
+
+def _words(name: str) -> set[str]:
+    """Words of a name that mean something."""
+    return {word for word in re.findall(r"[a-z0-9]{3,}", name.lower()) if word not in _COMMON_WORDS}
+
+
+def name_lengths(kernels: list[dict[str, str]], enumerators: list[dict[str, int]]) -> int:
+    """
+    Say array lengths that differ between kernels by the enumerator that they are.
+
+    ``vm_zone_stat`` has ``NR_VM_ZONE_STAT_ITEMS`` elements in every kernel. Only
+    an enumerator that explains every kernel's length and is named like a count
+    is taken, and only if it is the only one and shares a word with the variable
+    or its type, or the length is no small number: those meet by chance.
+    Changes *kernels*; returns how many were named.
+    """
+    named = 0
+    for name in set().union(*kernels):
+        found = [
+            (index, match.group(1), int(match.group(2)), match.group(3))
+            for index, kernel in enumerate(kernels)
+            if (match := _LENGTH.match(kernel.get(name, "")))
+        ]
+        lengths = {length for _, _, length, _ in found}
+        if len(lengths) < MIN_LENGTHS:
+            continue
+        explaining = set.intersection(
+            *({word for word, value in enumerators[index].items() if value == length} for index, _, length, _ in found)
+        )
+        counts = {word for word in explaining if _COUNT.search(word)}
+        related = counts and _words(min(counts)) & _words(f"{name}_{found[0][1]}")
+        if len(counts) == 1 and (related or min(lengths) >= MIN_UNRELATED_LENGTH):
+            for index, before, _, after in found:
+                kernels[index][name] = f"{before}[{min(counts)}]{after}"
+            named += 1
+    return named
+
+
 def find_patterns(kernels: list[dict[str, str]]) -> dict[str, str]:
     """
     Find prefixes that decide the type: ``__tracepoint_`` is a ``struct tracepoint``.
@@ -177,6 +253,9 @@ def main() -> None:
     for vmlinux in arguments.vmlinux:
         kernels.append(read_globals(vmlinux))
         print(f"{vmlinux.name}: {len(kernels[-1])} typed globals", file=sys.stderr)
+    enumerators = [read_enumerators(vmlinux) for vmlinux in arguments.vmlinux]
+    named = name_lengths(kernels, enumerators)
+    print(f"{named} array lengths are enumerators", file=sys.stderr)
     patterns = find_patterns(kernels)
     count = write_table(kernels, patterns, arguments.output)
     print(f"{arguments.output}: {count} names, {len(patterns)} patterns", file=sys.stderr)

@@ -282,6 +282,17 @@ class Btf:
             raise FactAbsentError(f"no {words} {name} in the kernel's BTF", where=self.where)
         return found
 
+    @cached_property
+    def enumerators(self) -> dict[str, int]:
+        """Values of the 32-bit enumerators by name, signed; of the base, too; none of a name with several values."""
+        found = dict(self.base.enumerators) if self.base is not None else {}
+        names, values = self.items(Kind.ENUM).words[:2]
+        clashing = set()
+        for name, value in zip(map(self.string, names.tolist()), values.view(np.int32).tolist(), strict=True):
+            if found.setdefault(name, value) != value:
+                clashing.add(name)
+        return {name: value for name, value in found.items() if name not in clashing}
+
     def find_struct(self, name: str) -> StructLayout:
         """
         Find the layout of ``struct name`` (or ``union name``).

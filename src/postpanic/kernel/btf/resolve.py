@@ -284,15 +284,24 @@ class _Parser:
         self._expect("[")
         if self._accept("]"):
             return 0
-        try:
-            count = int(self._peek(), 0)
-        except ValueError:
-            raise _UnresolvedError from None
+        count = self._count(self._peek())
         self.at += 1
         self._expect("]")
         if count >= 1 << 32:
             raise _UnresolvedError
         return count
+
+    def _count(self, token: str) -> int:
+        """Value of a length: a number, or an enumerator of this kernel."""
+        if token.isidentifier():
+            value = self.resolver.btf.enumerators.get(token)
+            if value is None or value <= 0:
+                raise _UnresolvedError
+            return value
+        try:
+            return int(token, 0)
+        except ValueError:
+            raise _UnresolvedError from None
 
     def _parameters(self, depth: int) -> list[int]:
         self._expect("(")
