@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
@@ -189,6 +191,24 @@ def test_cut_file_is_read_up_to_the_cut(open_bytes: Opener) -> None:
     assert caught.value.paddr == 0x3000 - 100
 
 
+def test_file_that_shrinks_while_it_is_open_loses_pages_only(open_bytes: Opener) -> None:
+    dump = open_bytes(build_elf_core([Segment(0x1000, A + B + C)]).raw)
+    os.truncate(dump.description.paths[0], dump.description.file_size_bytes - PAGE - 1)
+    contents, states = dump.read_pages(frames(1, 2, 3))
+    assert states.tolist() == [PageState.PRESENT, PageState.LOST, PageState.LOST]
+    assert [row.tobytes() for row in contents] == [A, bytes(PAGE), bytes(PAGE)]
+    assert dump.read(PhysAddr(0x2000), 16) == B[:16]
+    with pytest.raises(PageAbsentError, match="cut, incomplete"):
+        dump.read(PhysAddr(0x3000), 16)
+
+
+def test_segment_with_more_in_the_file_than_in_memory_is_clipped(open_bytes: Opener) -> None:
+    dump = open_bytes(build_elf_core([Segment(0x1000, A + B, memsz=PAGE)]).raw)
+    assert dump.ram_ranges.tolist() == [[0x1000, 0x2000]]
+    assert states_of(dump, (1, 2)) == [PageState.PRESENT, PageState.ABSENT]
+    assert "larger in the file" in dump.description.warnings[0]
+
+
 def test_segments_without_physical_address_are_left_out(open_bytes: Opener) -> None:
     dump = open_bytes(build_elf_core([Segment((1 << 64) - 1, A), Segment(0x1000, B)]).raw)
     assert dump.ram_ranges.tolist() == [[0x1000, 0x2000]]
@@ -208,6 +228,12 @@ def test_core_of_a_process_is_refused(open_bytes: Opener, kind: int) -> None:
     with pytest.raises(NotADumpError, match="core of a process") as caught:
         open_bytes(build_elf_core([Segment(0, A, vaddr=0x400000)], notes=notes).raw)
     assert "gdb" in caught.value.hint
+
+
+def test_core_without_any_physical_address_is_refused(open_bytes: Opener) -> None:
+    segments = [Segment(0, A, vaddr=0x400000), Segment(0, B, vaddr=0x7FFFF7DD0000)]
+    with pytest.raises(NotADumpError, match="none of 2 segments has a physical address"):
+        open_bytes(build_elf_core(segments, notes=build_note(b"CORE", 1, bytes(336))).raw)
 
 
 @pytest.mark.parametrize(("kind", "words"), [(1, "relocatable"), (2, "vmlinux"), (3, "shared object"), (9, "type 9")])

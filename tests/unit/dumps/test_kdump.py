@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ctypes.util
 import importlib
+import os
 import struct
 import tracemalloc
 from itertools import pairwise
@@ -239,7 +240,25 @@ def test_newer_header_version_is_read_with_a_warning(open_bytes: Opener) -> None
     assert any("version 7" in text for text in dump.description.warnings)
 
 
+def test_addresses_that_no_machine_has_are_not_ram(open_bytes: Opener) -> None:
+    dump = open_bytes(build_kdump(KdumpSpec(some_pages(64, first=0, step=1))).raw)
+    for paddr, size in ((-1, 1), (-PAGE, 8 * PAGE), ((1 << 64) - 8, 8), ((1 << 64) - 8, 64 * PAGE), (1 << 70, 8)):
+        with pytest.raises(PageAbsentError, match="not RAM"):
+            dump.read(PhysAddr(paddr), size)
+    with pytest.raises(ValueError, match="-1 bytes"):
+        dump.read(PhysAddr(0), -1)
+
+
 # Damage.
+
+
+def test_file_that_shrinks_while_it_is_open_loses_pages_only(open_bytes: Opener) -> None:
+    pages = some_pages(20)
+    dump = open_bytes(build_kdump(KdumpSpec(pages, compression=RAW)).raw)
+    os.truncate(dump.description.paths[0], dump.description.file_size_bytes - 5 * PAGE - 1)
+    assert dump.read_pages(frames(*pages))[1].tolist() == [PRESENT] * 14 + [LOST] * 6
+    with pytest.raises(PageAbsentError, match="cut, incomplete"):
+        dump.read(PhysAddr(41 * PAGE), 8)
 
 
 def test_garbage_in_page_data_loses_that_page_only(open_bytes: Opener) -> None:
@@ -276,6 +295,21 @@ def test_impossible_descriptor_loses_that_page_only(open_bytes: Opener, field: s
         dump.read(PhysAddr(7 * PAGE), 8)
 
 
+@pytest.mark.parametrize(("field", "value"), [("offset", 0), ("size", 100), ("size", 4095), ("flags", ZLIB)])
+def test_impossible_descriptor_of_a_raw_page(open_bytes: Opener, field: str, value: int) -> None:
+    pages = some_pages()
+    image = build_kdump(KdumpSpec(pages, compression=RAW))
+    raw = bytearray(image.raw)
+    place, size = image.fields[f"{field}[7]"]
+    raw[place : place + size] = value.to_bytes(size, "little")
+    dump = open_bytes(bytes(raw))
+    if field != "flags":
+        assert states_of(dump, (5, 7, 9)) == [PRESENT, LOST, PRESENT]
+    assert dump.read_pages(frames(7))[1].tolist() == [LOST]
+    with pytest.raises(PageAbsentError):
+        dump.read(PhysAddr(7 * PAGE), 8)
+
+
 def test_frame_that_unpacks_to_another_size_is_lost(open_bytes: Opener) -> None:
     for kind in (ZLIB, LZO, SNAPPY, ZSTD):
         short, long, good = make_page(1, PAGE // 2), make_page(2, 4 * PAGE), make_page(3)
@@ -288,18 +322,19 @@ def test_frame_that_unpacks_to_another_size_is_lost(open_bytes: Opener) -> None:
                 dump.read(PhysAddr(pfn * PAGE), 8)
 
 
-def test_zip_bomb_of_a_page_is_lost_without_unpacking_it(open_bytes: Opener) -> None:
-    for kind in (ZLIB, SNAPPY, ZSTD):
-        block = 262144
-        bomb = bytes(200 << 20)
-        spec = KdumpSpec({1: bomb, 2: make_page(1, block)}, compression=kind, block_size=block, share_zero_page=False)
-        raw = build_kdump(spec).raw
-        dump = open_bytes(raw)
-        tracemalloc.start()
-        assert dump.read_pages(frames(1, 2))[1].tolist() == [LOST, PRESENT]
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert peak < 8 << 20
+@pytest.mark.parametrize(("kind", "mebibytes"), [(ZLIB, 32), (LZO, 32), (SNAPPY, 5), (ZSTD, 200)])
+def test_zip_bomb_of_a_page_is_lost_without_unpacking_it(open_bytes: Opener, kind: int, mebibytes: int) -> None:
+    block = 262144
+    bomb = bytes(mebibytes << 20)
+    spec = KdumpSpec({1: bomb, 2: make_page(1, block)}, compression=kind, block_size=block, share_zero_page=False)
+    image = build_kdump(spec)
+    assert struct.unpack_from("<I", image.raw, image.descriptors[1] + 8)[0] <= block
+    dump = open_bytes(image.raw)
+    tracemalloc.start()
+    assert dump.read_pages(frames(1, 2))[1].tolist() == [LOST, PRESENT]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 << 20
 
 
 def test_cut_file_is_read_up_to_the_cut(open_bytes: Opener) -> None:
@@ -342,6 +377,21 @@ def test_header_without_sense_is_corrupt(open_bytes: Opener) -> None:
     for field, value in (("block_size", 1000), ("block_size", 0), ("block_size", -4096), ("block_size", 1 << 21)):
         with pytest.raises(CorruptError, match="power of two"):
             open_bytes(build_kdump(KdumpSpec(some_pages(), overrides={field: value})).raw)
+
+
+def test_header_without_room_for_its_tables_is_corrupt(open_bytes: Opener) -> None:
+    for field, value in (("sub_hdr_size", 0), ("sub_hdr_size", -1), ("bitmap_blocks", 0), ("header_version", -1)):
+        with pytest.raises(CorruptError, match="makes no sense"):
+            open_bytes(build_kdump(KdumpSpec(some_pages(), overrides={field: value})).raw)
+    with pytest.raises(CorruptError, match="1 blocks of bitmap"):
+        open_bytes(build_kdump(KdumpSpec(some_pages(), overrides={"bitmap_blocks": 1})).raw)
+    with pytest.raises(CorruptError, match="max_mapnr is 0"):
+        open_bytes(build_kdump(KdumpSpec(some_pages(), overrides={"max_mapnr": 0, "max_mapnr_64": 0})).raw)
+
+
+def test_split_range_that_ends_before_it_starts_is_corrupt(open_bytes: Opener) -> None:
+    with pytest.raises(CorruptError, match="the start is beyond the end"):
+        open_bytes(build_kdump(KdumpSpec(some_pages(), split=(9, 5))).raw)
 
 
 def test_absurd_bitmap_is_refused(open_bytes: Opener) -> None:

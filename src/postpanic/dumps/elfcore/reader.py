@@ -350,3 +350,9 @@ def _refuse_user_core(loads: NDArray[np.void], notes: bytes, header: ElfHeader, 
         )
     if len(loads) == 0:
         raise CorruptError("no PT_LOAD segment: a core file without memory", where=name)
+    if len(loads) > 1 and not loads["paddr"].any() and loads["vaddr"].all():
+        raise NotADumpError(
+            f"none of {len(loads)} segments has a physical address: the core of a process?",
+            where=name,
+            hint="open it with gdb or coredumpctl",
+        )
