@@ -12,8 +12,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import drgn
 import pytest
 
+from postpanic.analysis.banner import find_context_task, read_banner
+from postpanic.analysis.crash_commands import capture_crash_command, load_plugins
+from postpanic.analysis.program import open_program
+from postpanic.cli.open import format_banner
 from tests.vm.lab import Crash
 from tests.vm.terminal import CTRL_C, CTRL_D, ENTER, TAB, UP, Terminal
 
@@ -124,6 +129,40 @@ def test_banner_has_crashs_keys_in_crashs_order_and_place(shell: Shell, each: Cr
         "MACHINE", "MEMORY", "PANIC", "PID", "COMMAND", "TASK", "CPU", "STATE",
     ]  # fmt: skip
     assert {line.index(":") for line in lines} == {len("LOAD AVERAGE")}
+
+
+def test_guest_that_had_not_panicked_begins_with_the_task_of_cpu_0(crash: Crash, shell: Shell) -> None:
+    cache = Path(shell.environment["XDG_CACHE_HOME"]) / "postpanic"
+    with open_program([crash.filtered], cache_directory=cache) as opened:
+        load_plugins()
+        # As in a kernel that runs: include/linux/panic.h, PANIC_CPU_INVALID.
+        for name in ("panic_cpu", "crashing_cpu"):
+            opened.prog.add_memory_segment(
+                opened.prog[name].address_, 4, lambda _address, count, _offset, _physical: b"\xff" * count
+            )
+        context = find_context_task(opened.prog)
+        banner = {line.key: line.value for line in read_banner(opened)}
+        assert not context.panicked
+        assert banner["PANIC"] == "(none: no CPU had panicked)"
+        assert banner["CPU"] == "0"
+        assert banner["STATE"] == "TASK_RUNNING (ACTIVE)"
+        capture_crash_command(opened.prog, "set -c 0")
+        assert f"TASK: {context.task.value_():x}" in capture_crash_command(opened.prog, "set")
+
+
+def test_fact_that_the_dump_does_not_hold_is_one_absent_line(crash: Crash, shell: Shell) -> None:
+    def fail(address: int, _count: int, _offset: int, _physical: object) -> bytes:
+        raise drgn.FaultError("left out", address)
+
+    cache = Path(shell.environment["XDG_CACHE_HOME"]) / "postpanic"
+    with open_program([crash.filtered], cache_directory=cache) as opened:
+        load = opened.prog["avenrun"]
+        opened.prog.add_memory_segment(load.address_, drgn.sizeof(load), fail)
+        lines = {line.key: line for line in read_banner(opened)}
+        assert "left out" in lines["LOAD AVERAGE"].reason
+        assert [key for key, line in lines.items() if line.reason] == ["LOAD AVERAGE"]
+        shown = format_banner(tuple(lines.values()))
+        assert "\nLOAD AVERAGE: (unavailable: cannot read memory at 0x" in shown
 
 
 @pytest.mark.compat

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from drgn import FaultError, Object, Program
+from drgn import FaultError, Object, ObjectNotFoundError, Program
 from drgn.helpers.common.format import double_quote_ascii_string
 from drgn.helpers.linux.cpumask import num_online_cpus, num_present_cpus
 from drgn.helpers.linux.mmzone import for_each_online_pgdat
@@ -247,16 +247,28 @@ def _state(context: ContextTask) -> str:
 
 
 def _panic(opened: OpenedProgram) -> str:
+    if _detect_panic(opened.prog) is False:
+        # A log may well tell of an oops that the kernel survived.
+        return "(none: no CPU had panicked)"
     # Neither symbols nor types are needed for the log, so this line is there when little else is.
     text = b"\n".join(record.text for record in read_log(opened.memory)).decode("utf-8", "backslashreplace")
     line = find_panic_line(text.split("\n"))
-    if line is not None:
-        return f'"{line}"'
+    if line is None:
+        raise LookupError("the kernel log has no line that tells the cause")
+    return f'"{line}"'
+
+
+def _detect_panic(prog: Program) -> bool | None:
+    """Tell whether a CPU panicked; None if that cannot be told."""
     try:
-        opened.prog.crashed_thread()
-    except _UNREADABLE as exc:
-        raise LookupError("the kernel had not panicked") from exc
-    raise LookupError("the kernel log has no line that tells the cause")
+        prog.crashed_thread()
+    except ObjectNotFoundError:
+        return None
+    except LookupError:
+        return False
+    except _UNREADABLE:
+        return None
+    return True
 
 
 # The first line of each kind of fatal report: arch/*/mm/fault.c, arch/*/kernel/traps.c,

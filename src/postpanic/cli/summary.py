@@ -107,7 +107,8 @@ def summarize_dump(dump: Dump) -> DumpSummary:
         ram_ranges=ranges,
         page_counts=_count_pages(dump),
         cpu_count=_count_cpus(description),
-        utsname=description.utsname or (_utsname(kernel) if kernel is not None else {}),
+        utsname=(_utsname(kernel) if kernel is not None else {})
+        | {key: text for key, text in description.utsname.items() if text},
         kernel=kernel,
         kernel_reason=reason,
         contents=contents,
