@@ -141,13 +141,17 @@ class Lab:
 
     cache_dir: Path
     say: Callable[[str], None] = field(default=lambda _: None, compare=False)
+    _fetched: dict[str, Kernel] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @property
     def kernels(self) -> KernelStore:
         return KernelStore(self.cache_dir)
 
     def fetch_kernel(self, key: str) -> Kernel:
-        return self.kernels.fetch(KERNELS[key])
+        """Return a kernel; what "newest" means is asked once, so that a session keeps to one."""
+        if key not in self._fetched:
+            self._fetched[key] = self.kernels.fetch(KERNELS[key])
+        return self._fetched[key]
 
     def fetch_debug_info(self, key: str, kernel: Kernel) -> DebugInfo:
         modules = guest.select_load_modules(ModuleTree(kernel.modules_dir))

@@ -68,7 +68,14 @@ class Variant:
 
 @dataclass(frozen=True)
 class MemoryDumps:
-    """The memory of a machine that has panicked without a capture kernel, as QEMU writes it."""
+    """
+    The memory of a machine that has panicked without a capture kernel, as QEMU writes it.
+
+    Attributes
+    ----------
+    kdump : Path
+        In the kdump format with zlib pages, flattened.
+    """
 
     elf: Path
     kdump: Path

@@ -275,7 +275,7 @@ class Machine:
             raise self._error(f"qemu ended with status {status}")
 
     def dump_memory(self, path: Path, *, form: MemoryFormat = "elf") -> None:
-        """Have QEMU write the guest's physical memory: an ELF file, or its own compressed kdump format."""
+        """Have QEMU write the guest's physical memory: an ELF file, or a flattened kdump-compressed one."""
         arguments = {"paging": False, "protocol": f"file:{path}", "format": form}
         self._execute("dump-guest-memory", arguments, timeout_s=scale_timeout(MEMORY_DUMP_TIMEOUT_S))
 
