@@ -248,7 +248,11 @@ class Lab:
             self.say(f"{kernel.release}: booting")
             # Not every processor that KVM runs on has 5-level paging.
             accelerator: Accelerator | None = "tcg" if "la57=on" in recipe.cpu else None
-            with self._keeping_console(directory), Machine(config, directory, accelerator=accelerator) as machine:
+            with (
+                _removing(stub),
+                self._keeping_console(directory),
+                Machine(config, directory, accelerator=accelerator) as machine,
+            ):
                 machine.wait_for(r"^lab: loaded", timeout_s=LOADED_TIMEOUT_S, failure=FAILURE)
                 self.say(f"{kernel.release}: loaded, crashing")
                 _do_as_asked(machine, stub)
@@ -256,7 +260,6 @@ class Lab:
                 if not load_capture:
                     machine.wait_for(r"end Kernel panic", timeout_s=PANIC_TIMEOUT_S)
                 yield machine, disks
-        stub.unlink(missing_ok=True)
         for path in (*(disk.path for disk in disks.attach()), initrd, directory / "qemu.log"):
             path.unlink(missing_ok=True)
 
@@ -301,6 +304,14 @@ class Lab:
             "files": [[path.name, digest_file(path)] for path in files],
         }
         return f"{kernel.release}-{recipe.scenario}-{kind}-{digest_recipe(everything)}"
+
+
+@contextlib.contextmanager
+def _removing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _do_as_asked(machine: Machine, stub: Path) -> None:
