@@ -223,13 +223,24 @@ def read_orc(memory: KernelMemory, symbols: SymbolTable) -> OrcTable:
 
 
 def _detect_layout(flags: NDArray[np.uint16], where: str) -> OrcLayout:
-    """Find the one layout that allows every entry."""
-    values = np.flatnonzero(np.bincount(flags, minlength=1 << 16)).astype(np.uint16)
-    fitting = [layout for layout in OrcLayout if _allows(layout, values)]
-    if len(fitting) != 1:
-        what = "no known layout" if not fitting else "more than one layout"
+    """
+    Find the one layout that allows every entry.
+
+    A small table may be legal in several; then the one in which most frames are
+    found by the stack pointer, as nearly all are.
+    """
+    counts = np.bincount(flags, minlength=1 << 16)
+    values = np.flatnonzero(counts).astype(np.uint16)
+    by_sp = {
+        layout: int(counts[values[_normalise(values, layout)[1] == OrcRegister.SP]].sum())
+        for layout in OrcLayout
+        if _allows(layout, values)
+    }
+    best = [layout for layout, count in by_sp.items() if count == max(by_sp.values())]
+    if len(best) != 1:
+        what = "no known layout" if not best else "more than one layout"
         raise CorruptError(f"{what} of unwind entries allows these {len(flags)} entries", where=where)
-    return fitting[0]
+    return best[0]
 
 
 def _allows(layout: OrcLayout, flags: NDArray[np.uint16]) -> bool:

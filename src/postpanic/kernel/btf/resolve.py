@@ -78,7 +78,7 @@ class TypeResolver:
 
     def _resolve_simple(self, match: re.Match[str]) -> int | None:
         const, keyword, name, pointers, length = match.groups()
-        type_id = self.named(name, *_TAGS[keyword])
+        type_id = self.tagged(keyword, name)
         if type_id is None:
             return None
         if const:
@@ -134,9 +134,18 @@ class TypeResolver:
         """Find the identifier of a named type, else None."""
         return self.btf.detect(name, *kinds)
 
+    def tagged(self, keyword: str, name: str) -> int | None:
+        """Find the identifier of a structure, union or enumeration, a declared one where there is no other."""
+        found = self.named(name, *_TAGS[keyword])
+        if found is None or self.btf.kind_of(found) != Kind.FWD:
+            return found
+        owner, position = self.btf.owner_of(found)
+        return found if bool(owner.kind_flag[position]) == (keyword == "union") else None
+
     def integer(self, words: list[str]) -> int | None:
         """Find the identifier of the integer type that these words spell in any order, else None."""
-        return self._integers.get(_canonical_integer(words))
+        repeated = any(words.count(word) > 1 + (word == "long") for word in words)
+        return None if repeated else self._integers.get(_canonical_integer(words))
 
     def anonymous(self, keyword: str, names: list[str]) -> int | None:
         """Find the identifier of the one anonymous type with exactly these members or enumerators, else None."""
@@ -256,7 +265,7 @@ class _Parser:
                     self._expect(",")
             found = self.resolver.anonymous(keyword, names)
         else:
-            found = self.resolver.named(self._peek(), *_TAGS[keyword])
+            found = self.resolver.tagged(keyword, self._peek())
             self.at += 1
         if found is None:
             raise _UnresolvedError
