@@ -269,6 +269,26 @@ def test_foreign_vmlinux_is_a_mismatch(shell: Shell, crash: Crash) -> None:
     assert len([line for line in finished.stderr.splitlines() if not line.startswith("  hint")]) == 1
 
 
+@pytest.mark.parametrize("kept", [0.0005, 0.01, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("verb", [["info"], ["dmesg"], ["open", "-e", "bt; ps; mod"]], ids=lambda verb: verb[0])
+def test_dump_that_was_cut_is_told_in_plain_words(
+    shell: Shell, crash: Crash, tmp_path: Path, verb: list[str], kept: float
+) -> None:
+    cut = tmp_path / "cut"
+    with crash.filtered.open("rb") as whole:
+        cut.write_bytes(whole.read(int(crash.filtered.stat().st_size * kept)))
+    finished = shell.run(*verb, cut)
+    assert finished.returncode in {0, 1, 2, 3}
+    assert "Traceback" not in finished.stderr
+    assert "internal" not in finished.stderr
+    lines = finished.stderr.splitlines()
+    assert len(lines) == len(set(lines)), "nothing is said twice"
+    if verb[0] == "info" and finished.returncode == 0:
+        assert "complete:       no: " in finished.stdout
+    if verb[0] == "open" and finished.stdout:
+        assert "[INCOMPLETE]" in finished.stdout
+
+
 def test_info_finds_the_kernel_in_both_files(shell: Shell, each: Crash) -> None:
     raw, filtered = (json.loads(shell.run("info", "--json", path).stdout) for path in (each.raw, each.filtered))
     for key in ("release", "build_id", "kaslr_offset", "crash_time_s"):

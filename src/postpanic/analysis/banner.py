@@ -33,6 +33,7 @@ from drgn.helpers.linux.sched import (
 )
 from drgn.helpers.linux.timekeeping import ktime_get_boottime_seconds, ktime_get_real_seconds
 
+from postpanic.analysis.crash_commands import describe_error
 from postpanic.analysis.debug_files import DebugKind
 from postpanic.errors import PostpanicError
 from postpanic.kernel.printk import read_log
@@ -117,20 +118,14 @@ def find_context_task(prog: Program) -> ContextTask:
         try:
             return ContextTask(cpu_curr(prog, 0).read_(), panicked=False)
         except _UNREADABLE as exc:
-            raise LookupError(f"neither a panic task nor the task of CPU 0 can be read: {exc}") from exc
+            raise LookupError(f"neither the panic task nor that of CPU 0: {describe_error(exc)}") from exc
 
 
 def _line(key: str, compute: Callable[[], str]) -> BannerLine:
     try:
         return BannerLine(key, compute())
     except _UNREADABLE as exc:
-        return BannerLine(key, reason=_reason(exc))
-
-
-def _reason(error: Exception) -> str:
-    from postpanic.analysis.crash_commands import describe_error
-
-    return describe_error(error)
+        return BannerLine(key, reason=describe_error(exc))
 
 
 def _task_lines(prog: Program) -> list[BannerLine]:

@@ -184,8 +184,8 @@ def describe_error(error: BaseException) -> str:
     if isinstance(error, BaseExceptionGroup):
         return "; ".join(describe_error(member) for member in error.exceptions)
     if isinstance(error, FaultError):
-        # The text of a FaultError ends in its address.
-        reason = _first_line(str(error)).removesuffix(f": {error.address:#x}")
+        # The text of a FaultError ends in its address, once for each layer that it came through.
+        reason = re.sub(r"(?:: 0x[0-9a-f]+)+\Z", "", _first_line(str(error)))
         text = f"cannot read memory at {error.address:#x}: {reason}"
     elif isinstance(error, KeyError) and len(error.args) == 1:
         # str() of a KeyError is the repr of its message.

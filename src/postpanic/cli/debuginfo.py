@@ -79,10 +79,12 @@ def command(
             raise FactAbsentError(f"{module_name} is none of the {len(made.modules)} modules that were loaded")
         if output is not None:
             _copy(made.vmlinux if module_name is None else made.modules[module_name], output)
+            print(f"{output}: {format_size(output.stat().st_size)}", file=sys.stderr)
         if modules_directory is not None:
             modules_directory.mkdir(parents=True, exist_ok=True)
             for name, path in made.modules.items():
                 _copy(path, modules_directory / f"{_file_name(name)}.ko.debug")
+            print(f"{modules_directory}: {len(made.modules)} modules", file=sys.stderr)
     for note in made.report.notes:
         print(f"warning: {note}", file=sys.stderr)
     return 0
@@ -101,6 +103,7 @@ def _copy(source: Path, target: Path) -> None:
     try:
         shutil.copyfile(source, temporary)
         temporary.replace(target)
+    except OSError as exc:
+        raise PostpanicError(f"cannot be written: {(exc.strerror or str(exc)).lower()}", where=str(target)) from exc
     finally:
         temporary.unlink(missing_ok=True)
-    print(f"{target}: {format_size(target.stat().st_size)}", file=sys.stderr)

@@ -8,7 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
-__all__ = ["cache_directory", "find_pager", "history_file", "show_log_on_stderr"]
+__all__ = ["cache_directory", "find_pager", "history_file", "show_log"]
 
 DEFAULT_PAGER = "less"
 LESS_OPTIONS = "-RFX"
@@ -43,11 +43,28 @@ def find_pager() -> str | None:
     return f"{pager} {LESS_OPTIONS}" if pager.strip() == DEFAULT_PAGER and not os.environ.get("LESS") else pager
 
 
-def show_log_on_stderr() -> None:
-    """Print what libraries log, warnings and worse, as ``warning: …`` on stderr."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Formatter("%(levelname)s: %(message)s"))
-    logging.getLogger().addHandler(handler)
+def show_log(*, silent: bool = False) -> None:
+    """Print the warnings that libraries log as ``warning: …`` on stderr, each text once; nothing if *silent*."""
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if isinstance(handler, _Handler):
+            root.removeHandler(handler)
+    root.addHandler(_Handler(silent=silent))
+
+
+class _Handler(logging.Handler):
+    def __init__(self, *, silent: bool) -> None:
+        super().__init__()
+        self.setFormatter(_Formatter("%(levelname)s: %(message)s"))
+        self._silent = silent
+        # A damaged dump makes drgn say the same thing hundreds of times.
+        self._said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.format(record)
+        if not self._silent and text not in self._said:
+            print(text, file=sys.stderr)
+        self._said.add(text)
 
 
 class _Formatter(logging.Formatter):

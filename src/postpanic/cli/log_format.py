@@ -68,8 +68,10 @@ def escape_text(text: bytes) -> str:
 
 
 def format_record(record: LogRecord, style: LogStyle) -> str:
-    """Write a record as lines, without the last newline."""
+    """Write a record as lines, without the last newline; a record without its text says why it has none."""
     prefix = _prefix(record, style)
+    if record.damage and not record.text:
+        return f"{prefix}(unavailable: {record.damage})"
     return "\n".join(prefix + line for line in escape_text(record.text).split("\n"))
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from postpanic.cli.arguments import sort_files
-from postpanic.cli.environment import find_pager, history_file, show_log_on_stderr
+from postpanic.cli.environment import find_pager, history_file, show_log
 from postpanic.cli.opening import SourceOptions, open_for_analysis, source_options
 from postpanic.cli.verb import Verb
 from postpanic.errors import FileFaultError
@@ -89,8 +89,7 @@ def command(
     """
     inputs = sort_files(files, vmlinux=sources.vmlinux)
     input_lines = _read_lines(input_file) if input_file is not None else []
-    if not silent:
-        show_log_on_stderr()
+    show_log(silent=silent)
     sources = dataclasses.replace(sources, vmlinux=inputs.vmlinux)
     with open_for_analysis(inputs.dump_paths, sources, modules=inputs.modules) as opened:
         from postpanic.cli.session import Session

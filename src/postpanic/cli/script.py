@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from postpanic.cli.environment import show_log
 from postpanic.cli.opening import SourceOptions, open_for_analysis, source_options
 from postpanic.cli.verb import Verb
 
@@ -41,6 +42,7 @@ def command(script: Path, dump: Path, arguments: tuple[str, ...], sources: Sourc
     from postpanic.cli.arguments import check_readable
 
     check_readable(script)
+    show_log()
     with open_for_analysis((dump,), sources) as opened:
         try:
             return run_script(opened.prog, script, arguments)

@@ -49,6 +49,11 @@ def test_every_line_of_a_record_has_the_prefix() -> None:
     ]
 
 
+def test_record_without_its_text_says_why() -> None:
+    record = make_record(b"", damage="its text is not in the dump")
+    assert format_record(record, LogStyle()) == "[    5.123456] (unavailable: its text is not in the dump)"
+
+
 def test_raw_priority_has_the_facility() -> None:
     assert format_record(make_record(facility=3, level=6), LogStyle(raw=True)) == "<30>[    5.123456] hello"
 
