@@ -163,7 +163,7 @@ def build_example() -> tuple[BtfBuilder, dict[str, int]]:
     )
     ids["flexible"] = b.struct("flexible", 4, [("n", ids["int"], 0), ("items", ids["int[]"], 32)])
     ids["color"] = b.enum("color", [("RED", 0), ("GREEN", 7), ("BLUE", 0x80000001)])
-    ids["signed"] = b.enum("signed", [("MINUS", -5), ("PLUS", 5)], signed=True)
+    ids["signed"] = b.enum("outcome", [("MINUS", -5), ("PLUS", 5)], signed=True)
     ids["big"] = b.enum64("big", [("HUGE", 1 << 40), ("ALL", (1 << 64) - 1)])
     ids["bigsigned"] = b.enum64("bigsigned", [("LOW", -(1 << 40))], signed=True)
     ids["opaque"] = b.fwd("opaque")

@@ -85,7 +85,11 @@ class DebuginfoCache:
         """
         path = self.directory / key / name
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.directory.parent.mkdir(parents=True, exist_ok=True)
+            for directory in reversed([path.parent, *path.parent.parents]):
+                # The mode that mkdir() is given does not hold for the parents it makes.
+                if directory == self.directory or self.directory in directory.parents:
+                    directory.mkdir(mode=0o700, exist_ok=True)
             self._check_directories(path.parent)
             _write(path, parts)
         except OSError as error:

@@ -24,8 +24,10 @@ from postpanic.kernel.debuginfo.types import TypeTable, parameter_choices
 
 __all__ = ["FunctionTable", "function_forest", "match_functions"]
 
-_MARKER = re.compile(rb"_?_(s|e|init|sinit|einit)?text|__[a-z_]+_(start|end|begin)|__(pfx|cfi|pi)_.*")
-"""Names that the linker script or objtool made; another name at the same address is the function's."""
+_MARKER = re.compile(rb"_(s|e|sinit|einit)?text|__[a-z_]+_(start|end|begin)")
+"""Names that the linker script made: bounds, not functions."""
+_SECOND_NAME = re.compile(rb"__(pfx|cfi|pi)_.*")
+"""Names that the build made for what has a name of its own."""
 _FUNCTION_ALIGNMENT = 16
 _MOST = 0.999
 _NOT_A_FUNCTION = (b"__pfx_", b"__cfi_")
@@ -129,7 +131,10 @@ def _one_per_address(symbols: Symbols, rows: NDArray[np.int64], prototypes: dict
     for group in np.flatnonzero(counts > 1).tolist():
         members = rows[starts[group] : starts[group] + counts[group]].tolist()
         chosen[group] = max(members, key=lambda row: _rank(symbols.names[row], int(symbols.letters[row]), prototypes))
-    keep = [name[:6] not in _NOT_A_FUNCTION for name in map(symbols.names.__getitem__, chosen.tolist())]
+    keep = [
+        name[:6] not in _NOT_A_FUNCTION and (name in prototypes or not _MARKER.fullmatch(name))
+        for name in map(symbols.names.__getitem__, chosen.tolist())
+    ]
     return chosen[np.array(keep, dtype=np.bool_)]
 
 
@@ -166,7 +171,8 @@ def _absorb_labels(
 
 
 def _rank(name: bytes, letter: int, prototypes: dict[bytes, int]) -> tuple[bool, bool, bool]:
-    return name in prototypes, not _MARKER.fullmatch(name), letter < ord("a")
+    made = _MARKER.fullmatch(name) or _SECOND_NAME.fullmatch(name)
+    return name in prototypes, not made, letter < ord("a")
 
 
 def function_forest(
