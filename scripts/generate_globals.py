@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import io
+import mmap
 import re
 import sys
 from collections import Counter, defaultdict
@@ -138,6 +139,15 @@ def read_globals(vmlinux: Path) -> dict[str, str]:
     return found
 
 
+def read_series(vmlinux: Path) -> str:
+    """Read the series of a kernel, such as ``6.12``, from its banner."""
+    with vmlinux.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as contents:
+        found = re.search(rb"Linux version (\d+\.\d+)", contents)
+        if found is None:
+            raise SystemExit(f"{vmlinux}: no banner")
+        return found.group(1).decode()
+
+
 def read_enumerators(vmlinux: Path) -> dict[str, int]:
     """Map the enumerators of one kernel to their values, by its BTF; those with one value everywhere."""
     with vmlinux.open("rb") as file:
@@ -216,7 +226,7 @@ def find_patterns(kernels: list[dict[str, str]]) -> dict[str, str]:
     return kept
 
 
-def write_table(kernels: list[dict[str, str]], patterns: dict[str, str], output: Path) -> int:
+def write_table(kernels: list[dict[str, str]], series: list[str], patterns: dict[str, str], output: Path) -> int:
     """Write the table, one column of types per kernel; return the number of names in it."""
     rows: dict[str, list[str | None]] = {}
     for name in sorted(set().union(*kernels)):
@@ -233,6 +243,7 @@ def write_table(kernels: list[dict[str, str]], patterns: dict[str, str], output:
     text.writelines(f"{spelled}\n" for spelled in numbered)
     text.writelines(f"{prefix}\t{numbered[spelled]}\n" for prefix, spelled in sorted(patterns.items()))
     text.write(" ".join(rows) + "\n")
+    text.write(" ".join(series) + "\n")
     for column in zip(*rows.values(), strict=True):
         text.write(" ".join("-1" if spelled is None else numbered[spelled] for spelled in column) + "\n")
     with (
@@ -253,11 +264,12 @@ def main() -> None:
     for vmlinux in arguments.vmlinux:
         kernels.append(read_globals(vmlinux))
         print(f"{vmlinux.name}: {len(kernels[-1])} typed globals", file=sys.stderr)
+    series = [read_series(vmlinux) for vmlinux in arguments.vmlinux]
     enumerators = [read_enumerators(vmlinux) for vmlinux in arguments.vmlinux]
     named = name_lengths(kernels, enumerators)
     print(f"{named} array lengths are enumerators", file=sys.stderr)
     patterns = find_patterns(kernels)
-    count = write_table(kernels, patterns, arguments.output)
+    count = write_table(kernels, series, patterns, arguments.output)
     print(f"{arguments.output}: {count} names, {len(patterns)} patterns", file=sys.stderr)
 
 

@@ -246,17 +246,31 @@ class _Job:
             build_id=bytes.fromhex(self.memory.vmcoreinfo.build_id or ""),
             globals_table=self.globals_table,
             contents=self._contents,
-            code=self._code,
+            read=self._read,
             signed_char=self.signed_char,
         )
         return synthesize_vmlinux(facts)
 
-    def _code(self, vaddr: int, size: int) -> bytes | None:
-        """Read a function at its link-time address; None where the dump does not hold all of it."""
+    def _read(self, vaddr: int, size: int) -> bytes | None:
+        """
+        Read a function or variable at its link-time address.
+
+        None where the dump does not hold all of it, and for what the kernel
+        freed after it had started: that memory is somebody else's by now.
+        """
+        first, last = self._freed
+        if first <= vaddr < last:
+            return None
         try:
             return self.memory.read(vaddr + self.memory.kaslr_offset, size)
         except AbsentError:
             return None
+
+    @cached_property
+    def _freed(self) -> tuple[int, int]:
+        """Link-time addresses of the init sections (``free_initmem()``)."""
+        first, last = self.linked.vaddr_of("__init_begin"), self.linked.vaddr_of("__init_end")
+        return (first, last) if first is not None and last is not None else (0, 0)
 
     def _contents(self, section: Section) -> bytes | NDArray[np.uint8] | None:
         """Read what of the image goes into the file."""
@@ -327,7 +341,7 @@ class _Job:
                 symbols=symbols,
                 btf=split.get(module.vaddr),
                 declarable=declarable,
-                globals_table=self.globals_table,
+                globals_table=self.globals_table.only_prefixes(),
                 signed_char=self.signed_char,
             )
             try:

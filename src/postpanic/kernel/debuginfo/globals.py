@@ -5,10 +5,11 @@ The table of global variables' types, which BTF does not carry.
 ``scripts/generate_globals.py`` from the DWARF of several kernels. It is
 gzip-compressed text: a line ``TYPES PATTERNS NAMES KERNELS`` with four counts,
 that many lines of C type spellings, then ``prefix<TAB>type`` lines, one line
-of all names, and for each kernel one line with the type of each name: the
-number of a spelling, -1 where the kernel has no such variable. An anonymous
-structure is spelled by its members, ``struct {a, b}``, an anonymous
-enumeration by its enumerators.
+of all names, one line with the series of each kernel (``6.12``), and for each
+kernel one line with the type of each name: the number of a spelling, -1 where
+the kernel has no such variable. An anonymous structure is spelled by its
+members, ``struct {a, b}``, an anonymous enumeration by its enumerators; the
+length of an array is a number or an enumerator.
 
 A candidate is an offer, not a fact: it holds for a dump only if it resolves
 against the dump's own BTF and fits the symbol. Where kernels disagree, the
@@ -44,6 +45,8 @@ class GlobalsTable:
     types : ndarray of int32, shape (kernels, names)
         The type of each variable in each kernel, the kernel to believe first
         in the first row; -1 where a kernel has no such variable.
+    series : tuple of str
+        The kernel of each row; kernels of one series say the same thing twice.
     prefixes : mapping of bytes to int
         Types of names that macros generate (``__tracepoint_…``), for names
         that no known kernel had; the longest prefix decides.
@@ -52,6 +55,7 @@ class GlobalsTable:
     spellings: tuple[str, ...]
     names: tuple[bytes, ...]
     types: NDArray[np.int32]
+    series: tuple[str, ...]
     prefixes: Mapping[bytes, int]
 
     def ranked_for(self, symbols: Container[bytes]) -> GlobalsTable:
@@ -68,11 +72,27 @@ class GlobalsTable:
         having = self.types >= 0
         likeness = (having & present).sum(axis=1) / np.maximum((having | present).sum(axis=1), 1)
         # A stable sort: equally alike kernels keep the order of the table.
-        return replace(self, types=self.types[np.argsort(-likeness, kind="stable")])
+        order = np.argsort(-likeness, kind="stable")
+        return replace(self, types=self.types[order], series=tuple(self.series[row] for row in order.tolist()))
+
+    def only_prefixes(self) -> GlobalsTable:
+        """Leave out the names: what a module calls so is another variable."""
+        return replace(self, names=(), types=self.types[:, :0])
+
+    @cached_property
+    def witnesses(self) -> dict[bytes, int]:
+        """How many kernel series have each variable."""
+        counts = np.zeros(len(self.names), dtype=np.int64)
+        for name in set(self.series):
+            rows = [row for row, series in enumerate(self.series) if series == name]
+            counts += (self.types[rows] >= 0).any(axis=0)
+        return dict(zip(self.names, counts.tolist(), strict=True))
 
     @cached_property
     def offers(self) -> dict[bytes, tuple[int, ...]]:
         """The types that the table has for each name, as indexes of ``spellings``, likeliest first."""
+        if not self.names:
+            return {}
         columns = self.types.T
         highest = columns.max(axis=1)
         agreed = ((columns == highest[:, None]) | (columns < 0)).all(axis=1)
@@ -104,17 +124,18 @@ def parse_globals_table(text: str) -> GlobalsTable:
     """
     lines = text.splitlines()
     types, patterns, names, kernels = (int(count) for count in lines[0].split())
-    if len(lines) != 2 + types + patterns + kernels:
-        raise ValueError(f"{len(lines)} lines where {2 + types + patterns + kernels} are announced")
+    if len(lines) != 3 + types + patterns + kernels:
+        raise ValueError(f"{len(lines)} lines where {3 + types + patterns + kernels} are announced")
     prefixes = (line.split("\t") for line in lines[1 + types : 1 + types + patterns])
-    rows = lines[2 + types + patterns :]
+    rows = lines[3 + types + patterns :]
     table = GlobalsTable(
         tuple(lines[1 : 1 + types]),
         tuple(lines[1 + types + patterns].encode().split(b" ")),
         np.array([np.fromstring(row, dtype=np.int32, sep=" ") for row in rows]),
+        tuple(lines[2 + types + patterns].split(" ")),
         {prefix.encode(): int(index) for prefix, index in prefixes},
     )
-    if len(table.names) != names or table.types.shape != (kernels, names):
+    if len(table.names) != names or table.types.shape != (kernels, names) or len(table.series) != kernels:
         raise ValueError(f"{len(table.names)} names and types of {table.types.shape} where {names} are announced")
     return table
 

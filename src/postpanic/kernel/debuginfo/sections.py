@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -102,6 +103,7 @@ def debug_contents(
     signed_char: bool,
     unit_name: str,
     relocatable: bool = False,
+    read: Callable[[int, int], bytes | None] = lambda _vaddr, _size: None,
 ) -> DebugContents:
     """
     Make the debug information of a kernel or module.
@@ -112,6 +114,8 @@ def debug_contents(
         Without one only functions are described, by name.
     selection : Selection
         Which types go into the file, and how their strings are numbered.
+    read : callable
+        Gives the contents of a variable at its link-time address, or None.
     """
     report = TypingReport(symbols=len(symbols.vaddrs))
     functions = match_functions(btf, symbols)
@@ -122,7 +126,7 @@ def debug_contents(
     plans: list[UnitPlan] = []
     if btf is not None:
         resolver = TypeResolver(btf)
-        report.variables = type_variables(btf, symbols, globals_table, resolver)
+        report.variables = type_variables(btf, symbols, globals_table, resolver, read)
         whole = resolver.constructed()
         chosen, declared = selection.choose(whole, functions, report.variables)
         types = TypeTable(

@@ -9,7 +9,8 @@ must fit between the symbol and the next one.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from postpanic.kernel.btf import Btf, Kind, TypeResolver
+from postpanic.kernel.debuginfo.array_length import ArrayOffer, ElementKind, decide_length
 from postpanic.kernel.debuginfo.dwarf import Abbreviations, At, Form, Shape, Tag
 from postpanic.kernel.debuginfo.globals import GlobalsTable
 from postpanic.kernel.debuginfo.symbols import Symbols
@@ -27,9 +29,8 @@ __all__ = ["VariableTable", "type_variables", "variable_forest"]
 
 _HEAD_CHARACTERS = 4
 _BTF_TRACE = b"btf_trace_"
-_PAGE_BYTES = 4096
-_SLACK_BYTES = 64
-"""The compiler aligns objects to at most 64 bytes (a cache line) unless told otherwise."""
+_POINTERS = re.compile(r"\*(?: ?const)? ?\[")
+_CHARACTERS = re.compile(r"(?:const )?char \[\w*\]$")
 
 
 @dataclass(slots=True)
@@ -58,13 +59,20 @@ class VariableTable:
         self.type_ids.append(type_id)
 
 
-def type_variables(btf: Btf, symbols: Symbols, table: GlobalsTable | None, resolver: TypeResolver) -> VariableTable:
+def type_variables(
+    btf: Btf,
+    symbols: Symbols,
+    table: GlobalsTable | None,
+    resolver: TypeResolver,
+    read: Callable[[int, int], bytes | None] = lambda _vaddr, _size: None,
+) -> VariableTable:
     """
     Type the variables among the symbols.
 
     Types that the BTF lacks, such as an array of another length, are built by
     *resolver*. Offers are tried in the table's order: rank it for the kernel
-    first.
+    first. *read* gives the contents of a variable at its link-time address, or
+    None; they help to tell how long an array is.
     """
     result = VariableTable()
     taken: set[int] = set()
@@ -77,7 +85,7 @@ def type_variables(btf: Btf, symbols: Symbols, table: GlobalsTable | None, resol
     result.from_btf = len(result)
     if table is None:
         return result
-    chooser = _Chooser(symbols, resolver, result, table)
+    chooser = _Chooser(symbols, resolver, result, table, read)
     is_function = symbols.is_function()
     for row, type_id in _trace_point_maps(btf, symbols):
         if row not in taken and unique[row]:
@@ -168,15 +176,26 @@ class _Offer:
     """Of an array, else 0."""
     element_bytes: int
     length: int
+    kind: ElementKind
 
 
 class _Chooser:
     """Chooses among the types that the table offers for one symbol."""
 
-    def __init__(self, symbols: Symbols, resolver: TypeResolver, result: VariableTable, table: GlobalsTable) -> None:
+    def __init__(
+        self,
+        symbols: Symbols,
+        resolver: TypeResolver,
+        result: VariableTable,
+        table: GlobalsTable,
+        read: Callable[[int, int], bytes | None],
+    ) -> None:
         self.resolver = resolver
         self.result = result
         self.spellings = table.spellings
+        self.witnesses = table.witnesses
+        self.names = symbols.names
+        self.read = read
         self.vaddrs = symbols.vaddrs.tolist()
         self.sizes = symbols.sizes.tolist()
         self.offers: dict[tuple[int, ...], list[_Offer]] = {}
@@ -194,7 +213,12 @@ class _Chooser:
                     return
             elif 0 < offer.element_bytes <= room:
                 known = {other.length: other.type_id for other in resolved if other.element == offer.element}
-                length = _array_length(offer.element_bytes, known, self.vaddrs[row], room)
+                # A macro that makes many variables is a witness for each of them.
+                witnesses = self.witnesses.get(self.names[row], len(self.names))
+                told = ArrayOffer(offer.element_bytes, offer.kind, known, witnesses)
+                length = decide_length(told, self.vaddrs[row], room, self.read)
+                if length and length not in known:
+                    known[length] = self.resolver.array_of(offer.element, length)
                 self.result.add(row, known[length] if length else self.resolver.array_of(offer.element, 0))
                 self.result.length_unknown += not length
                 return
@@ -204,34 +228,21 @@ class _Chooser:
             self.result.type_absent += 1
 
     def _resolve(self, indexes: tuple[int, ...]) -> list[_Offer]:
-        types = [self.resolver.detect_c_type(self.spellings[index]) for index in indexes]
-        return [self._measure(type_id) for type_id in types if type_id is not None]
+        spellings = [self.spellings[index] for index in indexes]
+        types = [(self.resolver.detect_c_type(spelling), spelling) for spelling in spellings]
+        return [self._measure(type_id, spelling) for type_id, spelling in types if type_id is not None]
 
-    def _measure(self, type_id: int) -> _Offer:
+    def _measure(self, type_id: int, spelling: str) -> _Offer:
         size = self.resolver.size_of(type_id)
         element, length = self.resolver.array_parts(type_id)
-        return _Offer(type_id, size, element, self.resolver.size_of(element) if element else 0, length)
+        element_bytes = self.resolver.size_of(element) if element else 0
+        return _Offer(type_id, size, element, element_bytes, length, _element_kind(spelling))
 
 
-def _array_length(element_bytes: int, known: Collection[int], vaddr: int, room: int) -> int:
-    """
-    Length of an array by what kernels have and by the room there is, 0 where that is not sure.
-
-    Behind an object there is padding up to the next symbol's alignment, or data
-    that no symbol names (string literals, compound literals). So the room alone
-    proves nothing, and a length of other kernels may have changed. A length
-    counts when both say it: the kernels that have the variable agree, or the
-    room leaves one possibility and a kernel has it.
-    """
-    end = vaddr + room
-    alignment = end & -end
-    slack = alignment if alignment >= _PAGE_BYTES else min(alignment, _SLACK_BYTES)
-    longest = room // element_bytes
-    shortest = max((room - slack) // element_bytes + 1, 1)
-    possible = [length for length in known if shortest <= length <= longest]
-    if len(possible) == 1 and (len(known) == 1 or shortest == longest):
-        return possible[0]
-    return 0
+def _element_kind(spelling: str) -> ElementKind:
+    if _POINTERS.search(spelling):
+        return ElementKind.POINTER
+    return ElementKind.CHARACTER if _CHARACTERS.match(spelling) else ElementKind.OTHER
 
 
 def variable_forest(

@@ -46,8 +46,8 @@ class VmlinuxFacts:
     build_id: bytes
     globals_table: GlobalsTable | None = None
     contents: Callable[[Section], bytes | NDArray[np.uint8] | None] = lambda _: None
-    code: Callable[[int, int], bytes | None] = lambda _vaddr, _size: None
-    """Gives the bytes of a function at its link-time address, or None."""
+    read: Callable[[int, int], bytes | None] = lambda _vaddr, _size: None
+    """Gives the bytes of a function or variable at its link-time address, or None."""
     signed_char: bool = True
 
 
@@ -85,6 +85,7 @@ def synthesize_vmlinux(facts: VmlinuxFacts) -> tuple[ElfParts, TypingReport]:
         AllTypes(),
         signed_char=facts.signed_char,
         unit_name="vmlinux",
+        read=facts.read,
     )
     image = [_image_section(section, facts) for section in sections]
     if not any(section.type == SHT_NOTE for section in image) and facts.build_id:
@@ -120,7 +121,7 @@ def _frame_sections(facts: VmlinuxFacts, image: list[ElfSection], functions: Fun
     pairs = list(zip(functions.vaddr[rows].tolist(), functions.size[rows].tolist(), strict=True))
 
     def decode(vaddr: int, size: int) -> FrameLayout | None:
-        code = facts.code(vaddr, size)
+        code = facts.read(vaddr, size)
         return None if code is None else decode_frame_layout(code)
 
     data = encode_debug_frame(pairs, decode)
