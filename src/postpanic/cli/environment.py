@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 
-__all__ = ["cache_directory", "find_pager", "history_file", "show_log"]
+__all__ = ["cache_directory", "find_pager", "history_file", "show_log", "show_repeated"]
+
+_NUMBER = re.compile(r"0x[0-9a-f]+|\b[0-9]+\b")
 
 DEFAULT_PAGER = "less"
 LESS_OPTIONS = "-RFX"
@@ -44,7 +48,12 @@ def find_pager() -> str | None:
 
 
 def show_log(*, silent: bool = False) -> None:
-    """Print the warnings that libraries log as ``warning: …`` on stderr, each text once; nothing if *silent*."""
+    """
+    Print the warnings that libraries log as ``warning: …`` on stderr; nothing if *silent*.
+
+    A damaged dump makes drgn say the same of hundreds of addresses: the first of
+    those that differ in numbers only is shown, :func:`show_repeated` counts the rest.
+    """
     root = logging.getLogger()
     for handler in list(root.handlers):
         if isinstance(handler, _Handler):
@@ -52,19 +61,32 @@ def show_log(*, silent: bool = False) -> None:
     root.addHandler(_Handler(silent=silent))
 
 
+def show_repeated() -> None:
+    """Say how many warnings were like those that :func:`show_log` has shown."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _Handler):
+            handler.show_repeated()
+
+
 class _Handler(logging.Handler):
     def __init__(self, *, silent: bool) -> None:
         super().__init__()
         self.setFormatter(_Formatter("%(levelname)s: %(message)s"))
         self._silent = silent
-        # A damaged dump makes drgn say the same thing hundreds of times.
-        self._said: set[str] = set()
+        self._counts: Counter[str] = Counter()
 
     def emit(self, record: logging.LogRecord) -> None:
         text = self.format(record)
-        if not self._silent and text not in self._said:
+        kind = _NUMBER.sub("…", text)
+        if kind not in self._counts and not self._silent:
             print(text, file=sys.stderr)
-        self._said.add(text)
+        self._counts[kind] += 1
+
+    def show_repeated(self) -> None:
+        for kind, count in self._counts.items():
+            if count > 1 and not self._silent:
+                print(f"{kind} ({count - 1} more)", file=sys.stderr)
+            self._counts[kind] = 1
 
 
 class _Formatter(logging.Formatter):

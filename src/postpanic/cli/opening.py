@@ -80,7 +80,7 @@ def open_for_analysis(
     from postpanic.analysis.crash_commands import load_plugins
     from postpanic.analysis.debug_files import DebugPolicy
     from postpanic.analysis.program import open_program
-    from postpanic.cli.environment import cache_directory
+    from postpanic.cli.environment import cache_directory, show_repeated
     from postpanic.cli.progress import Progress
 
     policies = {"auto": DebugPolicy.AUTO, "synth": DebugPolicy.SYNTHESIZED, "real": DebugPolicy.REAL}
@@ -96,4 +96,5 @@ def open_for_analysis(
             progress=progress,
         )
         load_plugins()
+    show_repeated()
     return opened

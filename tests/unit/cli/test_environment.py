@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from postpanic.cli.environment import cache_directory, find_pager, history_file, show_log
+from postpanic.cli.environment import cache_directory, find_pager, history_file, show_log, show_repeated
 
 
 @pytest.fixture
@@ -64,14 +64,24 @@ def test_output_that_is_no_terminal_is_not_paged(monkeypatch: pytest.MonkeyPatch
     assert find_pager() is None
 
 
-def test_warning_is_shown_once(root_logger: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
+def test_like_warnings_are_shown_once_and_counted(
+    root_logger: logging.Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
     show_log()
-    for text in ("module x is damaged", "module x is damaged", "module y is damaged"):
+    for text in ("ignoring module at 0x10", "ignoring module at 0xff", "ignoring module at 0x20", "another thing"):
         root_logger.warning(text)
-    assert capsys.readouterr().err == "warning: module x is damaged\nwarning: module y is damaged\n"
+    show_repeated()
+    show_repeated()
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: ignoring module at 0x10",
+        "warning: another thing",
+        "warning: ignoring module at … (2 more)",
+    ]
 
 
 def test_silence_has_no_warnings(root_logger: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
     show_log(silent=True)
     root_logger.warning("nothing to see")
+    root_logger.warning("nothing to see")
+    show_repeated()
     assert capsys.readouterr().err == ""
