@@ -17,14 +17,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from drgn import FaultError, Object, ObjectNotFoundError, Program
+from drgn import ObjectNotFoundError, Program
 from drgn.helpers.common.format import double_quote_ascii_string
 from drgn.helpers.linux.cpumask import num_online_cpus, num_present_cpus
 from drgn.helpers.linux.mmzone import for_each_online_pgdat
 from drgn.helpers.linux.panic import tainted
 from drgn.helpers.linux.pid import for_each_task
 from drgn.helpers.linux.sched import (
-    cpu_curr,
     loadavg,
     task_cpu,
     task_on_cpu,
@@ -33,9 +32,9 @@ from drgn.helpers.linux.sched import (
 )
 from drgn.helpers.linux.timekeeping import ktime_get_boottime_seconds, ktime_get_real_seconds
 
+from postpanic.analysis.context import UNREADABLE, ContextTask, find_context_task
 from postpanic.analysis.crash_commands import describe_error
 from postpanic.analysis.debug_files import DebugKind
-from postpanic.errors import PostpanicError
 from postpanic.kernel.printk import read_log
 from postpanic.kernel.uts import read_utsname
 from postpanic.units import GIB, KIB, MIB
@@ -43,10 +42,7 @@ from postpanic.units import GIB, KIB, MIB
 if TYPE_CHECKING:
     from postpanic.analysis.program import OpenedProgram
 
-__all__ = ["BannerLine", "ContextTask", "find_context_task", "find_panic_line", "read_banner"]
-
-# What reading a structure that is damaged, unknown or not in the dump can raise.
-_UNREADABLE = (FaultError, LookupError, ValueError, TypeError, AttributeError, OverflowError, PostpanicError)
+__all__ = ["BannerLine", "find_panic_line", "read_banner"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +53,6 @@ class BannerLine:
     value: str = ""
     reason: str = ""
     """Why the value cannot be had; empty when it can."""
-
-
-@dataclass(frozen=True, slots=True)
-class ContextTask:
-    """
-    The task that commands work on until the user chooses another.
-
-    ``panicked`` is False when no CPU panicked (a hypervisor dumped a guest that
-    ran): the task is then the one that ran on CPU 0.
-    """
-
-    task: Object
-    panicked: bool
 
 
 def read_banner(opened: OpenedProgram) -> tuple[BannerLine, ...]:
@@ -100,31 +83,10 @@ def read_banner(opened: OpenedProgram) -> tuple[BannerLine, ...]:
     return tuple(line for line in (*lines, *_task_lines(prog)) if line.value or line.reason)
 
 
-def find_context_task(prog: Program) -> ContextTask:
-    """
-    Find the task that panicked; without one, the task that ran on CPU 0.
-
-    The panicking CPU is ``panic_cpu`` (``kernel/panic.c``), else the
-    ``crashing_cpu`` of the architecture; both are -1 in a kernel that ran on.
-
-    Raises
-    ------
-    LookupError
-        If not even the run queue of CPU 0 can be read.
-    """
-    try:
-        return ContextTask(prog.crashed_thread().object, panicked=True)
-    except _UNREADABLE:
-        try:
-            return ContextTask(cpu_curr(prog, 0).read_(), panicked=False)
-        except _UNREADABLE as exc:
-            raise LookupError(f"neither the panic task nor that of CPU 0: {describe_error(exc)}") from exc
-
-
 def _line(key: str, compute: Callable[[], str]) -> BannerLine:
     try:
         return BannerLine(key, compute())
-    except _UNREADABLE as exc:
+    except UNREADABLE as exc:
         return BannerLine(key, reason=describe_error(exc))
 
 
@@ -151,7 +113,7 @@ def _kernel(opened: OpenedProgram) -> str:
         kernel = f"synthesized from the dump (build ID {build_id})" if build_id else "synthesized from the dump"
     try:
         return f"{kernel}  [TAINTED]" if tainted(opened.prog) else kernel
-    except _UNREADABLE:
+    except UNREADABLE:
         return kernel
 
 
@@ -199,7 +161,7 @@ def _machine(prog: Program, machine: str) -> str:
     try:
         # x86 only; other architectures do not keep the frequency in one place.
         return f"{machine}  ({prog['cpu_khz'].value_() // 1000} Mhz)"
-    except _UNREADABLE:
+    except UNREADABLE:
         return f"{machine}  (unknown Mhz)"
 
 
@@ -261,7 +223,7 @@ def _detect_panic(prog: Program) -> bool | None:
         return None
     except LookupError:
         return False
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
     return True
 

@@ -136,7 +136,7 @@ def _run(session: Session, commands: Sequence[str], input_lines: Sequence[str]) 
 
 def _choose_context(opened: OpenedProgram, *, silent: bool) -> None:
     """Give the commands a task to work on when no task panicked; drgn finds one that did by itself."""
-    from postpanic.analysis.banner import find_context_task
+    from postpanic.analysis.context import find_context_task
     from postpanic.analysis.crash_commands import CommandFailedError, capture_crash_command
 
     try:
