@@ -39,6 +39,8 @@ class VariableTable:
 
     rows: list[int] = field(default_factory=list)
     type_ids: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    """``sizeof`` each, in bytes; 0 where the type does not tell."""
     from_btf: int = 0
     from_table: int = 0
     type_absent: int = 0
@@ -100,6 +102,8 @@ def type_variables(
         else:
             result.ambiguous += 1
     result.from_table = len(result) - result.from_btf
+    size_of = {type_id: resolver.size_of(type_id) for type_id in set(result.type_ids)}
+    result.sizes = [size_of[type_id] for type_id in result.type_ids]
     return result
 
 

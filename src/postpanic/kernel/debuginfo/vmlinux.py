@@ -18,6 +18,7 @@ from postpanic.kernel.debuginfo.image import image_sections, link_vaddrs
 from postpanic.kernel.debuginfo.sections import TypingReport, debug_contents, debug_elf_sections
 from postpanic.kernel.debuginfo.selection import AllTypes
 from postpanic.kernel.debuginfo.symbols import Section, Symbols
+from postpanic.kernel.debuginfo.variables import VariableTable
 from postpanic.kernel.kallsyms import SymbolTable
 from postpanic.kernel.orc import decode_orc
 from postpanic.kernel.prologue import FrameLayout, decode_frame_layout
@@ -26,6 +27,7 @@ __all__ = ["ElfParts", "VmlinuxFacts", "link_symbols", "synthesize_vmlinux"]
 
 _ORC_IP_BYTES = 4
 _ORC_ENTRY_BYTES = 6
+_MAX_UNTYPED_BYTES = np.uint64(64 << 10)
 
 ElfParts = list[bytes | NDArray[np.uint8]]
 
@@ -92,7 +94,7 @@ def synthesize_vmlinux(facts: VmlinuxFacts) -> tuple[ElfParts, TypingReport]:
         image.append(ElfSection(".note.gnu.build-id", build_id_note(facts.build_id), type=SHT_NOTE, alignment=4))
     table = symbol_sections(
         symbols.vaddrs,
-        symbols.sizes,
+        _symbol_sizes(symbols, contents.report.variables),
         symbols.letters,
         symbols.is_function(),
         symbols.section_index + 1,
@@ -101,6 +103,22 @@ def synthesize_vmlinux(facts: VmlinuxFacts) -> tuple[ElfParts, TypingReport]:
     )
     frames = _frame_sections(facts, image, contents.functions)
     return elf_file(facts.machine, [*image, *debug_elf_sections(contents), *frames, *table]), contents.report
+
+
+def _symbol_sizes(symbols: Symbols, variables: VariableTable) -> NDArray[np.uint64]:
+    """
+    Sizes of the symbols: of their type, else the distance to the next one.
+
+    Behind data there may be much that no symbol names, such as string literals;
+    an address there is not within the variable before.
+    """
+    sizes = symbols.sizes.copy()
+    data = ~symbols.is_function()
+    sizes[data] = np.minimum(sizes[data], _MAX_UNTYPED_BYTES)
+    rows, typed = np.array(variables.rows, dtype=np.int64), np.array(variables.sizes, dtype=np.uint64)
+    known = typed > 0
+    sizes[rows[known]] = np.minimum(typed[known], symbols.sizes[rows[known]])
+    return sizes
 
 
 def _frame_sections(facts: VmlinuxFacts, image: list[ElfSection], functions: FunctionTable) -> list[ElfSection]:
