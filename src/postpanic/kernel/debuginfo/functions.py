@@ -32,8 +32,10 @@ _FUNCTION_ALIGNMENT = 16
 _MOST = 0.999
 _NOT_A_FUNCTION = (b"__pfx_", b"__cfi_")
 """Padding before a function that carries a symbol of its own (objtool --prefix, kCFI)."""
-_SPLIT_OFF = (b".cold", b".part")
-"""Pieces of a function that the compiler moved away: the same function, without parameters of its own."""
+_COLD = b".cold"
+"""The unlikely end of a function, which the compiler moved away."""
+_PART = b".part"
+"""What of a function was not inlined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +102,11 @@ def match_functions(btf: Btf | None, symbols: Symbols) -> FunctionTable:
 
 
 def _main_row(rows: list[int], full: list[bytes], name: bytes) -> int:
-    """Choose the function itself among those that share a name but for the suffix; -1: only pieces are there."""
+    """Choose the function itself among those that share a name but for the suffix; -1: only cold ends are there."""
     whole = [row for row in rows if full[row] == name]
-    copies = [row for row in rows if not full[row].startswith(_SPLIT_OFF, len(name))]
-    return (whole or copies or [-1])[0]
+    copies = [row for row in rows if not full[row].startswith((_COLD, _PART), len(name))]
+    parts = [row for row in rows if full[row].startswith(_PART, len(name))]
+    return (whole or copies or parts or [-1])[0]
 
 
 def _prototypes(btf: Btf | None) -> tuple[dict[bytes, int], set[bytes]]:
