@@ -54,12 +54,16 @@ def crashed(crash_lab: Lab, fetch_kernel: Callable[[str], Kernel]) -> Callable[.
     """
     Return a function that gives the dump of a kernel: ``crashed("6.1")``, ``crashed("6.12", cpu="max,la57=on")``.
 
-    What it returns has ``raw``, ``filtered``, ``console``, ``release``,
+    What it returns has ``raw``, ``filtered``, ``saved``, ``console``, ``release``,
     ``vmlinux``, ``debug_modules_dir`` and ``make_variant(name)``.
     """
 
     def crash(kernel: str, *, scenario: str = Recipe.scenario, cpu: str = Recipe.cpu, options: str = "") -> Crash:
         fetch_kernel(kernel)
+        try:
+            crash_lab.makedumpfile  # noqa: B018 - what there is of it without a network is known from here on
+        except (ProcessError, FactAbsentError) as exc:
+            _give_up(f"the newest makedumpfile is neither in the cache nor to be fetched: {exc}")
         return crash_lab.crash(Recipe(kernel, scenario, cpu=cpu, options=options))
 
     return crash

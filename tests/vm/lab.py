@@ -3,8 +3,7 @@ Real kernels, crashed for real: the dumps that the tests, the demo and the bench
 
 ::
 
-    python -m tests.vm.lab demo-dump        crash Debian 12's kernel, print where its dump is
-    python -m tests.vm.lab crash KERNEL     the same for another one: 5.10, 6.1, 6.12, newest
+    python -m tests.vm.lab crash KERNEL     crash a kernel (5.10, 6.1, 6.12, newest), print where its dump is
     python -m tests.vm.lab memory KERNEL    the guest's memory as QEMU writes it
     python -m tests.vm.lab debug KERNEL     the kernel's own debug information
     python -m tests.vm.lab prune            remove what nobody has used for two weeks
@@ -29,14 +28,15 @@ from pathlib import Path
 from postpanic.errors import PostpanicError
 from postpanic.process import find_program, run
 from postpanic.rehearse import initramfs
-from postpanic.rehearse.cache import build_once, digest_file, digest_recipe, hold_lock, prune
+from postpanic.rehearse.cache import build_once, digest_file, digest_recipe, discard, hold_lock, prune
 from postpanic.rehearse.disks import read_ext4_file
 from postpanic.rehearse.initramfs import ModuleTree
 from postpanic.rehearse.kernels import DebugInfo, Kernel, KernelStore
 from postpanic.rehearse.machine import Accelerator, Machine, MachineConfig
+from postpanic.rehearse.programs import ProgramStore, UnpackedProgram
 from tests.vm import guest
 from tests.vm.gdbstub import poke
-from tests.vm.recipes import KERNELS, SPLIT_PARTS, VARIANTS, MemoryDumps, Recipe, Variant
+from tests.vm.recipes import BEST_LEVEL, KERNELS, SPLIT_PARTS, VARIANTS, MemoryDumps, Recipe, Variant, select_dump_level
 
 __all__ = [
     "KERNELS",
@@ -65,7 +65,7 @@ PANIC_TIMEOUT_S = 30.0
 SAVED_TIMEOUT_S = 90.0
 ENDED_TIMEOUT_S = 10.0
 UNUSED_S = 14 * 24 * 3600.0
-CACHES = ("dumps", "variants", "debug", "kernels", "programs")
+CACHES = ("crashes", "dumps", "variants", "debug", "kernels", "programs", "unpacked")
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,14 @@ class Crash:
         return self.directory / "vmcore"
 
     @property
-    def filtered(self) -> Path:
-        """What ``makedumpfile -l -d 31`` wrote in the capture kernel."""
+    def saved(self) -> Path:
+        """What the host's ``makedumpfile -l -d 31`` wrote in the capture kernel, which it may be too old for."""
         return self.directory / "dump.kdump"
+
+    @cached_property
+    def filtered(self) -> Path:
+        """What the newest makedumpfile makes of the raw dump: nothing of the kernel's own data is left out."""
+        return self.make_variant("lzo").path
 
     @property
     def console(self) -> Path:
@@ -112,7 +117,7 @@ class Crash:
         return self.debug_info.modules_dir if self.debug_info else None
 
     def make_variant(self, name: str) -> Variant:
-        """Return the raw dump as one of :data:`VARIANTS`, made by the host's makedumpfile when first asked for."""
+        """Return the raw dump as one of :data:`VARIANTS`, made by the newest makedumpfile when first asked for."""
         return self.lab.make_variant(self, name)
 
 
@@ -137,10 +142,13 @@ class Lab:
         Shared by tests, demo and benchmarks.
     say : callable
         Gets a line of progress now and then.
+    watch : callable, optional
+        Gets every line of the guest's console.
     """
 
     cache_dir: Path
     say: Callable[[str], None] = field(default=lambda _: None, compare=False)
+    watch: Callable[[str], None] | None = field(default=None, compare=False)
     _fetched: dict[str, Kernel] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @property
@@ -152,6 +160,11 @@ class Lab:
         if key not in self._fetched:
             self._fetched[key] = self.kernels.fetch(KERNELS[key])
         return self._fetched[key]
+
+    @cached_property
+    def makedumpfile(self) -> UnpackedProgram:
+        """Debian's newest makedumpfile: an older one leaves pages out that kernels newer than it need."""
+        return ProgramStore(self.cache_dir).fetch("makedumpfile", "usr/bin/makedumpfile")
 
     def fetch_debug_info(self, key: str, kernel: Kernel) -> DebugInfo:
         modules = guest.select_load_modules(ModuleTree(kernel.modules_dir))
@@ -168,6 +181,17 @@ class Lab:
 
         directory = build_once(self.cache_dir / "dumps", self._name(recipe, kernel, "vmcore"), build)
         return Crash(self, recipe, kernel, directory)
+
+    def crash_anew(self, recipe: Recipe, name: str) -> Crash:
+        """Crash a machine now, and keep the dump apart under *name*, in place of the last one of that name."""
+        kernel = self.fetch_kernel(recipe.kernel)
+
+        def build(target: Path) -> None:
+            self._crash_now(recipe, kernel, target)
+
+        root = self.cache_dir / "crashes"
+        discard(root, name)
+        return Crash(self, recipe, kernel, build_once(root, name, build))
 
     def dump_memory(self, recipe: Recipe) -> MemoryDumps:
         """Return QEMU's own dumps of a machine that has panicked and has no capture kernel."""
@@ -187,12 +211,13 @@ class Lab:
 
     def make_variant(self, crash: Crash, name: str) -> Variant:
         """See :meth:`Crash.make_variant`."""
-        options = VARIANTS[name]
-        makedumpfile = find_program("makedumpfile")
+        level = select_dump_level(crash.raw)
+        options = tuple(level if word == BEST_LEVEL else word for word in VARIANTS[name])
+        makedumpfile = self.makedumpfile
 
         def build(target: Path) -> None:
             outputs = [target / f"part{number}" for number in range(SPLIT_PARTS)]
-            command: list[str | Path] = [makedumpfile, "--message-level", "31", *options, crash.raw]
+            command: list[str | Path] = [*makedumpfile.command, "--message-level", "31", *options, crash.raw]
             if "-F" in options:
                 with outputs[0].open("wb") as stream:
                     finished = run(command, stdout=stream)
@@ -200,7 +225,7 @@ class Lab:
                 finished = run([*command, *(outputs if "--split" in options else outputs[:1])])
             (target / "messages").write_bytes((finished.stdout or b"") + finished.stderr)
 
-        recipe = {"dump": crash.directory.name, "options": options, "program": digest_file(makedumpfile)}
+        recipe = {"dump": crash.directory.name, "options": options, "program": digest_file(makedumpfile.path)}
         entry = build_once(self.cache_dir / "variants", f"{name}-{digest_recipe(recipe)}", build)
         return Variant(tuple(sorted(entry.glob("part*"))), (entry / "messages").read_text(errors="replace"))
 
@@ -251,7 +276,7 @@ class Lab:
             with (
                 _removing(stub),
                 self._keeping_console(directory),
-                Machine(config, directory, accelerator=accelerator) as machine,
+                Machine(config, directory, accelerator=accelerator, watch=self.watch) as machine,
             ):
                 machine.wait_for(r"^lab: loaded", timeout_s=LOADED_TIMEOUT_S, failure=FAILURE)
                 self.say(f"{kernel.release}: loaded, crashing")
@@ -351,7 +376,7 @@ def _make_lab() -> Lab:
 
 def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="tests.vm.lab", description="crash real kernels in QEMU")
-    parser.add_argument("verb", choices=["demo-dump", "crash", "memory", "debug", "prune"])
+    parser.add_argument("verb", choices=["crash", "memory", "debug", "prune"])
     parser.add_argument("kernel", nargs="?", default="6.1", choices=sorted(KERNELS))
     parser.add_argument("--scenario", default=Recipe.scenario)
     parser.add_argument("--cpu", default=Recipe.cpu)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from postpanic.rehearse.kernels import Kernel, KernelChoice
 
-__all__ = ["KERNELS", "SPLIT_PARTS", "VARIANTS", "MemoryDumps", "Recipe", "Variant"]
+__all__ = ["BEST_LEVEL", "KERNELS", "SPLIT_PARTS", "VARIANTS", "MemoryDumps", "Recipe", "Variant", "select_dump_level"]
 
 KERNELS = {
     "5.10": KernelChoice(("bullseye", "bullseye-security"), r"linux-image-5\.10\.[^-]*-[0-9]+-cloud-amd64"),
@@ -16,19 +16,21 @@ KERNELS = {
     "newest": KernelChoice(("sid",), r"linux-image-cloud-amd64"),
 }
 
-# What makedumpfile of the host makes of a raw dump; several files where it splits.
+# As much as the makedumpfile at hand leaves out of a kernel's dump without harm: see select_dump_level().
+BEST_LEVEL = "best"
+# What makedumpfile makes of a raw dump; several files where it splits.
 VARIANTS: dict[str, tuple[str, ...]] = {
     "raw-d0": ("-d", "0"),
-    "zlib": ("-c", "-d", "31"),
-    "lzo": ("-l", "-d", "31"),
-    "snappy": ("-p", "-d", "31"),
-    "zstd": ("-z", "-d", "31"),
-    "elf": ("-E", "-d", "31"),
-    "flattened": ("-F", "-c", "-d", "31"),
-    "flattened-elf": ("-F", "-E", "-d", "31"),
-    "split": ("--split", "-c", "-d", "31"),
+    "zlib": ("-c", "-d", BEST_LEVEL),
+    "lzo": ("-l", "-d", BEST_LEVEL),
+    "zstd": ("-z", "-d", BEST_LEVEL),
+    "elf": ("-E", "-d", BEST_LEVEL),
+    "flattened": ("-F", "-c", "-d", BEST_LEVEL),
+    "flattened-elf": ("-F", "-E", "-d", BEST_LEVEL),
+    "split": ("--split", "-c", "-d", BEST_LEVEL),
 }
 SPLIT_PARTS = 3
+NOTES_LIMIT_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Variant:
-    """A dump that the host's makedumpfile made, with what it said."""
+    """A dump that makedumpfile made of a raw one, with what it said."""
 
     paths: tuple[Path, ...]
     messages: str
@@ -81,3 +83,16 @@ class MemoryDumps:
     kdump: Path
     console: Path
     kernel: Kernel
+
+
+def select_dump_level(raw: Path) -> str:
+    """
+    Return the number for makedumpfile's ``-d`` that leaves a raw dump's kernel data alone.
+
+    Since 7.0 a page has ``compound_info`` where ``compound_head`` was. Without
+    the latter makedumpfile up to 1.7.8 takes the second and later pages of a
+    slab for a process's data (8).
+    """
+    with raw.open("rb") as stream:
+        notes = stream.read(NOTES_LIMIT_BYTES)
+    return "31" if b"OFFSET(page.compound_head)=" in notes else "23"

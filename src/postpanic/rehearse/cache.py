@@ -24,7 +24,7 @@ from typing import TypedDict
 
 from postpanic.errors import PostpanicError
 
-__all__ = ["build_once", "digest_file", "digest_recipe", "find_entry", "hold_lock", "prune"]
+__all__ = ["build_once", "digest_file", "digest_recipe", "discard", "find_entry", "hold_lock", "prune"]
 
 MANIFEST = "manifest.json"
 BUILD_SUFFIX = ".build"
@@ -118,6 +118,12 @@ def build_once(root: Path, name: str, build: Callable[[Path], None]) -> Path:
             shutil.rmtree(work, ignore_errors=True)
             raise
     return entry
+
+
+def discard(root: Path, name: str) -> None:
+    """Remove an entry, if it is there; waits for whoever builds it."""
+    with hold_lock(root / f".{name}.lock"):
+        _remove(root / name)
 
 
 def prune(root: Path, max_age_s: float) -> list[str]:

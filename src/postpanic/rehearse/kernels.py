@@ -3,20 +3,20 @@ Debian's kernels, by name and without root: image, modules and debug information
 
 A :class:`KernelChoice` says which kernel is wanted ("the newest 6.12 of
 trixie"); :class:`KernelStore` finds out what that is today, fetches it once,
-and keeps it. Without a network the last answer that is in the cache stands.
+and keeps it.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from postpanic.errors import FactAbsentError, PostpanicError, ProcessError
-from postpanic.rehearse.cache import build_once, digest_recipe, find_entry
-from postpanic.rehearse.packages import Archive, Package, unpack, unpack_some
+from postpanic.errors import FactAbsentError
+from postpanic.rehearse.cache import build_once, digest_recipe
+from postpanic.rehearse.packages import Archive, Package, unpack_some
+from postpanic.rehearse.store import Bundle, PackageStore
 
 __all__ = ["DebugInfo", "Kernel", "KernelChoice", "KernelStore"]
 
@@ -73,18 +73,6 @@ class DebugInfo:
     modules_dir: Path
 
 
-@dataclass(frozen=True)
-class _Resolution:
-    """What a choice turned out to be: the image's package and the parts it is split into."""
-
-    image: Package
-    parts: tuple[Package, ...]
-
-    @property
-    def entry_name(self) -> str:
-        return f"{self.image.name}_{self.image.version.replace(':', '%3a')}"
-
-
 class KernelStore:
     """
     Kernels of Debian, fetched when first wanted.
@@ -97,6 +85,7 @@ class KernelStore:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._packages = PackageStore(directory, "kernels")
 
     def fetch(self, choice: KernelChoice) -> Kernel:
         """
@@ -109,24 +98,8 @@ class KernelStore:
         FactAbsentError
             If the suites have no such kernel.
         """
-        resolution = self._resolve(choice)
-        try:
-            return self._fetch_parts(choice, resolution)
-        except ProcessError:
-            # The mirror may have replaced the version since the lists were fetched.
-            self._archive(choice.suites).update(max_age_s=0)
-            return self._fetch_parts(choice, self._resolve(choice))
-
-    def _fetch_parts(self, choice: KernelChoice, resolution: _Resolution) -> Kernel:
-        archive = self._archive(choice.suites)
-
-        def build(target: Path) -> None:
-            for part in resolution.parts:
-                package = archive.fetch(part, target)
-                unpack(package, target)
-                package.unlink()
-
-        return _describe(resolution.image, build_once(self.directory / "kernels", resolution.entry_name, build))
+        bundle, entry = self._packages.fetch(choice.suites, choice.pattern, resolve)
+        return _describe(bundle.main, entry)
 
     def fetch_debug_info(self, choice: KernelChoice, kernel: Kernel, modules: Iterable[str] = ()) -> DebugInfo:
         """
@@ -140,7 +113,7 @@ class KernelStore:
         """
         names = sorted({name.replace("-", "_") for name in modules})
         entry_name = f"{kernel.package}-dbg_{kernel.version}_{digest_recipe(names)}"
-        archive = self._archive(choice.suites)
+        archive = self._packages.open_archive(choice.suites)
         package = Package(f"linux-image-{kernel.release}-dbg", kernel.version)
 
         def want(path: str) -> bool:
@@ -164,39 +137,8 @@ class KernelStore:
             raise FactAbsentError(f"package {package.name}: no vmlinux", where=str(entry))
         return DebugInfo(found[0], modules_dir)
 
-    def _archive(self, suites: Sequence[str]) -> Archive:
-        return Archive(self.directory / "apt" / digest_recipe(list(suites)), suites)
 
-    def _resolve(self, choice: KernelChoice) -> _Resolution:
-        record = self.directory / "resolved" / f"{digest_recipe([choice.suites, choice.pattern])}.json"
-        archive = self._archive(choice.suites)
-        try:
-            archive.update()
-            resolution = resolve(archive, choice.pattern)
-        except ProcessError as exc:
-            resolution = self._recall(record, exc)
-        else:
-            record.parent.mkdir(parents=True, exist_ok=True)
-            temporary = record.with_suffix(".new")
-            temporary.write_text(
-                json.dumps({"image": _encode(resolution.image), "parts": [*map(_encode, resolution.parts)]})
-            )
-            temporary.replace(record)
-        return resolution
-
-    def _recall(self, record: Path, failure: PostpanicError) -> _Resolution:
-        """Return what the choice was last time if its files are still here; else the failure stands."""
-        try:
-            known = json.loads(record.read_text())
-            resolution = _Resolution(Package(*known["image"]), tuple(Package(*part) for part in known["parts"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            raise failure from None
-        if find_entry(self.directory / "kernels", resolution.entry_name) is None:
-            raise failure
-        return resolution
-
-
-def resolve(archive: Archive, pattern: str) -> _Resolution:
+def resolve(archive: Archive, pattern: str) -> Bundle:
     """
     Find the newest kernel whose package matches, and the packages it is split into.
 
@@ -211,15 +153,11 @@ def resolve(archive: Archive, pattern: str) -> _Resolution:
             raise FactAbsentError(f"package {image.name} {image.version} depends on no kernel")
         image = wanted[0]
     parts = [image, *(_find_exact(archive, name) for name in image.depends if _PARTS.match(name))]
-    return _Resolution(replace(image, depends=()), tuple(replace(part, depends=()) for part in parts))
+    return Bundle(replace(image, depends=()), tuple(replace(part, depends=()) for part in parts))
 
 
 def _find_exact(archive: Archive, name: str) -> Package:
     return archive.find(re.escape(name))[-1]
-
-
-def _encode(package: Package) -> list[str]:
-    return [package.name, package.version]
 
 
 def _describe(image: Package, entry: Path) -> Kernel:

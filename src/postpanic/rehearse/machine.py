@@ -16,7 +16,7 @@ import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import (
@@ -196,6 +196,8 @@ class Machine:
     ----------
     directory : Path
         Where ``console.log`` and QEMU's messages go.
+    watch : callable, optional
+        Gets every whole line of the console, while somebody waits for one.
 
     Raises
     ------
@@ -203,8 +205,17 @@ class Machine:
         From every method, if QEMU or the guest fails.
     """
 
-    def __init__(self, config: MachineConfig, directory: Path, *, accelerator: Accelerator | None = None) -> None:
+    def __init__(
+        self,
+        config: MachineConfig,
+        directory: Path,
+        *,
+        accelerator: Accelerator | None = None,
+        watch: Callable[[str], object] | None = None,
+    ) -> None:
         self.config = config
+        self._watch = watch
+        self._lines_shown = 0
         self.console = directory / "console.log"
         self._messages = directory / "qemu.log"
         self.command = build_command(config, self.console, accelerator or detect_accelerator())
@@ -252,6 +263,7 @@ class Machine:
             # The state first: what a machine that has ended printed last must not be missed.
             running = self._running()
             text = self.read_console()
+            self._show(text)
             found = re.search(pattern, text, re.MULTILINE)
             if found:
                 return found
@@ -263,6 +275,14 @@ class Machine:
             if time.monotonic() > deadline:
                 raise self._error(f"{pattern!r} not on the console within {scale_timeout(timeout_s):.0f} s")
             time.sleep(POLL_S)
+
+    def _show(self, text: str) -> None:
+        if self._watch is None:
+            return
+        lines = text.split("\n")[:-1]
+        for line in lines[self._lines_shown :]:
+            self._watch(line)
+        self._lines_shown = len(lines)
 
     def wait_exit(self, *, timeout_s: float) -> None:
         """Wait until the machine has powered off, or was reset, which ends it too."""

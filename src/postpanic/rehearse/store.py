@@ -1,0 +1,136 @@
+"""
+Unpacked packages in a cache, several that belong together in one entry.
+
+What is wanted is resolved anew as long as there is a network; without one the
+last answer that is in the cache stands.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from postpanic.errors import PostpanicError, ProcessError
+from postpanic.rehearse.cache import build_once, digest_recipe, find_entry
+from postpanic.rehearse.packages import Archive, Package, unpack
+
+__all__ = ["Bundle", "PackageStore"]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """
+    Packages that are unpacked into one place.
+
+    Attributes
+    ----------
+    main : Package
+        Gives the entry its name.
+    parts : tuple of Package
+        All of them, *main* included.
+    """
+
+    main: Package
+    parts: tuple[Package, ...]
+
+    @property
+    def entry_name(self) -> str:
+        """The name of the directory."""
+        return f"{self.main.name}_{self.main.version.replace(':', '%3a')}"
+
+
+class PackageStore:
+    """
+    Bundles of one kind.
+
+    Parameters
+    ----------
+    directory : Path
+        The cache.
+    kind : str
+        The directory in it that has the entries.
+    """
+
+    def __init__(self, directory: Path, kind: str) -> None:
+        self.directory = directory
+        self.kind = kind
+
+    def open_archive(self, suites: Sequence[str]) -> Archive:
+        """Return the packages of some suites; kinds share the lists."""
+        return Archive(self.directory / "apt" / digest_recipe(list(suites)), suites)
+
+    def fetch(
+        self,
+        suites: Sequence[str],
+        wanted: str,
+        resolve: Callable[[Archive, str], Bundle],
+        check: Callable[[Path], object] = lambda _: None,
+    ) -> tuple[Bundle, Path]:
+        """
+        Return a bundle and the directory that it is unpacked into.
+
+        Parameters
+        ----------
+        wanted : str
+            What *resolve* makes a bundle of.
+        check : callable
+            Gets the unpacked directory; what it raises keeps it out of the cache.
+
+        Raises
+        ------
+        ProcessError
+            If it is not in the cache and cannot be fetched.
+        FactAbsentError
+            If the suites have no such package.
+        """
+        bundle = self._resolve(suites, wanted, resolve)
+        try:
+            return bundle, self._unpack(suites, bundle, check)
+        except ProcessError:
+            # The mirror may have replaced a version since the lists were fetched.
+            self.open_archive(suites).update(max_age_s=0)
+            bundle = self._resolve(suites, wanted, resolve)
+            return bundle, self._unpack(suites, bundle, check)
+
+    def _unpack(self, suites: Sequence[str], bundle: Bundle, check: Callable[[Path], object]) -> Path:
+        archive = self.open_archive(suites)
+
+        def build(target: Path) -> None:
+            for part in bundle.parts:
+                package = archive.fetch(part, target)
+                unpack(package, target)
+                package.unlink()
+            check(target)
+
+        return build_once(self.directory / self.kind, bundle.entry_name, build)
+
+    def _resolve(self, suites: Sequence[str], wanted: str, resolve: Callable[[Archive, str], Bundle]) -> Bundle:
+        record = self.directory / "resolved" / f"{digest_recipe([self.kind, list(suites), wanted])}.json"
+        archive = self.open_archive(suites)
+        try:
+            archive.update()
+            bundle = resolve(archive, wanted)
+        except ProcessError as exc:
+            return self._recall(record, exc)
+        record.parent.mkdir(parents=True, exist_ok=True)
+        temporary = record.with_suffix(".new")
+        temporary.write_text(json.dumps({"main": _encode(bundle.main), "parts": [*map(_encode, bundle.parts)]}))
+        temporary.replace(record)
+        return bundle
+
+    def _recall(self, record: Path, failure: PostpanicError) -> Bundle:
+        """Return what was wanted last time if its files are still here; else the failure stands."""
+        try:
+            known = json.loads(record.read_text())
+            bundle = Bundle(Package(*known["main"]), tuple(Package(*part) for part in known["parts"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            raise failure from None
+        if find_entry(self.directory / self.kind, bundle.entry_name) is None:
+            raise failure
+        return bundle
+
+
+def _encode(package: Package) -> list[str]:
+    return [package.name, package.version]
