@@ -1,19 +1,12 @@
-"""
-Write records of the kernel log as dmesg(1) and the kernel do.
-
-Every line of a record gets the whole prefix, as ``record_print_text()`` of
-``kernel/printk/printk.c`` gives it.
-"""
+"""Records of the kernel log as dmesg(1) writes them, and the words of its options."""
 
 from __future__ import annotations
 
-import datetime as dt
 import json
-import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from postpanic.errors import UsageError
+from postpanic.kernel.log_text import FACILITIES, LEVELS, LogStyle, escape_text, format_record, name_of
 
 if TYPE_CHECKING:
     from postpanic.kernel.printk import LogRecord
@@ -29,50 +22,7 @@ __all__ = [
     "parse_levels",
 ]
 
-LEVELS = ("emerg", "alert", "crit", "err", "warn", "notice", "info", "debug")
-"""Names of dmesg(1), by number (``include/linux/kern_levels.h``)."""
-
-FACILITIES = (
-    "kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp",
-    "res0", "res1", "res2", "res3", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7",
-)  # fmt: skip
-"""Names by number, as syslog(3) has them."""
-
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _NS_PER_S = 1_000_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class LogStyle:
-    """Which parts of the prefix are written."""
-
-    time: bool = True
-    decode: bool = False
-    raw: bool = False
-    caller: bool = False
-    boot_time_s: float | None = None
-    """Seconds since 1970 at time 0 of the log: then times are dates."""
-
-
-def escape_text(text: bytes) -> str:
-    r"""
-    Decode UTF-8; write control characters and what is not UTF-8 as ``\xNN``.
-
-    Tabs and newlines stay.
-
-    >>> escape_text(b"caf\xc3\xa9 \x1b[1m\xff")
-    'café \\x1b[1m\\xff'
-    """
-    decoded = text.decode("utf-8", "backslashreplace")
-    return _CONTROL.sub(lambda match: "".join(f"\\x{byte:02x}" for byte in match.group().encode()), decoded)
-
-
-def format_record(record: LogRecord, style: LogStyle) -> str:
-    """Write a record as lines, without the last newline; a record without its text says why it has none."""
-    prefix = _prefix(record, style)
-    if record.damage and not record.text:
-        return f"{prefix}(unavailable: {record.damage})"
-    return "\n".join(prefix + line for line in escape_text(record.text).split("\n"))
 
 
 def format_json(record: LogRecord) -> str:
@@ -88,8 +38,8 @@ def format_json(record: LogRecord) -> str:
     fields: dict[str, object] = {
         "seq": record.seq,
         "timestamp": record.timestamp_ns / _NS_PER_S,
-        "level": _name(LEVELS, record.level),
-        "facility": _name(FACILITIES, record.facility),
+        "level": name_of(LEVELS, record.level),
+        "facility": name_of(FACILITIES, record.facility),
         "caller": caller_name(record.caller_id),
         "text": escape_text(record.text),
         "dict": {key: value for key, value in pairs.items() if value},
@@ -135,39 +85,6 @@ def parse_facilities(text: str) -> frozenset[int]:
         If one of them is no facility.
     """
     return frozenset(_number(FACILITIES, word.strip(), "facility") for word in text.split(","))
-
-
-def _prefix(record: LogRecord, style: LogStyle) -> str:
-    parts = []
-    if style.raw:
-        parts.append(f"<{record.facility << 3 | record.level}>")
-    elif style.decode:
-        parts.append(f"{_name(FACILITIES, record.facility):<6}:{_name(LEVELS, record.level):<6}: ")
-    bracketed = ""
-    if style.time:
-        bracketed += f"[{_time(record.timestamp_ns, style.boot_time_s)}]"
-    if style.caller:
-        from postpanic.kernel.printk import caller_name
-
-        bracketed += f"[{caller_name(record.caller_id):>6}]"
-    return "".join(parts) + (f"{bracketed} " if bracketed else "")
-
-
-def _time(timestamp_ns: int, boot_time_s: float | None) -> str:
-    if boot_time_s is not None:
-        try:
-            return (
-                dt.datetime.fromtimestamp(boot_time_s + timestamp_ns / _NS_PER_S)
-                .astimezone()
-                .strftime("%a %b %e %T %Y")
-            )
-        except (ValueError, OverflowError, OSError):
-            pass
-    return f"{timestamp_ns // _NS_PER_S:5}.{timestamp_ns % _NS_PER_S // 1000:06}"
-
-
-def _name(names: tuple[str, ...], number: int) -> str:
-    return names[number] if 0 <= number < len(names) else str(number)
 
 
 def _number(names: tuple[str, ...], word: str, what: str) -> int:
