@@ -19,7 +19,7 @@ V4       renumbered    8-10      11 signal: 7.1
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -299,6 +299,8 @@ class StackFrame:
     """``name+0xoffset``; empty where no symbol covers the address."""
     stopped: str = ""
     """Why the trace ends here, in the last frame; empty at the stack's regular end."""
+    regs_vaddr: int = 0
+    """The ``struct pt_regs`` between this frame and its caller, which was interrupted; 0: the caller called."""
 
 
 _PT_REGS = {"r13": 16, "bp": 32, "r10": 56, "ax": 80, "dx": 96, "di": 112, "ip": 128, "cs": 136, "sp": 152}
@@ -358,6 +360,8 @@ def unwind(
         frames.append(here)
         try:
             entry = table.find(registers["ip"] - (0 if interrupted else 1))
+            if entry.type == OrcType.REGS:
+                frames[-1] = replace(here, regs_vaddr=_frame_vaddr(memory, entry, registers))
             if entry.type == OrcType.UNDEFINED:
                 registers, interrupted = _step_by_code(memory, symbols, registers), False
             else:
@@ -368,8 +372,7 @@ def unwind(
         except AbsentError as error:
             why = str(error)
             break
-    last = frames[-1]
-    frames[-1] = StackFrame(last.pc, last.sp, last.symbol, why)
+    frames[-1] = replace(frames[-1], stopped=why)
     return frames
 
 
