@@ -67,6 +67,8 @@ class SynthesizedDebuginfo:
     modules: Mapping[str, Path]
     report: DebuginfoReport
     from_cache: bool
+    has_types: bool = True
+    """False: the kernel carries no BTF, so the files have symbols and nothing else."""
     temporary: tempfile.TemporaryDirectory[str] | None = None
 
 
@@ -110,19 +112,22 @@ def build(
     vmlinux = job.cache.detect(key, _VMLINUX)
     state = decode_cache_state(job.cache.read(key, _STATE)) if vmlinux is not None else None
     from_cache = vmlinux is not None and state is not None
+    has_types = True
     if vmlinux is None or state is None:
         parts, report = job.make_vmlinux()
-        vmlinux = job.store(key, _VMLINUX, parts)
+        # Another dump of this kernel may hold the types that this one lacks.
+        has_types = job.btf is not None
+        vmlinux = job.store(key, _VMLINUX, parts, lasting=has_types)
         head = job.symbols.get("modules")
         state = CacheState(
             report.counts(), list(job.notes), job.module_layout(), head - memory.kaslr_offset if head is not None else 0
         )
-        job.store(key, _STATE, [encode_cache_state(state)])
+        job.store(key, _STATE, [encode_cache_state(state)], lasting=has_types)
     else:
         job.notes = list(state.notes)
     module_files = job.make_modules(key, state) if modules else {}
     summary = DebuginfoReport(state.counts, job.modules, job.notes)
-    return SynthesizedDebuginfo(vmlinux, module_files, summary, from_cache, job.temporary)
+    return SynthesizedDebuginfo(vmlinux, module_files, summary, from_cache, has_types, job.temporary)
 
 
 def fingerprint(memory: KernelMemory, globals_table: GlobalsTable | None = None) -> str:
