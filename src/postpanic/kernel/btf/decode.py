@@ -32,6 +32,8 @@ __all__ = ["Btf", "Items", "decode_btf"]
 _COMPOSITE = (Kind.STRUCT, Kind.UNION)
 _MODIFIERS = (Kind.TYPEDEF, Kind.VOLATILE, Kind.CONST, Kind.RESTRICT, Kind.TYPE_TAG)
 _REFERENCES = (*_MODIFIERS, Kind.PTR, Kind.FUNC, Kind.FUNC_PROTO, Kind.VAR, Kind.DECL_TAG)
+_POINTER_BYTES = 8
+_LARGEST_SIZE_BYTES = 1 << 52
 MAX_DEPTH = 64
 """Longest chain of typedefs, qualifiers and arrays; the kernel itself refuses more than 32."""
 
@@ -198,21 +200,33 @@ class Btf:
 
     def size_of(self, type_id: int) -> int:
         """``sizeof`` in bytes; 0 for void, functions and incomplete types."""
-        count = 1
+        owner, position = self.owner_of(type_id)
+        return owner._sizes[position]  # noqa: SLF001 - another object of this class
+
+    @cached_property
+    def _sizes(self) -> list[int]:
+        """Size of every type of this object."""
+        sizes = np.zeros(len(self), dtype=np.float64)
+        sized = self.positions(Kind.INT, Kind.FLOAT, Kind.STRUCT, Kind.UNION, Kind.ENUM, Kind.ENUM64)
+        sizes[sized] = self.size_or_type[sized]
+        sizes[self.positions(Kind.PTR)] = _POINTER_BYTES
+        modifiers, arrays = self.positions(*_MODIFIERS), self.positions(Kind.ARRAY)
+        positions = np.concatenate((modifiers, arrays))
+        targets = np.concatenate((self.size_or_type[modifiers], self.extra_words(arrays))).astype(np.int64)
+        counts: NDArray[np.float64] = np.concatenate(
+            (np.ones(len(modifiers)), self.extra_words(arrays, 2).astype(np.float64))
+        )
+        inside = targets >= self.start_id
+        for at in np.flatnonzero(~inside).tolist():
+            sizes[positions[at]] = self.size_of(int(targets[at])) * counts[at]
+        positions, targets, counts = positions[inside], targets[inside] - self.start_id, counts[inside]
+        # Each pass goes one reference further; chains are short, as was checked.
         for _ in range(MAX_DEPTH):
-            type_id = self.skip_modifiers(type_id)
-            owner, position = self.owner_of(type_id)
-            kind = int(owner.kind[position])
-            if kind != Kind.ARRAY:
+            found = np.minimum(sizes[targets] * counts, _LARGEST_SIZE_BYTES)
+            if (found == sizes[positions]).all():
                 break
-            at = int(owner.start[position])
-            count *= int(owner.words[at + 5])
-            type_id = int(owner.words[at + 3])
-        if kind == Kind.PTR:
-            return 8 * count
-        if kind in (Kind.INT, Kind.FLOAT, Kind.STRUCT, Kind.UNION, Kind.ENUM, Kind.ENUM64):
-            return int(owner.size_or_type[position]) * count
-        return 0
+            sizes[positions] = found
+        return list(map(int, sizes.tolist()))
 
     @property
     def chain(self) -> list[Btf]:

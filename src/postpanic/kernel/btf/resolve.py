@@ -21,7 +21,7 @@ from postpanic.kernel.btf.layout import Kind
 __all__ = ["TypeResolver"]
 
 _TOKEN = re.compile(r"\s*(\.\.\.|[A-Za-z_]\w*|0x[0-9a-fA-F]+|\d+|[*()\[\],{}])")
-_SIMPLE = re.compile(r"(const )?(struct|union|enum) (\w+)(?: (\*+))?(?: ?\[(\d{1,9})\])?")
+_SIMPLE = re.compile(r"(const )?(?:(struct|union|enum) )?(\w+(?: \w+)*)(?: (\*+))?(?: ?\[(\d{1,9})\])?")
 """Most spellings are no more than this."""
 _QUALIFIERS = {"const": Kind.CONST, "volatile": Kind.VOLATILE, "restrict": Kind.RESTRICT}
 _INTEGER_WORDS = frozenset({"unsigned", "signed", "short", "long", "int", "char"})
@@ -71,14 +71,15 @@ class TypeResolver:
         if text not in self._memo:
             try:
                 simple = _SIMPLE.fullmatch(text)
-                self._memo[text] = self._resolve_simple(simple) if simple else _Parser(self, text).parse()
+                found = self._resolve_simple(simple) if simple else None
+                self._memo[text] = _Parser(self, text).parse() if found is None else found
             except _UnresolvedError:
                 self._memo[text] = None
         return self._memo[text]
 
     def _resolve_simple(self, match: re.Match[str]) -> int | None:
         const, keyword, name, pointers, length = match.groups()
-        type_id = self.tagged(keyword, name)
+        type_id = self.tagged(keyword, name) if keyword else self.plain(name.split(" "))
         if type_id is None:
             return None
         if const:
@@ -86,6 +87,15 @@ class TypeResolver:
         for _ in pointers or "":
             type_id = self.pointer_to(type_id)
         return type_id if length is None else self.array_of(type_id, int(length))
+
+    def plain(self, words: list[str]) -> int | None:
+        """Find the identifier of ``void``, an integer, a floating-point type or a typedef."""
+        if words == ["void"]:
+            return 0
+        found = self.integer(words) if words[:1] and words[0] in _INTEGER_WORDS else None
+        if found is None and len(words) == 1:
+            found = self.named(words[0], Kind.TYPEDEF, Kind.INT, Kind.FLOAT)
+        return found
 
     def pointer_to(self, type_id: int) -> int:
         """Type ``T *``."""
@@ -241,18 +251,11 @@ class _Parser:
                 break
             self.at += 1
         if type_id is None:
-            type_id = self._plain(words)
+            found = self.resolver.plain(words)
+            if found is None:
+                raise _UnresolvedError
+            type_id = found
         return self._qualified(type_id, qualifiers)
-
-    def _plain(self, words: list[str]) -> int:
-        if words == ["void"]:
-            return 0
-        found = self.resolver.integer(words) if words and words[0] in _INTEGER_WORDS else None
-        if found is None and len(words) == 1:
-            found = self.resolver.named(words[0], Kind.TYPEDEF, Kind.INT, Kind.FLOAT)
-        if found is None:
-            raise _UnresolvedError
-        return found
 
     def _tagged(self, keyword: str) -> int:
         found: int | None

@@ -125,7 +125,7 @@ def split_names(blob: bytes, offsets: NDArray[np.int64]) -> list[bytes]:
     data = np.frombuffer(blob, dtype=np.uint8)
     ends = np.flatnonzero(data == 0)
     before = offsets[offsets > 0] - 1
-    if (data[before] != 0).any() and len(np.unique(np.searchsorted(ends, offsets))) == len(offsets):
+    if (data[before] != 0).any() and np.bincount(np.searchsorted(ends, offsets)).max() == 1:
         # Something precedes each name (kallsyms has its type letter there): cut it off.
         data = data.copy()
         data[before] = 0

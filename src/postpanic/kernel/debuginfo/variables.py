@@ -85,8 +85,24 @@ def type_variables(
             result.add(row, type_id)
             taken.add(row)
     result.from_btf = len(result)
-    if table is None:
-        return result
+    if table is not None:
+        _type_by_table(btf, symbols, table, resolver, read, result, taken)
+    size_of = {type_id: resolver.size_of(type_id) for type_id in set(result.type_ids)}
+    result.sizes = [size_of[type_id] for type_id in result.type_ids]
+    return result
+
+
+def _type_by_table(
+    btf: Btf,
+    symbols: Symbols,
+    table: GlobalsTable,
+    resolver: TypeResolver,
+    read: Callable[[int, int], bytes | None],
+    result: VariableTable,
+    taken: set[int],
+) -> None:
+    """Type what the BTF does not; *taken* are the symbols that it does."""
+    unique = symbols.is_unique
     chooser = _Chooser(symbols, resolver, result, table, read)
     is_function = symbols.is_function()
     for row, type_id in _trace_point_maps(btf, symbols):
@@ -102,9 +118,6 @@ def type_variables(
         else:
             result.ambiguous += 1
     result.from_table = len(result) - result.from_btf
-    size_of = {type_id: resolver.size_of(type_id) for type_id in set(result.type_ids)}
-    result.sizes = [size_of[type_id] for type_id in result.type_ids]
-    return result
 
 
 def _trace_point_maps(btf: Btf, symbols: Symbols) -> Iterator[tuple[int, int]]:
