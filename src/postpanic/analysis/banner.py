@@ -42,7 +42,7 @@ from postpanic.units import GIB, KIB, MIB
 if TYPE_CHECKING:
     from postpanic.analysis.program import OpenedProgram
 
-__all__ = ["BannerLine", "find_panic_line", "read_banner"]
+__all__ = ["BannerLine", "find_panic_line", "format_date", "read_banner"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def read_banner(opened: OpenedProgram) -> tuple[BannerLine, ...]:
         ("DEBUG INFO", lambda: _debug_info(opened)),
         ("DUMPFILE" if len(opened.dump.description.paths) == 1 else "DUMPFILES", lambda: _dump_files(opened)),
         ("CPUS", lambda: _cpus(prog)),
-        ("DATE", lambda: _date(ktime_get_real_seconds(prog).value_())),
+        ("DATE", lambda: format_date(ktime_get_real_seconds(prog).value_())),
         ("UPTIME", lambda: _duration(ktime_get_boottime_seconds(prog).value_())),
         ("LOAD AVERAGE", lambda: ", ".join(f"{load:.2f}" for load in loadavg(prog))),
         ("TASKS", lambda: str(sum(1 for _ in for_each_task(prog, idle=True)))),
@@ -146,7 +146,8 @@ def _cpus(prog: Program) -> str:
     return str(present) if online >= present else f"{present} [OFFLINE: {present - online}]"
 
 
-def _date(timestamp_s: int) -> str:
+def format_date(timestamp_s: int) -> str:
+    """Spell a time in seconds since 1970 as crash does, in the local time zone."""
     moment = dt.datetime.fromtimestamp(timestamp_s).astimezone()
     return moment.strftime("%a %b %e %T %Z %Y")
 

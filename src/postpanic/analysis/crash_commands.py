@@ -39,6 +39,7 @@ __all__ = [
     "command_names",
     "command_options",
     "describe_error",
+    "failure_of",
     "load_plugins",
     "run_crash_command",
     "set_pager",
@@ -123,7 +124,7 @@ def run_crash_command(prog: Program, line: str, *, variables: dict[str, Any] | N
     except BrokenPipeError:
         raise
     except Exception as exc:
-        raise _failure(exc) from exc
+        raise failure_of(exc) from exc
 
 
 def capture_crash_command(prog: Program, line: str, *, variables: dict[str, Any] | None = None) -> str:
@@ -206,7 +207,8 @@ def _first_line(text: str) -> str:
     return " ".join(text.split("\n", 1)[0].split())
 
 
-def _failure(error: Exception) -> CommandFailedError:
+def failure_of(error: Exception) -> CommandFailedError:
+    """Turn whatever a command raised into the failure that is shown."""
     members: Sequence[Exception] = error.exceptions if isinstance(error, ExceptionGroup) else (error,)
     status = 1
     if any(isinstance(member, (FaultError, AbsentError)) for member in members):

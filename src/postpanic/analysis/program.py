@@ -16,10 +16,11 @@ from typing import Self
 
 import drgn
 
-from postpanic.analysis.debug_files import DebugPolicy, DebugSource, load_debug_files
+from postpanic.analysis.debug_files import DebugKind, DebugPolicy, DebugSource, load_debug_files
 from postpanic.analysis.memory_segments import attach_dump
 from postpanic.dumps.memory import Dump
 from postpanic.dumps.open import open_dump
+from postpanic.errors import AbsentError, FileFaultError
 from postpanic.kernel.debuginfo.build import SynthesizedDebuginfo, build
 from postpanic.kernel.debuginfo.cache import DebuginfoCache
 from postpanic.kernel.memory import KernelMemory, open_kernel_memory
@@ -38,6 +39,12 @@ class OpenedProgram:
     synthesized: SynthesizedDebuginfo | None
     """Report of what was typed; also keeps files that no cache keeps."""
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def has_types(self) -> bool:
+        """False where the kernel's debug information is synthesized, and the kernel carries no types (BTF)."""
+        kernel_synthesized = bool(self.sources) and self.sources[0].kind is DebugKind.SYNTHESIZED
+        return not kernel_synthesized or self.synthesized is None or self.synthesized.has_types
 
     def close(self) -> None:
         """Close the dump; the program must not be used any more."""
@@ -113,7 +120,13 @@ def open_program(
             if made:
                 return made[0]
             progress("reading symbols and types from the dump")
-            made.append(build(memory, cache=DebuginfoCache(cache_directory) if cache_directory is not None else None))
+            cache = DebuginfoCache(cache_directory) if cache_directory is not None else None
+            try:
+                made.append(build(memory, cache=cache))
+            except (AbsentError, FileFaultError) as exc:
+                # The log is found by VMCOREINFO alone, so there is something left to do.
+                exc.hint = exc.hint or 'give a vmlinux with debug information; "postpanic dmesg" needs neither'
+                raise
             return made[0]
 
         sources = load_debug_files(

@@ -94,14 +94,32 @@ def command(
     with open_for_analysis(inputs.dump_paths, sources, modules=inputs.modules) as opened:
         from postpanic.cli.session import Session
 
+        if not opened.has_types:
+            return _run_without_types(opened, commands, input_lines, silent=silent)
         _choose_context(opened, silent=silent)
         if not silent:
             from postpanic.analysis.banner import read_banner
 
-            for warning in opened.warnings:
-                print(f"warning: {warning}", file=sys.stderr)
-            print(f"{format_banner(read_banner(opened))}\n", flush=True)
+            _introduce(opened.warnings, read_banner(opened))
         return _run(Session(opened, pager=find_pager()), commands, input_lines)
+
+
+def _run_without_types(
+    opened: OpenedProgram, commands: Sequence[str], input_lines: Sequence[str], *, silent: bool
+) -> int:
+    from postpanic.analysis.symbols_only import SymbolsOnly, read_symbols_only_banner, warn_symbols_only
+    from postpanic.cli.session import Session
+
+    kernel = SymbolsOnly(opened.memory, opened.dump.description)
+    if not silent:
+        _introduce(warn_symbols_only(opened), read_symbols_only_banner(opened, kernel))
+    return _run(Session(opened, pager=find_pager(), symbols_only=kernel), commands, input_lines)
+
+
+def _introduce(warnings: Sequence[str], banner: Sequence[BannerLine]) -> None:
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(f"{format_banner(banner)}\n", flush=True)
 
 
 def format_banner(lines: Sequence[BannerLine]) -> str:

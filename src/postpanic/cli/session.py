@@ -20,6 +20,7 @@ from postpanic.analysis.crash_commands import CommandFailedError, run_crash_comm
 
 if TYPE_CHECKING:
     from postpanic.analysis.program import OpenedProgram
+    from postpanic.analysis.symbols_only import SymbolsOnly
 
 __all__ = ["ALIASES", "END_WORDS", "Session", "SessionEndError", "split_commands"]
 
@@ -90,13 +91,19 @@ class Session:
         The dump; the session does not close it.
     pager : str or None
         Shell command that shows long output.
+    symbols_only : SymbolsOnly, optional
+        Of a kernel without types: then only the commands that need none work.
     """
 
-    def __init__(self, opened: OpenedProgram, *, pager: str | None = None) -> None:
+    def __init__(
+        self, opened: OpenedProgram, *, pager: str | None = None, symbols_only: SymbolsOnly | None = None
+    ) -> None:
         self.opened = opened
+        self.symbols_only = symbols_only
         self.ended = False
         """Whether a command said ``exit``."""
         self._variables: dict[str, Any] = {}
+        self._pager = pager
         set_pager(opened.prog, pager)
 
     def run_lines(self, lines: Iterable[str]) -> int:
@@ -159,7 +166,12 @@ class Session:
 
             self._variables = script_globals(self.opened.prog)
         with _interruptible():
-            run_crash_command(self.opened.prog, command, variables=self._variables)
+            if self.symbols_only is None:
+                run_crash_command(self.opened.prog, command, variables=self._variables)
+                return
+            from postpanic.analysis.symbols_only import run_without_types
+
+            run_without_types(self.opened, self.symbols_only, command, pager=self._pager, variables=self._variables)
 
 
 def _print_failure(command: str, failure: CommandFailedError) -> None:
