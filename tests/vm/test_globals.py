@@ -44,7 +44,7 @@ def same_type(expected: drgn.Type, found: drgn.Type) -> bool:
 
 def size_of(type_: drgn.Type) -> int | None:
     try:
-        return drgn.sizeof(type_)
+        return int(drgn.sizeof(type_))
     except TypeError:
         return None
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable
+from pathlib import Path
 
 import drgn
 
@@ -45,6 +46,8 @@ _EHDR_SIZE = 64
 _PHDR_SIZE = 56
 _NT_VMCOREINFO = 0
 _VMCOREINFO_OWNER = b"VMCOREINFO\0"
+_MAX_MEMFD_NAME = 200
+"""memfd_create(2) takes 249 bytes."""
 
 
 def _encode_note(owner: bytes, type_: int, contents: bytes, order: str) -> bytes:
@@ -145,8 +148,8 @@ def attach_dump(
     """
     description = dump.description
     core = build_core_header(machine, description.byte_order, description.notes, vmcoreinfo)
-    # The program owns the descriptor from here on and closes it at its end.
-    fd = os.memfd_create("postpanic-core", os.MFD_CLOEXEC)
+    # The program owns the descriptor from here on and closes it at its end; the name is all that it can say of it.
+    fd = os.memfd_create(Path(description.paths[0]).name[:_MAX_MEMFD_NAME], os.MFD_CLOEXEC)
     with os.fdopen(fd, "wb", closefd=False) as file:
         file.write(core)
     prog.set_core_dump(fd)

@@ -27,7 +27,7 @@ __all__ = ["ElfParts", "VmlinuxFacts", "link_symbols", "synthesize_vmlinux"]
 
 _ORC_IP_BYTES = 4
 _ORC_ENTRY_BYTES = 6
-_MAX_UNTYPED_BYTES = np.uint64(64 << 10)
+_MAX_UNTYPED_BYTES = np.uint64(4 << 10)
 
 ElfParts = list[bytes | NDArray[np.uint8]]
 
@@ -116,8 +116,8 @@ def _symbol_sizes(symbols: Symbols, variables: VariableTable) -> NDArray[np.uint
     data = ~symbols.is_function()
     sizes[data] = np.minimum(sizes[data], _MAX_UNTYPED_BYTES)
     rows, typed = np.array(variables.rows, dtype=np.int64), np.array(variables.sizes, dtype=np.uint64)
-    known = typed > 0
-    sizes[rows[known]] = np.minimum(typed[known], symbols.sizes[rows[known]])
+    # An array whose length is unknown keeps all the room.
+    sizes[rows] = np.where(typed > 0, np.minimum(typed, symbols.sizes[rows]), symbols.sizes[rows])
     return sizes
 
 
