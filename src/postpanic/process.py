@@ -111,8 +111,6 @@ def start(
     """
     words = [str(word) for word in command]
     try:
-        return subprocess.Popen(
-            words, stdin=stdin, stdout=stdout, stderr=stderr, cwd=cwd, env=env
-        )
+        return subprocess.Popen(words, stdin=stdin, stdout=stdout, stderr=stderr, cwd=cwd, env=env)
     except OSError as exc:
         raise ProcessError(f"{words[0]}: {exc.strerror}") from exc
