@@ -53,7 +53,8 @@ class ConsoleFilter:
     """
 
     LANDMARK = re.compile(
-        r"Linux version|\] Command line:|for crashkernel|crashkernel reserved|Run /init|^lab: (?!\s)|^crash: |reboot:"
+        r"Linux version|\] Command line:|for crashkernel|crashkernel reserved|Run /init|reboot:"
+        r"|^lab: (?!\s|Mem:|Swap:)|^crash: "
     )
     CRASH = re.compile(r"sysrq: Trigger a crash|Kernel panic|BUG:|Oops")
     BOOT = re.compile(r"Linux version")
@@ -138,6 +139,7 @@ class Demo:
         self._say(f"{time.monotonic() - started:.0f} s")
 
     def _show_console_line(self, line: str) -> None:
+        line = line.expandtabs()
         cut = line if len(line) <= self._width - 2 else f"{line[: self._width - 3]}…"
         if self._filter.takes(line):
             alarming = ConsoleFilter.CRASH.search(line) is not None
