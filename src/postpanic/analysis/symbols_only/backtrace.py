@@ -31,8 +31,8 @@ _ROWS = (
 _DIGITS = {"rflags": 8, "cs": 4, "ss": 4}
 _USER_MODE = 3
 """Privilege level in ``cs``."""
-_SEARCH_BYTES = 8192
-"""How far above a module's frame its caller is looked for: half a kernel stack (``THREAD_SIZE``)."""
+_SEARCH_BYTES = 32 << 10
+"""How far above a module's frame its caller is looked for: ``THREAD_SIZE`` is 16 KiB, with KASAN 32."""
 _CALL_BYTES = 7
 """The longest call instruction that the kernel is compiled to."""
 

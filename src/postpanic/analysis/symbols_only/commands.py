@@ -77,7 +77,7 @@ def run_without_types(
         sys.stdout.flush()
     except CommandNotFoundError as exc:
         raise CommandFailedError(
-            f"{name}: needs types, and {NO_TYPES}",
+            f"{exc.name}: needs types, and {NO_TYPES}",
             exit_status=AbsentError.exit_status,
             hint=f"without types: {', '.join(_names(opened.prog))}",
         ) from exc
