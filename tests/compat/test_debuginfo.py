@@ -219,3 +219,15 @@ def test_own_unwinder_names_the_frames_that_drgn_names(crash: Crash, prog: drgn.
     theirs = [frame.pc for frame in prog.crashed_thread().stack_trace() if not frame.is_inline and frame.pc >> 63]
     assert theirs in [[frame.pc for frame in trace] for trace in traces]
     assert len(theirs) > 6
+
+
+def test_debians_crash_starts_on_it(crash: Crash, built: SynthesizedDebuginfo, installed: Installed) -> None:
+    if crash.release.startswith("6.12"):
+        pytest.skip("Debian's crash is older than this kernel, and starts on no vmlinux of it")
+    finished = run(
+        [installed("crash"), "-s", built.vmlinux, crash.filtered], stdin=b"bt\nsym schedule\nquit\n", timeout_s=300
+    )
+    answer = finished.stdout.decode()
+    assert re.search(r"#\d+ \[\w+\] panic at", answer)
+    assert re.search(r"#\d+ \[\w+\] entry_SYSCALL_64", answer)
+    assert "(T) schedule" in answer

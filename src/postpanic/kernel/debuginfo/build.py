@@ -19,7 +19,7 @@ from postpanic.kernel.btf.find import read_kernel_btf
 from postpanic.kernel.debuginfo.cache import CacheRefusedError, DebuginfoCache
 from postpanic.kernel.debuginfo.charsign import detect_signed_char
 from postpanic.kernel.debuginfo.globals import GlobalsTable, load_globals_table
-from postpanic.kernel.debuginfo.image import NAMED_CONTENTS, NEVER_CONTENTS
+from postpanic.kernel.debuginfo.image import NAMED_CONTENTS, NEVER_CONTENTS, TEMPLATE
 from postpanic.kernel.debuginfo.module_file import ModuleFacts, synthesize_module
 from postpanic.kernel.debuginfo.module_layout import ModuleLayout
 from postpanic.kernel.debuginfo.modules import LoadedModule, ModuleReader, ModuleSection, read_module_btfs
@@ -283,6 +283,8 @@ class _Job:
         if not wanted:
             return None
         size = section.end - section.start
+        if section.name == TEMPLATE:
+            return bytes(size)
         vaddr = VirtAddr(section.start + self.memory.kaslr_offset)
         data, present = self.memory.read_available(vaddr, size)
         missing = size - int(np.count_nonzero(present))

@@ -115,13 +115,7 @@ def elf_file(
     """
     if machine not in _MACHINES:
         raise UnsupportedError(f"no debug information can be written for {machine or 'an unknown machine'}")
-    # A section of offsets (per-CPU variables at 0) is not loaded there; debuggers take
-    # the segments for the range of addresses that the kernel covers.
-    loads = [
-        at
-        for at, section in enumerate(sections)
-        if section.flags & SectionFlag.ALLOC and section.memory_bytes and section.vaddr >= _PAGE_BYTES
-    ]
+    loads = _loaded(sections)
     notes = [at for at, section in enumerate(sections) if section.type == SHT_NOTE]
     segments = (len(loads) + len(notes)) if file_type == ET_EXEC else 0
     names, name_offsets = _string_table(["", *(section.name for section in sections), ".shstrtab"])
@@ -151,9 +145,26 @@ def elf_file(
     parts.append(bytes(tail))
     programs: NDArray[np.void] = np.zeros(segments, dtype=_PHDR)
     if segments:
-        _fill_segments(programs, headers, sections, sorted(loads, key=lambda at: sections[at].vaddr), notes)
+        _fill_segments(programs, headers, sections, loads, notes)
     header = _file_header(machine, file_type, segments, position + tail, len(headers))
     return [header, programs.tobytes(), *parts, headers.tobytes()]
+
+
+def _loaded(sections: Sequence[ElfSection]) -> list[int]:
+    """
+    List the sections that get a segment, in its order.
+
+    By rising address, but for a section of offsets (per-CPU variables at 0): as in
+    the kernel's own vmlinux it comes in between, because debuggers take the first
+    and the last segment for the bounds of the kernel.
+    """
+    loads = [at for at, section in enumerate(sections) if section.flags & SectionFlag.ALLOC and section.memory_bytes]
+    loads.sort(key=lambda at: sections[at].vaddr)
+    offsets = [at for at in loads if sections[at].vaddr < _PAGE_BYTES]
+    high = [at for at in loads if at not in offsets]
+    # Without contents there is nothing to load.
+    offsets = [at for at in offsets if sections[at].data is not None]
+    return [*high[:1], *offsets, *high[1:]] if len(high) > 1 else high
 
 
 def _fill_segments(

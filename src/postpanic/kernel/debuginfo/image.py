@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from postpanic.kernel.debuginfo.symbols import Section
 from postpanic.kernel.kallsyms import SymbolTable
 
-__all__ = ["NAMED_CONTENTS", "NEVER_CONTENTS", "image_sections", "link_vaddrs"]
+__all__ = ["NAMED_CONTENTS", "NEVER_CONTENTS", "TEMPLATE", "image_sections", "link_vaddrs"]
 
 _HIGH_HALF = np.uint64(1 << 63)
 
@@ -36,14 +36,22 @@ _BOUNDARIES: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("__bss_start",), ".bss", "w"),
     (("__bss_stop",), ".brk", "w"),
     (("_end",), "", ""),
+    (("__init_scratch_begin",), ".init.scratch", "w"),
+    (("__init_scratch_end",), "", ""),
 )
 """From ``include/asm-generic/vmlinux.lds.h`` and ``arch/*/kernel/vmlinux.lds.S``."""
 
 NAMED_CONTENTS = (".notes", ".orc_header", ".orc_unwind_ip", ".orc_unwind")
 """Sections whose contents debuggers read from the file."""
 
-NEVER_CONTENTS = (".bss", ".brk", ".data..percpu")
-"""Sections that no vmlinux has contents for, or whose addresses are offsets."""
+NEVER_CONTENTS = (".bss", ".brk", ".init.scratch")
+"""Sections that no vmlinux has contents for."""
+
+TEMPLATE = ".data..percpu"
+"""
+What each CPU's area began as. The kernel frees it after boot, so that only its
+place is known; crash takes its symbols for data only if the section has contents.
+"""
 
 
 def link_vaddrs(table: SymbolTable, kaslr_offset: int) -> NDArray[np.uint64]:
