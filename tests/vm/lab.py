@@ -28,7 +28,7 @@ from pathlib import Path
 from postpanic.errors import PostpanicError
 from postpanic.process import find_program, run
 from postpanic.rehearse import initramfs
-from postpanic.rehearse.cache import build_once, digest_file, digest_recipe, discard, hold_lock, prune
+from postpanic.rehearse.cache import build_once, digest_file, digest_recipe, hold_lock, prune, remove_entry
 from postpanic.rehearse.disks import read_ext4_file
 from postpanic.rehearse.initramfs import ModuleTree
 from postpanic.rehearse.kernels import DebugInfo, Kernel, KernelStore
@@ -183,15 +183,20 @@ class Lab:
         return Crash(self, recipe, kernel, directory)
 
     def crash_anew(self, recipe: Recipe, name: str) -> Crash:
-        """Crash a machine now, and keep the dump apart under *name*, in place of the last one of that name."""
+        """Crash a machine now, and keep the dump apart, in place of the last one of that *name*."""
         kernel = self.fetch_kernel(recipe.kernel)
 
         def build(target: Path) -> None:
             self._crash_now(recipe, kernel, target)
 
         root = self.cache_dir / "crashes"
-        discard(root, name)
-        return Crash(self, recipe, kernel, build_once(root, name, build))
+        with hold_lock(root / f".{name}.lock"):
+            # Finished ones, and what a process left that was killed.
+            earlier = [*root.glob(f"{name}-[0-9]*"), *root.glob(f".{name}-[0-9]*")]
+            directory = build_once(root, f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}", build)
+            for entry in earlier:
+                remove_entry(entry)
+        return Crash(self, recipe, kernel, directory)
 
     def dump_memory(self, recipe: Recipe) -> MemoryDumps:
         """Return QEMU's own dumps of a machine that has panicked and has no capture kernel."""

@@ -70,13 +70,14 @@ def test_demo_that_is_stopped_leaves_neither_machine_nor_half_a_dump(
 ) -> None:
     crashed("6.1")
     crashes = default_cache_dir() / "crashes"
-    before = set(crashes.glob(".demo.*.build"))
+    before = set(crashes.glob(".demo-*.build"))
+    kept = set(crashes.glob("demo-*"))
     with subprocess.Popen(DEMO, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as demo:
         try:
             assert demo.stdout is not None
             while b"Linux version" not in demo.stdout.readline():
                 assert demo.poll() is None
-            (work,) = set(crashes.glob(".demo.*.build")) - before
+            (work,) = set(crashes.glob(".demo-*.build")) - before
             assert processes_of(work.name)
             demo.send_signal(number)
             _, messages = demo.communicate(timeout=60)
@@ -85,6 +86,7 @@ def test_demo_that_is_stopped_leaves_neither_machine_nor_half_a_dump(
     assert demo.returncode == 128 + number
     assert b"Traceback" not in messages
     assert not work.exists()
+    assert set(crashes.glob("demo-*")) == kept
     deadline = time.monotonic() + 10
     while processes_of(work.name) and time.monotonic() < deadline:
         time.sleep(0.1)

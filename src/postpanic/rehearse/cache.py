@@ -24,7 +24,7 @@ from typing import TypedDict
 
 from postpanic.errors import PostpanicError
 
-__all__ = ["build_once", "digest_file", "digest_recipe", "discard", "find_entry", "hold_lock", "prune"]
+__all__ = ["build_once", "digest_file", "digest_recipe", "find_entry", "hold_lock", "prune", "remove_entry"]
 
 MANIFEST = "manifest.json"
 BUILD_SUFFIX = ".build"
@@ -105,10 +105,10 @@ def build_once(root: Path, name: str, build: Callable[[Path], None]) -> Path:
         if found is not None:
             return found
         entry = root / name
-        _remove(entry)
+        remove_entry(entry)
         # What a builder left that was killed: nobody else can be at work on it while we hold the lock.
         for left in root.glob(f".{glob.escape(name)}.*{BUILD_SUFFIX}"):
-            _remove(left)
+            remove_entry(left)
         work = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=BUILD_SUFFIX, dir=root))
         try:
             build(work)
@@ -120,12 +120,6 @@ def build_once(root: Path, name: str, build: Callable[[Path], None]) -> Path:
     return entry
 
 
-def discard(root: Path, name: str) -> None:
-    """Remove an entry, if it is there; waits for whoever builds it."""
-    with hold_lock(root / f".{name}.lock"):
-        _remove(root / name)
-
-
 def prune(root: Path, max_age_s: float) -> list[str]:
     """Remove the entries that nobody has used for *max_age_s*, and return their names."""
     removed = []
@@ -133,9 +127,29 @@ def prune(root: Path, max_age_s: float) -> list[str]:
         entry = manifest.parent
         with hold_lock(root / f".{entry.name}.lock"):
             if time.time() - manifest.stat().st_mtime > max_age_s:
-                _remove(entry)
+                remove_entry(entry)
                 removed.append(entry.name)
     return removed
+
+
+def remove_entry(entry: Path) -> None:
+    """
+    Remove an entry, or anything else of the cache, if it is there; for holders of its lock.
+
+    Raises
+    ------
+    PostpanicError
+        If it cannot be removed.
+    """
+    if not os.path.lexists(entry):
+        return
+    try:
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    except OSError as exc:
+        raise PostpanicError(f"cannot remove the cache entry: {exc.strerror}", where=str(entry)) from exc
 
 
 def _agrees(path: Path, record: FileRecord) -> bool:
@@ -157,12 +171,3 @@ def _write_manifest(directory: Path) -> None:
             "sha256": digest_file(path),
         }
     (directory / MANIFEST).write_text(json.dumps(records, indent=1))
-
-
-def _remove(entry: Path) -> None:
-    if not os.path.lexists(entry):
-        return
-    try:
-        shutil.rmtree(entry)
-    except OSError as exc:
-        raise PostpanicError(f"cannot remove the damaged cache entry: {exc.strerror}", where=str(entry)) from exc
