@@ -72,11 +72,11 @@ def build_contenders(dump: Path, vmlinux: Path, scratch: Path, crash: str) -> li
     python = sys.executable
     script = scratch / "bt.py"
     script.write_text(DRGN_SCRIPT)
-    postpanic = [python, "-m", "postpanic", "open", "-s", "--debuginfo", "synthesized", "-e", "bt"]
+    postpanic = [python, "-m", "postpanic", "open", "-s", "--debuginfo", "synth", "-e", "bt"]
     cold, warm = scratch / "cold", scratch / "warm"
     contenders = [
-        Contender("postpanic, from nothing", [*postpanic, "--cache-dir", str(cold), str(dump)], cache=cold),
-        Contender("postpanic, from the cache", [*postpanic, "--cache-dir", str(warm), str(dump)]),
+        Contender("postpanic, from nothing", ["env", f"XDG_CACHE_HOME={cold}", *postpanic, str(dump)], cache=cold),
+        Contender("postpanic, from the cache", ["env", f"XDG_CACHE_HOME={warm}", *postpanic, str(dump)]),
         Contender("drgn with vmlinux", [python, "-m", "drgn", "-q", "-c", str(dump), "-s", str(vmlinux), str(script)]),
     ]
     if program := shutil.which(crash):

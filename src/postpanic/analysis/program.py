@@ -17,7 +17,7 @@ from typing import Self
 import drgn
 
 from postpanic.analysis.debug_files import DebugKind, DebugPolicy, DebugSource, load_debug_files
-from postpanic.analysis.memory_segments import attach_dump
+from postpanic.analysis.dump_program import create_program
 from postpanic.dumps.memory import Dump
 from postpanic.dumps.open import open_dump
 from postpanic.errors import AbsentError, FileFaultError
@@ -105,13 +105,8 @@ def open_program(
     dump = open_dump(dump_paths)
     try:
         memory = open_kernel_memory(dump)
-        prog = drgn.Program()
-        attach_dump(
-            prog,
-            dump,
-            machine=memory.machine,
-            vmcoreinfo=memory.vmcoreinfo.text,
-            zero_excluded=zero_excluded,
+        prog = create_program(
+            dump, machine=memory.machine, vmcoreinfo=memory.vmcoreinfo.text, zero_excluded=zero_excluded
         )
 
         made: list[SynthesizedDebuginfo] = []

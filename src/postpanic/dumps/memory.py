@@ -77,6 +77,10 @@ class DumpDescription:
     """Of the pages: ``zlib``, ``lzo``, ``snappy``, ``zstd``; empty for none."""
     dump_level: int | None = None
     incomplete: str = ""
+    has_holes: bool = False
+    """Whether pages are left out in a way that reads as zeroes elsewhere (ELF ``p_filesz < p_memsz``)."""
+    is_stream: bool = False
+    """Whether the file is a flattened stream, whose records must be put in order to be read."""
     warnings: tuple[str, ...] = ()
     """Oddities that did not stop the reader, one phrase each."""
     vmcoreinfo: bytes = b""

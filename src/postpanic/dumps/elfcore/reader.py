@@ -88,6 +88,8 @@ class ElfCoreReader(PagedMemory):
             page_size_bytes=self._page_size,
             file_size_bytes=source.file_size_bytes,
             incomplete="; ".join(self._faults),
+            has_holes=bool((loads["filesz"] < loads["memsz"]).any()),
+            is_stream=bool(source.container),
             warnings=tuple(self._warnings),
             vmcoreinfo=vmcoreinfo,
             notes=notes,

@@ -1,10 +1,10 @@
 """
-Serve a dump to drgn from our own reader.
+Give a dump to drgn.
 
 drgn opens ELF vmcores and, through libkdumpfile, kdump files. It does not open
-QEMU's kdump files, split sets or damaged files, and it fills pages that an ELF
-dump leaves out with zeroes. Every dump is therefore given to drgn in the same
-way: a core file in memory that has the notes (registers of each CPU, VMCOREINFO)
+QEMU's kdump files, split sets or damaged files, it reads flattened ones slowly,
+and it fills pages that an ELF dump leaves out with zeroes. Those are served to
+it: a core file in memory that has the notes (registers of each CPU, VMCOREINFO)
 and no contents, and one physical memory segment per range of RAM, read through
 :class:`~postpanic.dumps.memory.PhysicalMemory`. drgn walks the page tables
 itself on top of that.
@@ -23,7 +23,7 @@ from postpanic.dumps.memory import Dump
 from postpanic.errors import PageAbsentError, UnsupportedError
 from postpanic.units import PhysAddr
 
-__all__ = ["attach_dump", "build_core_header"]
+__all__ = ["build_core_header", "create_program"]
 
 _ELF_MACHINES = {
     "x86_64": 62,
@@ -100,6 +100,16 @@ def build_core_header(machine: str, byte_order: str, notes: bytes, vmcoreinfo: b
 def _segment_reader(dump: Dump, base_paddr: int, *, zero_excluded: bool) -> Callable[[int, int, int, bool], bytes]:
     page_size_bytes = dump.page_size_bytes
 
+    def read_checked(paddr: int, size_bytes: int) -> bytes:
+        try:
+            return dump.read(PhysAddr(paddr), size_bytes)
+        except PageAbsentError as exc:
+            if zero_excluded:
+                return read_or_zeroes(paddr, size_bytes)
+            # drgn puts the address behind the reason by itself.
+            reason = exc.message.removeprefix(f"physical address {exc.paddr:#x} is ")
+            raise drgn.FaultError(f"physical page is {reason}", exc.paddr) from None
+
     def read_or_zeroes(paddr: int, size_bytes: int) -> bytes:
         parts = []
         while size_bytes:
@@ -112,24 +122,31 @@ def _segment_reader(dump: Dump, base_paddr: int, *, zero_excluded: bool) -> Call
             size_bytes -= step
         return b"".join(parts)
 
+    # drgn reads strings byte by byte, so the last page is kept at hand.
+    offset_mask = page_size_bytes - 1
+    last_paddr, last_page = -1, b""
+
     def read_segment(address: int, count: int, offset: int, physical: bool) -> bytes:  # noqa: ARG001
-        try:
-            return dump.read(PhysAddr(base_paddr + offset), count)
-        except PageAbsentError as exc:
-            if zero_excluded:
-                return read_or_zeroes(base_paddr + offset, count)
-            # drgn puts the address behind the reason by itself.
-            reason = exc.message.removeprefix(f"physical address {exc.paddr:#x} is ")
-            raise drgn.FaultError(f"page is {reason}", exc.paddr) from None
+        nonlocal last_paddr, last_page
+        paddr = base_paddr + offset
+        start = paddr & offset_mask
+        if start + count > page_size_bytes:
+            return read_checked(paddr, count)
+        if paddr - start != last_paddr:
+            try:
+                last_page = dump.read(PhysAddr(paddr - start), page_size_bytes)
+            except PageAbsentError:
+                # A part of the page may be there.
+                return read_checked(paddr, count)
+            last_paddr = paddr - start
+        return last_page[start : start + count]
 
     return read_segment
 
 
-def attach_dump(
-    prog: drgn.Program, dump: Dump, *, machine: str, vmcoreinfo: bytes, zero_excluded: bool = False
-) -> None:
+def create_program(dump: Dump, *, machine: str, vmcoreinfo: bytes, zero_excluded: bool = False) -> drgn.Program:
     """
-    Make *dump* the memory and the notes of *prog*.
+    Make a program whose memory and notes are those of *dump*.
 
     Parameters
     ----------
@@ -146,8 +163,31 @@ def attach_dump(
     UnsupportedError
         If the machine is not one that drgn knows.
     """
+    if not zero_excluded and (prog := _open_plainly(dump)) is not None:
+        return prog
+    return _serve(dump, machine=machine, vmcoreinfo=vmcoreinfo, zero_excluded=zero_excluded)
+
+
+def _open_plainly(dump: Dump) -> drgn.Program | None:
+    """Let drgn open a file that it reads as it should; None where it would not."""
+    description = dump.description
+    is_odd = description.incomplete or description.has_holes or description.is_stream or not description.vmcoreinfo
+    if is_odd or len(description.paths) > 1:
+        return None
+    prog = drgn.Program()
+    try:
+        prog.set_core_dump(description.paths[0])
+    except (ValueError, OSError, LookupError, drgn.FaultError):
+        # libkdumpfile wants more than we do of QEMU's kdump files, for one.
+        return None
+    return prog
+
+
+def _serve(dump: Dump, *, machine: str, vmcoreinfo: bytes, zero_excluded: bool) -> drgn.Program:
+    """Make a program of the notes, and of memory that our reader serves."""
     description = dump.description
     core = build_core_header(machine, description.byte_order, description.notes, vmcoreinfo)
+    prog = drgn.Program()
     # The program owns the descriptor from here on and closes it at its end; the name is all that it can say of it.
     fd = os.memfd_create(Path(description.paths[0]).name[:_MAX_MEMFD_NAME], os.MFD_CLOEXEC)
     with os.fdopen(fd, "wb", closefd=False) as file:
@@ -157,3 +197,4 @@ def attach_dump(
         prog.add_memory_segment(
             start, end - start, _segment_reader(dump, start, zero_excluded=zero_excluded), physical=True
         )
+    return prog
