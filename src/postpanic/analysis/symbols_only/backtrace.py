@@ -33,6 +33,8 @@ _USER_MODE = 3
 """Privilege level in ``cs``."""
 _SEARCH_BYTES = 32 << 10
 """How far above a module's frame its caller is looked for: ``THREAD_SIZE`` is 16 KiB, with KASAN 32."""
+_CANDIDATE_LIMIT = 64
+"""How many return addresses are tried there: a damaged stack must not cost minutes."""
 _CALL_BYTES = 7
 """The longest call instruction that the kernel is compiled to."""
 
@@ -178,9 +180,13 @@ def _find_caller(kernel: SymbolsOnly, table: OrcTable, last: StackFrame) -> list
         data, present = kernel.memory.read_available(last.sp & ~7, _SEARCH_BYTES)
     except PostpanicError:
         return []
+    tried = 0
     for slot, (pc,) in enumerate(struct.iter_unpack("<Q", data.tobytes())):
         if not present[8 * slot] or not _is_return_address(kernel, pc):
             continue
+        tried += 1
+        if tried > _CANDIDATE_LIMIT:
+            break
         frames = unwind(
             kernel.memory, table, kernel.symbols, pc=pc, sp=(last.sp & ~7) + 8 * (slot + 1), interrupted=False
         )
