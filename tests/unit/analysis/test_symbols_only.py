@@ -194,6 +194,14 @@ def test_stack_that_leads_nowhere_says_why() -> None:
     assert len(lines) == 3
 
 
+def test_kernel_without_unwind_tables_shows_registers_and_says_so() -> None:
+    kernel = make_kernel([FIRST, SECOND])
+    kernel.symbols = make_table_of_names([(name, vaddr) for name, vaddr in SYMBOLS.items() if "orc" not in name], "T")
+    lines = trace(kernel)
+    assert lines[1].startswith(f"    RIP: {STEXT + 0x208:016x}  RSP: {STACK:016x}")
+    assert lines[-1] == "    (not unwound: no symbol '__start_orc_unwind_ip')"
+
+
 def test_cpu_in_user_mode_has_registers_and_no_frames() -> None:
     lines = trace(make_kernel([FIRST, prstatus(pid=11, rip=0x401000, rsp=0x7FFE0000, cs=0x33)]))
     assert lines[1] == "    RIP: 0000000000401000  RSP: 000000007ffe0000  RFLAGS: 00000000"
