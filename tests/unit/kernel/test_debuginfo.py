@@ -239,6 +239,9 @@ def test_label_inside_an_assembler_function_is_counted_to_it() -> None:
     assert "entry_after" not in functions
     assert attribute(functions["entry"], "high_pc") == 0x40
     assert attribute(functions["other"], "low_pc") == TEXT + 0x2040
+    symbols = {symbol.name: symbol for symbol in section(data, ".symtab").iter_symbols()}
+    assert (symbols["entry"]["st_size"], symbols["entry_after"]["st_size"]) == (0x40, 0)
+    assert symbols["entry_after"]["st_info"]["type"] == "STT_NOTYPE"
 
 
 def test_symbol_table_has_locals_first_and_sizes_within_sections() -> None:

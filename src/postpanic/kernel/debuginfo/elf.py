@@ -27,6 +27,9 @@ SHT_NOTE = 7
 SHT_NOBITS = 8
 SHN_ABS = 0xFFF1
 
+STT_NOTYPE = 0
+STT_OBJECT = 1
+STT_FUNC = 2
 _STT_SECTION = 3
 _PT_LOAD = 1
 _PT_NOTE = 4
@@ -223,7 +226,7 @@ def symbol_sections(
     values: NDArray[np.uint64],
     sizes: NDArray[np.uint64],
     letters: NDArray[np.uint8],
-    is_function: NDArray[np.bool_],
+    types: NDArray[np.uint8],
     section_numbers: NDArray[np.int64],
     names: bytes,
     name_offsets: NDArray[np.int64],
@@ -237,6 +240,8 @@ def symbol_sections(
     ----------
     letters : ndarray of uint8
         The ``nm`` letter of each symbol: upper case is global, W and V are weak.
+    types : ndarray of uint8
+        ``STT_*`` of each symbol.
     section_numbers : ndarray of int64
         Number of each symbol's section in the file; 0 makes the symbol absolute.
     names, name_offsets : bytes, ndarray of int64
@@ -254,7 +259,7 @@ def symbol_sections(
     symbols["shndx"][1 : 1 + section_symbols] = np.arange(1, 1 + section_symbols)
     rows = symbols[1 + section_symbols :]
     rows["name"] = name_offsets[order] + 1
-    rows["info"] = (binding << 4 | np.where(is_function, 2, 1))[order]
+    rows["info"] = (binding << 4 | types)[order]
     rows["shndx"] = np.where(section_numbers == 0, SHN_ABS, section_numbers)[order]
     rows["value"] = values[order]
     rows["size"] = sizes[order]

@@ -56,6 +56,8 @@ class FunctionTable:
     prototype: NDArray[np.int64]
     external: NDArray[np.bool_]
     origin: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    """Rows of the symbols that are labels inside functions."""
     ambiguous: int
     """Functions with a BTF prototype that could not be told apart by name."""
 
@@ -73,7 +75,7 @@ def match_functions(btf: Btf | None, symbols: Symbols) -> FunctionTable:
     """
     prototypes, several = _prototypes(btf)
     rows = _one_per_address(symbols, np.flatnonzero(symbols.is_function()), prototypes)
-    rows, sizes = _absorb_labels(symbols, rows, prototypes)
+    rows, sizes, labels = _absorb_labels(symbols, rows, prototypes)
     full = list(map(symbols.names.__getitem__, rows.tolist()))
     names = [name.partition(b".")[0] or name for name in full]
     row_of = dict(zip(names[::-1], range(len(names) - 1, -1, -1), strict=True))
@@ -98,7 +100,7 @@ def match_functions(btf: Btf | None, symbols: Symbols) -> FunctionTable:
                 origin[row] = main
     letters = symbols.letters[rows]
     external = (letters >= ord("A")) & (letters <= ord("Z"))
-    return FunctionTable(rows, symbols.vaddrs[rows], sizes, names, prototype, external, origin, ambiguous)
+    return FunctionTable(rows, symbols.vaddrs[rows], sizes, names, prototype, external, origin, labels, ambiguous)
 
 
 def _main_row(rows: list[int], full: list[bytes], name: bytes) -> int:
@@ -143,7 +145,7 @@ def _one_per_address(symbols: Symbols, rows: NDArray[np.int64], prototypes: dict
 
 def _absorb_labels(
     symbols: Symbols, rows: NDArray[np.int64], prototypes: dict[bytes, int]
-) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+) -> tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.int64]]:
     """
     Count labels inside assembler functions to the function.
 
@@ -159,7 +161,7 @@ def _absorb_labels(
     names = list(map(symbols.names.__getitem__, rows.tolist()))
     typed = np.fromiter(map(prototypes.__contains__, names), dtype=np.bool_, count=len(names))
     if not typed.any() or aligned[typed].mean() < _MOST:
-        return rows, sizes
+        return rows, sizes, rows[:0]
     dotted = np.fromiter((b"." in name for name in names), dtype=np.bool_, count=len(names))
     touching = np.append(False, vaddrs[:-1] + sizes[:-1] == vaddrs[1:])
     candidates = ~aligned & ~typed & ~dotted & touching
@@ -170,7 +172,7 @@ def _absorb_labels(
         if not typed[main] and not dotted[main]:
             keep[at + 1] = False
             sizes[main] += sizes[at + 1]
-    return rows[keep], sizes[keep]
+    return rows[keep], sizes[keep], rows[~keep]
 
 
 def _rank(name: bytes, letter: int, prototypes: dict[bytes, int]) -> tuple[bool, bool, bool]:

@@ -10,7 +10,17 @@ from numpy.typing import NDArray
 
 from postpanic.errors import CorruptError
 from postpanic.kernel.btf import Btf
-from postpanic.kernel.debuginfo.elf import SHT_NOTE, ElfSection, SectionFlag, build_id_note, elf_file, symbol_sections
+from postpanic.kernel.debuginfo.elf import (
+    SHT_NOTE,
+    STT_FUNC,
+    STT_NOTYPE,
+    STT_OBJECT,
+    ElfSection,
+    SectionFlag,
+    build_id_note,
+    elf_file,
+    symbol_sections,
+)
 from postpanic.kernel.debuginfo.frames import encode_debug_frame, functions_without_orc
 from postpanic.kernel.debuginfo.functions import FunctionTable
 from postpanic.kernel.debuginfo.globals import GlobalsTable
@@ -94,9 +104,9 @@ def synthesize_vmlinux(facts: VmlinuxFacts) -> tuple[ElfParts, TypingReport]:
         image.append(ElfSection(".note.gnu.build-id", build_id_note(facts.build_id), type=SHT_NOTE, alignment=4))
     table = symbol_sections(
         symbols.vaddrs,
-        _symbol_sizes(symbols, contents.report.variables),
+        _symbol_sizes(symbols, contents.report.variables, contents.functions),
         symbols.letters,
-        symbols.is_function(),
+        _symbol_types(symbols, contents.functions),
         symbols.section_index + 1,
         symbols.blob,
         symbols.name_offsets,
@@ -105,7 +115,14 @@ def synthesize_vmlinux(facts: VmlinuxFacts) -> tuple[ElfParts, TypingReport]:
     return elf_file(facts.machine, [*image, *debug_elf_sections(contents), *frames, *table]), contents.report
 
 
-def _symbol_sizes(symbols: Symbols, variables: VariableTable) -> NDArray[np.uint64]:
+def _symbol_types(symbols: Symbols, functions: FunctionTable) -> NDArray[np.uint8]:
+    """Types of the symbols; a label inside a function has none."""
+    types = np.where(symbols.is_function(), STT_FUNC, STT_OBJECT).astype(np.uint8)
+    types[functions.labels] = STT_NOTYPE
+    return types
+
+
+def _symbol_sizes(symbols: Symbols, variables: VariableTable, functions: FunctionTable) -> NDArray[np.uint64]:
     """
     Sizes of the symbols: of their type, else the distance to the next one.
 
@@ -113,6 +130,8 @@ def _symbol_sizes(symbols: Symbols, variables: VariableTable) -> NDArray[np.uint
     an address there is not within the variable before.
     """
     sizes = symbols.sizes.copy()
+    sizes[functions.rows] = functions.size
+    sizes[functions.labels] = 0
     data = ~symbols.is_function()
     sizes[data] = np.minimum(sizes[data], _MAX_UNTYPED_BYTES)
     rows, typed = np.array(variables.rows, dtype=np.int64), np.array(variables.sizes, dtype=np.uint64)
