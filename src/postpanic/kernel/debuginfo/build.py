@@ -34,7 +34,7 @@ from postpanic.units import VirtAddr
 
 __all__ = ["FORMAT_VERSION", "DebuginfoReport", "SynthesizedDebuginfo", "build", "fingerprint"]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Part of every cache key: raise it when what is written changes."""
 
 _IMAGE_REACH_BYTES = 256 << 20
