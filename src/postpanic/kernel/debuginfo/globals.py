@@ -31,6 +31,13 @@ from numpy.typing import NDArray
 __all__ = ["GlobalsTable", "load_globals_table", "parse_globals_table"]
 
 
+MIN_TWIN_LIKENESS = 0.995
+"""
+Stable updates of one kernel and one configuration are 0.997 alike, neighbouring
+releases 0.984, the same release in two configurations 0.84.
+"""
+
+
 @dataclass(frozen=True)
 class GlobalsTable:
     """
@@ -57,6 +64,8 @@ class GlobalsTable:
     types: NDArray[np.int32]
     series: tuple[str, ...]
     prefixes: Mapping[bytes, int]
+    has_twin: bool = False
+    """Whether the first kernel is the dump's but for its last fixes: it is believed alone."""
 
     def ranked_for(self, symbols: Container[bytes]) -> GlobalsTable:
         """
@@ -73,7 +82,12 @@ class GlobalsTable:
         likeness = (having & present).sum(axis=1) / np.maximum((having | present).sum(axis=1), 1)
         # A stable sort: equally alike kernels keep the order of the table.
         order = np.argsort(-likeness, kind="stable")
-        return replace(self, types=self.types[order], series=tuple(self.series[row] for row in order.tolist()))
+        return replace(
+            self,
+            types=self.types[order],
+            series=tuple(self.series[row] for row in order.tolist()),
+            has_twin=bool(likeness.max(initial=0) >= MIN_TWIN_LIKENESS),
+        )
 
     def only_prefixes(self) -> GlobalsTable:
         """Leave out the names: what a module calls so is another variable."""
@@ -86,6 +100,8 @@ class GlobalsTable:
         for name in set(self.series):
             rows = [row for row, series in enumerate(self.series) if series == name]
             counts += (self.types[rows] >= 0).any(axis=0)
+        if self.has_twin:
+            counts[self.types[0] >= 0] = len(self.names)
         return dict(zip(self.names, counts.tolist(), strict=True))
 
     @cached_property
@@ -100,7 +116,8 @@ class GlobalsTable:
             name: (index,) for name, index in zip(self.names, highest.tolist(), strict=True)
         }
         for row in np.flatnonzero(~agreed).tolist():
-            offers[self.names[row]] = tuple(dict.fromkeys(index for index in columns[row].tolist() if index >= 0))
+            known = tuple(dict.fromkeys(index for index in columns[row].tolist() if index >= 0))
+            offers[self.names[row]] = known[:1] if self.has_twin and columns[row, 0] >= 0 else known
         return offers
 
     def candidates(self, name: str) -> tuple[str, ...]:
