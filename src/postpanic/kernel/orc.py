@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 _ENTRY = np.dtype([("sp_offset", "<i2"), ("bp_offset", "<i2"), ("flags", "<u2")])
-_LIMIT_BYTES = 256 << 20
+_LIMIT_BYTES = 32 << 20
 _WORD = (1 << 64) - 1
 _CODE_LIMIT_BYTES = 64 << 10
 _DWARF_RBP = 6

@@ -291,3 +291,8 @@ def test_kernel_btf_is_found_by_its_header_when_no_symbol_tells() -> None:
 def test_kernel_without_btf_is_said_to_have_none() -> None:
     with pytest.raises(FactAbsentError, match="no BTF in the kernel image"):
         read_kernel_btf(open_x86_kernel(), None)
+
+
+def test_btf_of_unreasonable_size_is_refused_at_once() -> None:
+    with pytest.raises(CorruptError, match="at most 33554432"):
+        decode_btf(bytes(33 << 20))

@@ -21,6 +21,7 @@ from postpanic.kernel.btf.layout import (
     BTF_MAGIC,
     EXTRA_WORDS,
     HEADER_SIZE_BYTES,
+    MAX_DATA_BYTES,
     MAX_TYPES,
     WORDS_PER_ITEM,
     Kind,
@@ -360,6 +361,8 @@ def decode_btf(data: bytes, *, base: Btf | None = None, where: str = "BTF") -> B
     """
     if len(data) < HEADER_SIZE_BYTES:
         raise TruncatedError(f"{len(data)} bytes, a BTF header has {HEADER_SIZE_BYTES}", where=where)
+    if len(data) > MAX_DATA_BYTES:
+        raise CorruptError(f"{len(data)} bytes of BTF, at most {MAX_DATA_BYTES}", where=where)
     order = "<" if data[:2] == BTF_MAGIC.to_bytes(2, "little") else ">"
     magic, version, flags, header, type_off, type_len, str_off, str_len = struct.unpack_from(order + "HBBIIIII", data)
     if magic != BTF_MAGIC:
@@ -391,12 +394,12 @@ def _find_records(words: NDArray[np.uint32], where: str) -> NDArray[np.int64]:
     kind = (words >> 24) & 0x1F
     known = (kind != 0) & (kind < len(Kind))
     kind = np.where(known, kind, 0)
-    length = 3 + EXTRA_WORDS[kind] + WORDS_PER_ITEM[kind] * (words & 0xFFFF)
+    length = 3 + EXTRA_WORDS[kind] + WORDS_PER_ITEM[kind] * (words & 0xFFFF).astype(np.int32)
     # An unknown kind has no length: leap behind the end, which the check below finds.
     length = np.where(known, length, count + 4)
     # The second word of a record tells; the last word of the section cannot be one's first.
-    steps: NDArray[np.int64] = np.append(length[1:], count + 4)
-    step: memoryview[int] = memoryview(steps.data).cast("B").cast("q")
+    steps: NDArray[np.int32] = np.append(length[1:], count + 4).astype(np.int32)
+    step: memoryview[int] = memoryview(steps.data).cast("B").cast("i")
     starts: list[int] = []
     at = 0
     while at < count:

@@ -8,14 +8,13 @@ import numpy as np
 
 from postpanic.errors import AbsentError, FactAbsentError, FileFaultError
 from postpanic.kernel.btf.decode import Btf, decode_btf
-from postpanic.kernel.btf.layout import BTF_MAGIC, HEADER_SIZE_BYTES
+from postpanic.kernel.btf.layout import BTF_MAGIC, HEADER_SIZE_BYTES, MAX_DATA_BYTES
 from postpanic.kernel.kallsyms import SymbolTable
 from postpanic.kernel.memory import KernelMemory
 from postpanic.units import MIB, VirtAddr
 
 __all__ = ["read_kernel_btf"]
 
-_LIMIT_BYTES = 128 * MIB
 _CHUNK_BYTES = 8 * MIB
 _LEAST_TYPES_BYTES = 64 * 1024
 """vmlinux's type section has megabytes; a few stray bytes that look like a header do not."""
@@ -42,7 +41,7 @@ def read_kernel_btf(memory: KernelMemory, symbols: SymbolTable | None) -> Btf:
     start = symbols.get("__start_BTF") if symbols is not None else None
     stop = symbols.get("__stop_BTF") if symbols is not None else None
     if start is not None and stop is not None:
-        if not HEADER_SIZE_BYTES < stop - start <= _LIMIT_BYTES:
+        if not HEADER_SIZE_BYTES < stop - start <= MAX_DATA_BYTES:
             raise FactAbsentError(f"the kernel's BTF has {stop - start} bytes", hint="it was built without BTF")
         return decode_btf(memory.read(start, stop - start), where=f"BTF at {start:#x}")
     found, data = _search(memory)
@@ -77,7 +76,7 @@ def _read_candidate(memory: KernelMemory, vaddr: VirtAddr) -> bytes:
         and type_off % 4 == type_len % 4 == 0
         and type_len >= _LEAST_TYPES_BYTES
         and type_off + type_len <= str_off
-        and size <= _LIMIT_BYTES
+        and size <= MAX_DATA_BYTES
     )
     if not plausible:
         raise FactAbsentError(f"no BTF header at {vaddr:#x}")

@@ -15,6 +15,7 @@ __all__ = [
     "BTF_MAGIC",
     "EXTRA_WORDS",
     "HEADER_SIZE_BYTES",
+    "MAX_DATA_BYTES",
     "MAX_TYPES",
     "WORDS_PER_ITEM",
     "IntEncoding",
@@ -24,6 +25,9 @@ __all__ = [
 BTF_MAGIC = 0xEB9F
 HEADER_SIZE_BYTES = 24
 """``struct btf_header`` up to and including ``str_len``; a later kernel may append fields."""
+
+MAX_DATA_BYTES = 32 << 20
+"""Of header, types and strings; vmlinux's have some 5 MiB."""
 
 MAX_TYPES = 1 << 22
 """Far above ``BTF_MAX_TYPE`` (1 << 20, base and split together) and still a bounded table."""
@@ -62,12 +66,12 @@ class IntEncoding(enum.IntFlag):
     BOOL = 4
 
 
-EXTRA_WORDS = np.zeros(len(Kind), dtype=np.int64)
+EXTRA_WORDS = np.zeros(len(Kind), dtype=np.int32)
 """32-bit words behind ``struct btf_type`` of each kind, whatever its ``vlen``."""
 for _kind, _words in ((Kind.INT, 1), (Kind.ARRAY, 3), (Kind.VAR, 1), (Kind.DECL_TAG, 1)):
     EXTRA_WORDS[_kind] = _words
 
-WORDS_PER_ITEM = np.zeros(len(Kind), dtype=np.int64)
+WORDS_PER_ITEM = np.zeros(len(Kind), dtype=np.int32)
 """32-bit words of each of the ``vlen`` items behind ``struct btf_type``."""
 for _kind, _words in (
     (Kind.STRUCT, 3),

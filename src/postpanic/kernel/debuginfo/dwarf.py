@@ -12,6 +12,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -114,6 +115,13 @@ class Form(enum.Enum):
     FLAG_PRESENT = (0x19, None)
 
 
+@cache
+def _entry_dtype(attributes: tuple[tuple[At, Form], ...]) -> np.dtype[np.void]:
+    fields: list[tuple[str, object]] = [("code", "u1")]
+    fields += [(at.name, form.value[1]) for at, form in attributes if form.value[1] is not None]
+    return np.dtype([(name, *kind) if isinstance(kind, tuple) else (name, kind) for name, kind in fields])
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """What entries of one kind look like: tag, attributes in order, whether children follow."""
@@ -125,9 +133,7 @@ class Shape:
     @property
     def dtype(self) -> np.dtype[np.void]:
         """Numpy type of one entry: the abbreviation code and the attributes, packed."""
-        fields: list[tuple[str, object]] = [("code", "u1")]
-        fields += [(at.name, form.value[1]) for at, form in self.attributes if form.value[1] is not None]
-        return np.dtype([(name, *kind) if isinstance(kind, tuple) else (name, kind) for name, kind in fields])
+        return _entry_dtype(self.attributes)
 
     @property
     def size_bytes(self) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 
 from postpanic.errors import CorruptError, FactAbsentError, PostpanicError
 from postpanic.kernel.btf import Btf
+from postpanic.kernel.btf.layout import MAX_DATA_BYTES
 from postpanic.kernel.debuginfo.module_layout import NONE, ModuleLayout
 from postpanic.kernel.kallsyms import SymbolTable, decode_module_symbols
 from postpanic.kernel.memory import KernelMemory
@@ -19,9 +20,8 @@ _MODULE_LIMIT = 4096
 _SECTION_LIMIT = 512
 _SYMBOL_LIMIT = 1 << 20
 _SYMBOL_BYTES = 24
-_STRINGS_LIMIT_BYTES = 64 << 20
+_STRINGS_LIMIT_BYTES = 16 << 20
 _NOTE_LIMIT_BYTES = 4096
-_BTF_LIMIT_BYTES = 64 << 20
 _NT_GNU_BUILD_ID = 3
 
 
@@ -237,7 +237,7 @@ def read_module_btfs(memory: KernelMemory, btf: Btf, head: int) -> dict[int, byt
             object_vaddr = memory.read_u64(base + entry_layout.offset_of("btf"))
             size = memory.read_u32(object_vaddr + layout.offset_of("data_size"))
             data = memory.read_u64(object_vaddr + layout.offset_of("data"))
-            if size <= _BTF_LIMIT_BYTES:
+            if size <= MAX_DATA_BYTES:
                 found[module] = memory.read(data, size)
         except PostpanicError:
             pass
