@@ -34,9 +34,9 @@ layers: $(INSTALLED)
 unit: $(INSTALLED)
 	$(PYTEST) -n auto tests/unit tests/property tests/meta
 
-# One process: the virtual machines and the dumps of a session are shared.
+# Files stay together: what a file opens once, its tests share. Dumps are made once, under a lock.
 vm: $(INSTALLED)
-	$(PYTEST) tests/compat tests/vm -m "not matrix"
+	$(PYTEST) -n 2 --dist loadfile tests/compat tests/vm -m "not matrix"
 
 test-matrix: $(INSTALLED)
 	$(PYTEST) tests/compat tests/vm

@@ -175,6 +175,8 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--cached", action="store_true", help="take the dump of the tests, if there is one")
     chosen = parser.parse_args(words)
     signal.signal(signal.SIGTERM, _end)
+    # A shell starts what it puts into the background with this one ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     console = Console(highlight=False)
     try:
         Demo(console).run(cached=chosen.cached)

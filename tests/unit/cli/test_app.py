@@ -102,19 +102,24 @@ def test_interrupt_ends_with_status_130(tmp_path: Path) -> None:
     # A verb that waits for its input: a FIFO without a writer, read as a file of commands.
     script = tmp_path / "wait.py"
     script.write_text(
-        "import sys, time\n"
+        # A test run in the background is started with the signal ignored.
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import postpanic.dumps.open as module\n"
         "def wait(*_):\n    print('ready', flush=True)\n    time.sleep(60)\n"
         "module.open_dump = wait\n"
         "from postpanic.cli.app import main\n"
         "sys.exit(main(['info', 'x']))\n"
     )
-    process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"ready\n"
-    time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        try:
+            _, err = process.communicate(timeout=20)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert b"Traceback" not in err
 
