@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,8 +12,10 @@ from postpanic.errors import CorruptError, FactAbsentError, PostpanicError
 from postpanic.kernel.btf import Btf
 from postpanic.kernel.btf.layout import MAX_DATA_BYTES
 from postpanic.kernel.debuginfo.module_layout import NONE, ModuleLayout
-from postpanic.kernel.kallsyms import SymbolTable, decode_module_symbols
 from postpanic.kernel.memory import KernelMemory
+
+if TYPE_CHECKING:
+    from postpanic.kernel.kallsyms import SymbolTable
 
 __all__ = ["LoadedModule", "ModuleReader", "ModuleSection", "read_module_btfs"]
 
@@ -117,6 +120,9 @@ class ModuleReader:
         AbsentError
             If it has none, or part of it is not in the dump.
         """
+        # Not needed where the module's file is in the cache.
+        from postpanic.kernel.kallsyms import decode_module_symbols
+
         layout = self.layout
         kallsyms = _u64(module.data, layout.kallsyms)
         if not kallsyms:
