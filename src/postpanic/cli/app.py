@@ -97,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
     where there is one; with ``POSTPANIC_TRACEBACK`` set in the environment an
     error of postpanic's own shows where it happened.
     """
-    # Start-up makes a hundred thousand objects that stay: looking for cycles among them again and again is a tenth of it.
+    # Start-up makes a hundred thousand objects that stay; looking for cycles among them would be a tenth of it.
     gc.set_threshold(100_000, 20, 20)
     try:
         status = cli.main(args=arguments, prog_name="postpanic", standalone_mode=False)
