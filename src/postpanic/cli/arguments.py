@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from postpanic.errors import FileFaultError, UsageError
+from postpanic.errors import FileFaultError, NotADumpError, UsageError
 
 __all__ = ["InputFiles", "InputKind", "check_readable", "detect_input_kind", "sort_files"]
 
@@ -99,8 +99,10 @@ def sort_files(files: Sequence[Path], *, vmlinux: Path | None = None) -> InputFi
     ------
     FileFaultError
         If a file cannot be read.
+    NotADumpError
+        If there is no dump among them.
     UsageError
-        If there is no dump among them, or more than one vmlinux.
+        If there is more than one vmlinux.
     """
     if vmlinux is not None:
         check_readable(vmlinux)
@@ -108,8 +110,10 @@ def sort_files(files: Sequence[Path], *, vmlinux: Path | None = None) -> InputFi
     kernels = [path for path, kind in kinds.items() if kind is InputKind.KERNEL]
     dumps = tuple(path for path, kind in kinds.items() if kind is InputKind.DUMP)
     if not dumps:
-        what = f"{kernels[0]} is a kernel image" if kernels else f"{files[0]} is a kernel module"
-        raise UsageError(f"no dump among the files: {what}", hint="postpanic open [VMLINUX] DUMP")
+        what = "an executable or a vmlinux" if kernels else "a kernel module"
+        raise NotADumpError(
+            f"{what}, and there is no dump beside it", where=str((kernels or files)[0]), hint="open [VMLINUX] DUMP"
+        )
     if vmlinux is not None:
         kernels.insert(0, vmlinux)
     if len(kernels) > 1:

@@ -93,12 +93,12 @@ def test_vmlinux_in_place_of_a_dump_says_so(verb: str, run_cli: Callable[..., Ou
     assert outcome.status == 2
 
 
-def test_open_with_a_vmlinux_and_no_dump_is_wrong_usage(run_cli: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_open_with_a_vmlinux_and_no_dump_says_so(run_cli: Callable[..., Outcome], tmp_path: Path) -> None:
     path = tmp_path / "image"
     path.write_bytes(build_elf_core([Segment(0x1000, bytes(4096))], kind=ET_EXEC, notes=b"").raw)
     outcome = run_cli("open", path)
-    assert "is a kernel image" in _one_error(outcome, path)
-    assert outcome.status == 64
+    assert "there is no dump beside it" in _one_error(outcome, path)
+    assert outcome.status == 2
 
 
 def test_dmesg_of_a_dump_without_a_kernel_is_status_3(run_cli: Callable[..., Outcome], tmp_path: Path) -> None:
