@@ -3,11 +3,12 @@ Give a dump to drgn.
 
 drgn opens ELF vmcores and, through libkdumpfile, kdump files. It does not open
 QEMU's kdump files, split sets or damaged files, it reads flattened ones slowly,
-and it fills pages that an ELF dump leaves out with zeroes. Those are served to
-it: a core file in memory that has the notes (registers of each CPU, VMCOREINFO)
-and no contents, and one physical memory segment per range of RAM, read through
-:class:`~postpanic.dumps.memory.PhysicalMemory`. drgn walks the page tables
-itself on top of that.
+its searches of kdump files end at the first page that is not there, and it fills
+pages that an ELF dump leaves out with zeroes. So it opens whole ELF files by
+itself, and all others are served to it: a core file in memory that has the notes (registers of each CPU, VMCOREINFO)
+and no contents, one physical memory segment per range of RAM, and on x86-64 one
+of the kernel's half of the address space, read through our page tables. Elsewhere,
+and for user space, drgn walks the tables itself.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from pathlib import Path
 import drgn
 
 from postpanic.dumps.memory import Dump
-from postpanic.errors import PageAbsentError, UnsupportedError
-from postpanic.units import PhysAddr
+from postpanic.errors import PageAbsentError, TranslationError, UnsupportedError
+from postpanic.kernel.memory import KernelMemory
+from postpanic.units import PhysAddr, VirtAddr
 
 __all__ = ["build_core_header", "create_program"]
 
@@ -46,6 +48,9 @@ _EHDR_SIZE = 64
 _PHDR_SIZE = 56
 _NT_VMCOREINFO = 0
 _VMCOREINFO_OWNER = b"VMCOREINFO\0"
+_KERNEL_HALF = 1 << 63
+"""Where the kernel's half of the address space begins, and its size."""
+_MAX_KEPT_PAGES = 4096
 _MAX_MEMFD_NAME = 200
 """memfd_create(2) takes 249 bytes."""
 
@@ -144,16 +149,15 @@ def _segment_reader(dump: Dump, base_paddr: int, *, zero_excluded: bool) -> Call
     return read_segment
 
 
-def create_program(dump: Dump, *, machine: str, vmcoreinfo: bytes, zero_excluded: bool = False) -> drgn.Program:
+def create_program(dump: Dump, memory: KernelMemory, *, zero_excluded: bool = False) -> drgn.Program:
     """
     Make a program whose memory and notes are those of *dump*.
 
     Parameters
     ----------
-    machine : str
-        ``uname -m`` spelling; the dump's own, or what memory showed.
-    vmcoreinfo : bytes
-        The text, from the note or found in memory.
+    memory : KernelMemory
+        Kernel virtual memory of the dump: its machine, its VMCOREINFO (from the
+        note or found in memory) and its page tables are used.
     zero_excluded : bool
         Read pages that the dump does not hold as zeroes, as crash does with
         ``--zero_excluded``; otherwise reading one is a ``drgn.FaultError``.
@@ -165,28 +169,27 @@ def create_program(dump: Dump, *, machine: str, vmcoreinfo: bytes, zero_excluded
     """
     if not zero_excluded and (prog := _open_plainly(dump)) is not None:
         return prog
-    return _serve(dump, machine=machine, vmcoreinfo=vmcoreinfo, zero_excluded=zero_excluded)
+    return _serve(dump, memory, zero_excluded=zero_excluded)
 
 
 def _open_plainly(dump: Dump) -> drgn.Program | None:
     """Let drgn open a file that it reads as it should; None where it would not."""
     description = dump.description
     is_odd = description.incomplete or description.has_holes or description.is_stream or not description.vmcoreinfo
-    if is_odd or len(description.paths) > 1:
+    if is_odd or description.is_paged or len(description.paths) > 1:
         return None
     prog = drgn.Program()
     try:
         prog.set_core_dump(description.paths[0])
     except (ValueError, OSError, LookupError, drgn.FaultError):
-        # libkdumpfile wants more than we do of QEMU's kdump files, for one.
         return None
     return prog
 
 
-def _serve(dump: Dump, *, machine: str, vmcoreinfo: bytes, zero_excluded: bool) -> drgn.Program:
+def _serve(dump: Dump, memory: KernelMemory, *, zero_excluded: bool) -> drgn.Program:
     """Make a program of the notes, and of memory that our reader serves."""
     description = dump.description
-    core = build_core_header(machine, description.byte_order, description.notes, vmcoreinfo)
+    core = build_core_header(memory.machine, description.byte_order, description.notes, memory.vmcoreinfo.text)
     prog = drgn.Program()
     # The program owns the descriptor from here on and closes it at its end; the name is all that it can say of it.
     fd = os.memfd_create(Path(description.paths[0]).name[:_MAX_MEMFD_NAME], os.MFD_CLOEXEC)
@@ -197,4 +200,37 @@ def _serve(dump: Dump, *, machine: str, vmcoreinfo: bytes, zero_excluded: bool) 
         prog.add_memory_segment(
             start, end - start, _segment_reader(dump, start, zero_excluded=zero_excluded), physical=True
         )
+    if not zero_excluded and memory.machine == "x86_64":
+        prog.add_memory_segment(_KERNEL_HALF, _KERNEL_HALF, _virtual_reader(memory), physical=False)
     return prog
+
+
+def _virtual_reader(memory: KernelMemory) -> Callable[[int, int, int, bool], bytes]:
+    """
+    Read the kernel's half of the address space through our own page tables.
+
+    drgn reads strings byte by byte and walks the tables for each byte; here a
+    page is translated once.
+    """
+    page_size_bytes = memory.page_size_bytes
+    mask = page_size_bytes - 1
+    pages: dict[int, bytes] = {}
+
+    def read_virtual(address: int, count: int, offset: int, physical: bool) -> bytes:  # noqa: ARG001
+        start = address & mask
+        try:
+            if start + count > page_size_bytes:
+                return bytes(memory.read(VirtAddr(address), count))
+            page = pages.get(address - start)
+            if page is None:
+                if len(pages) >= _MAX_KEPT_PAGES:
+                    pages.clear()
+                page = pages[address - start] = bytes(memory.read(VirtAddr(address - start), page_size_bytes))
+        except TranslationError as exc:
+            raise drgn.FaultError("address is not mapped", max(address, exc.vaddr)) from None
+        except PageAbsentError as exc:
+            reason = exc.message.removeprefix(f"physical address {exc.paddr:#x} is ")
+            raise drgn.FaultError(f"page is {reason}", address) from None
+        return page[start : start + count]
+
+    return read_virtual

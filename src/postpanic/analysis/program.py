@@ -105,10 +105,7 @@ def open_program(
     dump = open_dump(dump_paths)
     try:
         memory = open_kernel_memory(dump)
-        prog = create_program(
-            dump, machine=memory.machine, vmcoreinfo=memory.vmcoreinfo.text, zero_excluded=zero_excluded
-        )
-
+        prog = create_program(dump, memory, zero_excluded=zero_excluded)
         made: list[SynthesizedDebuginfo] = []
 
         def synthesize() -> SynthesizedDebuginfo:

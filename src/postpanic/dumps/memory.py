@@ -79,6 +79,8 @@ class DumpDescription:
     incomplete: str = ""
     has_holes: bool = False
     """Whether pages are left out in a way that reads as zeroes elsewhere (ELF ``p_filesz < p_memsz``)."""
+    is_paged: bool = False
+    """Whether the file holds single pages, those that are left out being absent (kdump-compressed)."""
     is_stream: bool = False
     """Whether the file is a flattened stream, whose records must be put in order to be read."""
     warnings: tuple[str, ...] = ()

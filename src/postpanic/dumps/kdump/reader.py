@@ -206,6 +206,7 @@ class KdumpReader(PagedMemory):
             compression=header.compression,
             dump_level=header.dump_level,
             incomplete="; ".join(faults),
+            is_paged=True,
             is_stream=bool(self._sources[0].container),
             warnings=tuple(warnings),
             vmcoreinfo=vmcoreinfo,
