@@ -84,7 +84,7 @@ def sample(btf: Btf, *kinds: Kind) -> list[str]:
 
 def test_everything_is_made_and_nothing_is_missing(built: SynthesizedDebuginfo) -> None:
     assert built.report.notes == []
-    assert len(built.modules) == len(built.report.modules) > 10
+    assert len(built.modules) > 10
     counts = built.report.vmlinux
     assert counts["prototypes"] > 0.85 * counts["functions"] - 5000
     assert counts["variables_from_table"] > 15_000
@@ -102,7 +102,6 @@ def test_second_build_takes_everything_from_the_cache(
     assert (first.from_cache, second.from_cache) == (False, True)
     assert (first.vmlinux, dict(first.modules)) == (second.vmlinux, dict(second.modules))
     assert second.report.vmlinux == built.report.vmlinux
-    assert second.report.modules == {}
 
 
 def test_readelf_reads_every_file_without_a_warning(built: SynthesizedDebuginfo, installed: Installed) -> None:

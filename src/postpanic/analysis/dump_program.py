@@ -229,8 +229,7 @@ def _virtual_reader(memory: KernelMemory) -> Callable[[int, int, int, bool], byt
         except TranslationError as exc:
             raise drgn.FaultError("address is not mapped", max(address, exc.vaddr)) from None
         except PageAbsentError as exc:
-            reason = exc.message.removeprefix(f"physical address {exc.paddr:#x} is ")
-            raise drgn.FaultError(f"page is {reason}", address) from None
+            raise drgn.FaultError(f"page is {exc.message.rpartition(' is ')[2]}", address) from None
         return page[start : start + count]
 
     return read_virtual

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,6 +32,7 @@ __all__ = ["FORMAT_VERSION", "DebuginfoReport", "SynthesizedDebuginfo", "build",
 FORMAT_VERSION = 3
 """Part of every cache key: raise it when what is written changes."""
 
+MIN_PROCESSORS = 2
 _IMAGE_REACH_BYTES = 256 << 20
 _VMLINUX = "vmlinux"
 _STATE = "state.json"
@@ -40,7 +43,6 @@ class DebuginfoReport:
     """What was typed and what was not, in numbers and phrases."""
 
     vmlinux: dict[str, int] = field(default_factory=dict)
-    modules: dict[str, dict[str, int]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     """What is missing or could not be used, and why: one phrase each."""
 
@@ -106,23 +108,56 @@ def build(
     has_types = True
     if vmlinux is None or state is None:
         made = job.synthesis
+        layout = made.module_layout()
+        head = made.symbols.get("modules")
+        head_offset = head - memory.kaslr_offset if head is not None else 0
+        helper = _start_helper(job, key, CacheState({}, [], layout, head_offset)) if modules and made.btf else None
         parts, report = made.make_vmlinux()
         # Another dump of this kernel may hold the types that this one lacks.
         has_types = made.btf is not None
         vmlinux = job.store(key, _VMLINUX, parts, lasting=has_types)
-        head = made.symbols.get("modules")
-        state = CacheState(
-            report.counts(),
-            list(job.notes),
-            made.module_layout(),
-            head - memory.kaslr_offset if head is not None else 0,
-        )
+        state = CacheState(report.counts(), list(job.notes), layout, head_offset)
         job.store(key, _STATE, [encode_cache_state(state)], lasting=has_types)
+        if helper is not None:
+            os.waitpid(helper, 0)
+            job.drop_unused()
     else:
         job.notes = list(state.notes)
     module_files = job.make_modules(key, state) if modules else {}
-    summary = DebuginfoReport(state.counts, job.modules, job.notes)
+    summary = DebuginfoReport(state.counts, job.notes)
     return SynthesizedDebuginfo(vmlinux, module_files, summary, from_cache, has_types, job.temporary)
+
+
+def _start_helper(job: _Job, key: str, state: CacheState) -> int | None:
+    """
+    Make the modules' files in a process of its own, while this one makes the kernel's.
+
+    The cache is what they share: whatever the helper did not leave there is made
+    here afterwards. Nothing but its own memory and new files is touched by it.
+
+    Returns
+    -------
+    int or None
+        Its process number; None where there is no second processor, or no process to be had.
+    """
+    if len(os.sched_getaffinity(0)) < MIN_PROCESSORS:
+        return None
+    # What the helper may not leave in the cache goes where we clean up.
+    job.temporary_cache()
+    try:
+        with warnings.catch_warnings():
+            # Other threads may hold locks; none of them is of use to what runs in the helper.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            process = os.fork()
+    except OSError:
+        return None
+    if process == 0:
+        # Neither an error nor an interrupt of the helper is anybody's business, and its exit runs nothing of ours.
+        try:
+            job.make_modules(key, state)
+        finally:
+            os._exit(0)
+    return process
 
 
 def fingerprint(memory: KernelMemory, globals_table: GlobalsTable | None = None) -> str:
@@ -173,15 +208,21 @@ class _Job:
         self._globals_table = globals_table
         self.include_text = include_text
         self.temporary: tempfile.TemporaryDirectory[str] | None = None
-        self.cache = cache if cache is not None else self._temporary_cache()
+        self.cache = cache if cache is not None else self.temporary_cache()
         self._symbols = symbols
         self.notes: list[str] = []
-        self.modules: dict[str, dict[str, int]] = {}
 
-    def _temporary_cache(self) -> DebuginfoCache:
+    def temporary_cache(self) -> DebuginfoCache:
+        """Give a cache in a temporary directory, which goes when the result does."""
         if self.temporary is None:
             self.temporary = tempfile.TemporaryDirectory(prefix="postpanic-")
         return DebuginfoCache(Path(self.temporary.name))
+
+    def drop_unused(self) -> None:
+        """Remove the temporary directory if nothing is in it."""
+        if self.temporary is not None and not any(Path(self.temporary.name).iterdir()):
+            self.temporary.cleanup()
+            self.temporary = None
 
     def store(self, key: str, name: str, parts: list[bytes | NDArray[np.uint8]], *, lasting: bool = True) -> Path:
         """
@@ -191,14 +232,15 @@ class _Job:
         it does not go into the cache.
         """
         if not lasting:
-            return self._temporary_cache().store(key, name, parts)
+            return self.temporary_cache().store(key, name, parts)
         try:
             return self.cache.store(key, name, parts)
         except CacheRefusedError as error:
-            if self.temporary is not None:
+            refuge = self.temporary_cache()
+            if self.cache.directory == refuge.directory:
                 raise
             self.notes.append(f"the cache is not used: {error}")
-            self.cache = self._temporary_cache()
+            self.cache = refuge
             return self.cache.store(key, name, parts)
 
     @cached_property
@@ -226,9 +268,8 @@ class _Job:
         files = {name: path for name, path in found.items() if path is not None}
         wanted = [module for module in loaded if module.name not in files]
         if wanted:
-            for name, parts, report, whole in self.synthesis.make_modules(reader, wanted, loaded):
+            for name, parts, whole in self.synthesis.make_modules(reader, wanted, loaded):
                 files[name] = self.store(key, f"{folder}/{name}.ko", parts, lasting=whole)
-                self.modules[name] = report.counts()
         return files
 
 

@@ -30,8 +30,8 @@ __all__ = ["ModuleFile", "Synthesis"]
 _NAMED_FAILURES = 3
 """Modules left out that a note names; all have the same reason as a rule."""
 
-ModuleFile = tuple[str, list[bytes | NDArray[np.uint8]], TypingReport, bool]
-"""Name, file, what was typed, and whether nothing was missing that another dump may hold."""
+ModuleFile = tuple[str, list[bytes | NDArray[np.uint8]], bool]
+"""Name, file, and whether nothing was missing that another dump may hold."""
 
 
 class Synthesis:
@@ -194,12 +194,12 @@ class Synthesis:
                 signed_char=self.signed_char,
             )
             try:
-                parts, report = synthesize_module(facts)
+                parts, _ = synthesize_module(facts)
             except FileFaultError as error:
                 self.notes.append(f"module {module.name} is left out: {error}")
                 continue
             whole = module.vaddr in split or not self._has_split_btf
-            yield module.name, parts, report, whole
+            yield module.name, parts, whole
 
     @property
     def _has_split_btf(self) -> bool:
