@@ -5,6 +5,9 @@ The exception tree, with the exit status of each branch.
 
     PostpanicError                 1   postpanic could not do it
     ├── ProcessError               1   a program we started failed
+    ├── OutputError                1   what was to be written cannot be written
+    │   ├── NoSpaceError           1   the disk is full, or the limit is reached
+    │   └── OutputGoneError      141   the reader of the pipe went away
     ├── FileFaultError             2   the file is at fault
     │   ├── NotADumpError          2   no format that is known
     │   ├── TruncatedError         2   the file ends too early
@@ -34,8 +37,11 @@ __all__ = [
     "FactAbsentError",
     "FileFaultError",
     "MismatchError",
+    "NoSpaceError",
     "NotADumpError",
     "NotReadyError",
+    "OutputError",
+    "OutputGoneError",
     "PageAbsentError",
     "PostpanicError",
     "ProcessError",
@@ -78,6 +84,25 @@ class ProcessError(PostpanicError):
     """A program that postpanic started failed, was not found or took too long."""
 
     code = "process-failed"
+
+
+class OutputError(PostpanicError):
+    """What was to be written cannot be written: no permission, a failing disk, a file that is there already."""
+
+    code = "output"
+
+
+class NoSpaceError(OutputError):
+    """The disk is full, a quota is used up, or the limit that the user set is reached."""
+
+    code = "no-space"
+
+
+class OutputGoneError(OutputError):
+    """Nobody reads the pipe any more that the dump goes to."""
+
+    code = "output-gone"
+    exit_status = 141
 
 
 class FileFaultError(PostpanicError):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from postpanic.errors import CorruptError
 from postpanic.units import KIB
 
-__all__ = ["MAX_RUNS", "Bitmap"]
+__all__ = ["MAX_RUNS", "Bitmap", "count_bits"]
 
 MAX_RUNS = 1 << 20
 """Runs of set bits that :meth:`Bitmap.runs` gives; RAM has a few hundred at most."""
@@ -155,7 +155,7 @@ class Bitmap:
         for start, raw in self._scan():
             known = min(start + len(raw) * 8, self.bit_count)
             padded = raw + bytes(-len(raw) % _BLOCK_BYTES)
-            counts = _count_bits(np.frombuffer(padded, dtype=np.uint64)).reshape(-1, _BLOCK_BYTES // 8)
+            counts = count_bits(np.frombuffer(padded, dtype=np.uint64)).reshape(-1, _BLOCK_BYTES // 8)
             sums.append(counts.sum(axis=1, dtype=np.int64))
         return known, np.cumsum(np.concatenate(sums))
 
@@ -197,7 +197,7 @@ class Bitmap:
             yield group, np.frombuffer(self._chunk(int(numbers[group[0]])), dtype=np.uint8)
 
 
-def _count_bits(words: NDArray[np.uint64]) -> NDArray[np.uint8]:
+def count_bits(words: NDArray[np.uint64]) -> NDArray[np.uint8]:
     """Count the bits of each word; numpy has a call for it since 2.0."""
     counter = getattr(np, "bitwise_count", None)
     if counter is not None:

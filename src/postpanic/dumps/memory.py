@@ -148,6 +148,23 @@ class Dump(PhysicalMemory, Protocol):
     def description(self) -> DumpDescription:
         """What the file says about itself."""
 
+    def read_pages_into(self, pfns: NDArray[np.uint64], pages: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """
+        Read whole pages in bulk into a buffer of the caller's, which saves the cost of fresh memory.
+
+        Unlike the other methods, this one may be called from several threads at a time.
+
+        Parameters
+        ----------
+        pages : ndarray of uint8, shape (len(pfns), page_size_bytes), C-contiguous
+            Receives the contents; zeroes where the state is not ``PRESENT``.
+
+        Returns
+        -------
+        states : ndarray of uint8, shape (len(pfns),)
+            As :meth:`read_pages` gives them.
+        """
+
     def close(self) -> None:
         """Let go of the files; reading afterwards is an error of the caller."""
 

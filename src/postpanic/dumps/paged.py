@@ -53,8 +53,21 @@ class PagedMemory(ABC):
         return self._page_size
 
     @abstractmethod
+    def read_pages_into(self, pfns: NDArray[np.uint64], pages: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Read whole pages in bulk into a buffer, from any thread; the state of each."""
+
     def read_pages(self, pfns: NDArray[np.uint64]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Read whole pages in bulk."""
+        """
+        Read whole pages in bulk.
+
+        Returns
+        -------
+        pages : ndarray of uint8, shape (len(pfns), page_size_bytes)
+            Contents; zeroes where the state is not ``PRESENT``.
+        states : ndarray of uint8, shape (len(pfns),)
+        """
+        pages = np.empty((len(pfns), self._page_size), dtype=np.uint8)
+        return pages, self.read_pages_into(pfns, pages)
 
     @abstractmethod
     def _load_page(self, pfn: int) -> bytes | PageState:

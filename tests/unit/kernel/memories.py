@@ -54,11 +54,15 @@ class DictDump:
         return states
 
     def read_pages(self, pfns: NDArray[np.uint64]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        pages = np.empty((len(pfns), self.page_size_bytes), dtype=np.uint8)
+        return pages, self.read_pages_into(pfns, pages)
+
+    def read_pages_into(self, pfns: NDArray[np.uint64], pages: NDArray[np.uint8]) -> NDArray[np.uint8]:
         states = self.page_states(pfns)
-        pages = np.zeros((len(pfns), self.page_size_bytes), dtype=np.uint8)
+        pages[:] = 0
         for row in np.flatnonzero(states == PageState.PRESENT).tolist():
             pages[row] = np.frombuffer(self.pages[int(pfns[row])], dtype=np.uint8)
-        return pages, states
+        return states
 
     def read(self, paddr: PhysAddr, size_bytes: int) -> bytes:
         parts = []

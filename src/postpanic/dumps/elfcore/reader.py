@@ -115,17 +115,17 @@ class ElfCoreReader(PagedMemory):
         """State of each frame; a frame with a part missing counts as missing."""
         return self._locate(pfns)[0]
 
-    def read_pages(self, pfns: NDArray[np.uint64]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def read_pages_into(self, pfns: NDArray[np.uint64], pages: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """
-        Read whole pages in bulk, runs of adjacent frames with one call each.
+        Read whole pages into a buffer; safe to call from several threads, as nothing is cached.
 
         Returns
         -------
-        pages : ndarray of uint8, shape (len(pfns), page_size_bytes)
         states : ndarray of uint8, shape (len(pfns),)
         """
         states, offsets = self._locate(pfns)
-        pages = np.zeros((len(pfns), self._page_size), dtype=np.uint8)
+        if np.any(offsets < 0):
+            pages[offsets < 0] = 0
         rows = np.flatnonzero(offsets >= 0)
         if len(rows):
             wanted = offsets[rows]
@@ -141,7 +141,7 @@ class ElfCoreReader(PagedMemory):
             if not self._read_ragged(int(pfns[row]), pages[row]):
                 states[row] = PageState.LOST
                 pages[row] = 0
-        return pages, states
+        return states
 
     def _read_run(self, offset: int, pages: NDArray[np.uint8], states: NDArray[np.uint8]) -> None:
         """Read pages that are adjacent in the file; those that a short read spoils are lost."""

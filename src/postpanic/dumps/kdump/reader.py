@@ -8,6 +8,7 @@ Written by makedumpfile (``-c -l -p -z``, ``--split``), by QEMU's
 from __future__ import annotations
 
 import re
+import threading
 from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Self
@@ -65,6 +66,7 @@ class KdumpReader(PagedMemory):
         self._sources = [sources[index] for index in order]
         headers = [headers[index] for index in order]
         header = headers[0]
+        self._lock = threading.Lock()
         super().__init__(header.block_size, self._sources[0].name)
         self._max_mapnr = header.max_mapnr
         first = self._sources[0]
@@ -112,13 +114,12 @@ class KdumpReader(PagedMemory):
             states[rows[readable]] = PageState.PRESENT
         return states
 
-    def read_pages(self, pfns: NDArray[np.uint64]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def read_pages_into(self, pfns: NDArray[np.uint64], pages: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """
-        Read whole pages in bulk, in the order of the file.
+        Read whole pages into a buffer, in the order of the file; several threads wait for each other.
 
         Returns
         -------
-        pages : ndarray of uint8, shape (len(pfns), page_size_bytes)
         states : ndarray of uint8, shape (len(pfns),)
 
         Raises
@@ -126,12 +127,14 @@ class KdumpReader(PagedMemory):
         UnsupportedError
             If the codec of the pages is not installed.
         """
-        frames, states, dumped = self._classify(pfns)
-        pages = np.zeros((len(pfns), self._page_size), dtype=np.uint8)
-        for number, rows in self._by_file(frames, dumped):
-            done = self._files[number].read_into(frames[rows], pages, rows)
-            states[rows[done]] = PageState.PRESENT
-        return pages, states
+        # The bitmaps and the descriptors keep what they read last.
+        with self._lock:
+            frames, states, dumped = self._classify(pfns)
+            pages[:] = 0
+            for number, rows in self._by_file(frames, dumped):
+                done = self._files[number].read_into(frames[rows], pages, rows)
+                states[rows[done]] = PageState.PRESENT
+        return states
 
     def _classify(self, pfns: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]:
         """

@@ -1,0 +1,114 @@
+"""A set of page frames in memory: one bit for each frame number, and quick counts of those before one."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from postpanic.dumps.bitmap import count_bits
+
+__all__ = ["FrameSet"]
+
+_WORDS_OF_BLOCK = 8
+_BLOCK_BITS = _WORDS_OF_BLOCK * 64
+_BLOCK_BYTES = _BLOCK_BITS // 8
+_SCAN_BYTES = 1 << 20
+_ALL = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
+_WORD_NUMBERS = np.arange(_WORDS_OF_BLOCK, dtype=np.uint64)
+
+
+class FrameSet:
+    """
+    A set of frame numbers from 0 up to a limit.
+
+    Parameters
+    ----------
+    bits : ndarray of uint8, shape ((limit + 7) // 8,)
+        Frame n is bit ``n & 7`` of byte ``n >> 3``, the order of the kdump
+        format's bitmaps. Bits from *limit* on are clear.
+    limit : int
+        One more than the highest frame number that there may be.
+    """
+
+    def __init__(self, bits: NDArray[np.uint8], limit: int) -> None:
+        size = (limit + 7) // 8
+        if len(bits) != size:
+            raise ValueError(f"{len(bits)} bytes for {limit} frames, must be {size}")
+        padded = np.zeros(-(-size // _BLOCK_BYTES) * _BLOCK_BYTES, dtype=np.uint8)
+        padded[:size] = bits
+        self._words = padded.view("<u8")
+        self.bits = padded[:size]
+        """The bits, packed; not to be changed."""
+        self.bits.flags.writeable = False
+        self.limit = limit
+        counts = np.empty(len(padded) // _BLOCK_BYTES, dtype=np.int64)
+        step = _SCAN_BYTES // _BLOCK_BYTES
+        for start in range(0, len(counts), step):
+            words = self._words[start * _WORDS_OF_BLOCK : (start + step) * _WORDS_OF_BLOCK]
+            counts[start : start + step] = count_bits(words).reshape(-1, _WORDS_OF_BLOCK).sum(axis=1, dtype=np.int64)
+        self._before = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts)])
+        self.count = int(self._before[-1])
+        """Frames in the set."""
+
+    @classmethod
+    def from_runs(cls, runs: NDArray[np.int64], limit: int) -> FrameSet:
+        """Make a set of ``[start, end)`` runs of frames, shape (n, 2)."""
+        bits = np.zeros((limit + 7) // 8, dtype=np.uint8)
+        for start, end in runs.tolist():
+            end = min(end, limit)
+            if start >= end:
+                continue
+            first, last = start >> 3, (end - 1) >> 3
+            head, tail = 0xFF << (start & 7) & 0xFF, 0xFF >> (7 - (end - 1 & 7))
+            if first == last:
+                bits[first] |= head & tail
+            else:
+                bits[first] |= head
+                bits[first + 1 : last] = 0xFF
+                bits[last] |= tail
+        return cls(bits, limit)
+
+    def contains(self, pfns: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Tell for each frame number, all below the limit, whether it is in the set."""
+        bits = self.bits[pfns >> np.uint64(3)] >> (pfns & np.uint64(7)).astype(np.uint8)
+        return np.asarray(bits & 1, dtype=np.bool_)
+
+    def ranks(self, pfns: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Count for each frame number, all below the limit, the frames of the set before it."""
+        blocks = pfns // np.uint64(_BLOCK_BITS)
+        inside = pfns % np.uint64(_BLOCK_BITS)
+        words = self._words.reshape(-1, _WORDS_OF_BLOCK)[blocks]
+        # Of each word the bits below the frame's: all, some or none.
+        below = np.maximum(inside[:, None].astype(np.int64) - (_WORD_NUMBERS * np.uint64(64)).astype(np.int64), 0)
+        some = below < 64
+        masks = np.where(some, (np.uint64(1) << np.minimum(below, 63).astype(np.uint64)) - np.uint64(1), _ALL)
+        return np.asarray(self._before[blocks] + count_bits(words & masks).sum(axis=1, dtype=np.int64))
+
+    def runs(self) -> NDArray[np.int64]:
+        """Find all runs of frames: shape (n, 2), ``[start, end)``, sorted."""
+        edges: list[NDArray[np.int64]] = []
+        carry = 0
+        for start in range(0, len(self.bits), _SCAN_BYTES):
+            chunk = self.bits[start : start + _SCAN_BYTES]
+            above = np.empty_like(chunk)
+            above[0] = carry
+            above[1:] = chunk[:-1] >> 7
+            changed: NDArray[np.uint8] = np.bitwise_xor(chunk, chunk << 1 | above, dtype=np.uint8)
+            carry = int(chunk[-1]) >> 7
+            busy = np.flatnonzero(changed)
+            places = np.flatnonzero(np.unpackbits(changed[busy], bitorder="little"))
+            edges.append((start + busy[places >> 3] << 3) + (places & 7))
+        flat = np.concatenate(edges) if edges else np.empty(0, dtype=np.int64)
+        if len(flat) % 2:
+            flat = np.append(flat, self.limit)
+        return flat.reshape(-1, 2)
+
+    def members(self, start: int, end: int) -> NDArray[np.uint64]:
+        """List the frames of the set from *start* up to, not including, *end*."""
+        end = min(end, self.limit)
+        first = start & ~7
+        if end <= start:
+            return np.empty(0, dtype=np.uint64)
+        flags = np.unpackbits(self.bits[first >> 3 : (end + 7) >> 3], bitorder="little")[: end - first]
+        flags[: start - first] = 0
+        return (np.flatnonzero(flags) + first).astype(np.uint64)

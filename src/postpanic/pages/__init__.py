@@ -1,0 +1,1 @@
+"""Which pages a dump keeps, and their way from a reader to the writers."""

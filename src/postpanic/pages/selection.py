@@ -1,0 +1,157 @@
+"""The outcome of classification: which frames are kept, in which order they are to be written, and what was dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from postpanic.dumps.frames import FrameSet
+from postpanic.pages.verdict import FIRST_DROPPED, Verdict
+
+__all__ = ["SECTION_FRAMES", "Selection", "SelectionBuilder", "WorthMap"]
+
+SECTION_FRAMES = 1 << 15
+"""Frames that the map keeps together; 128 MiB of memory in pages of 4 KiB."""
+
+_FREE_ROOM = 64
+
+
+class WorthMap:
+    """
+    The worth of every kept frame, in half a byte, less where neighbours are alike.
+
+    Frames that are not kept have no meaning here.
+    """
+
+    def __init__(self) -> None:
+        self._sections: dict[int, NDArray[np.uint8] | int] = {}
+        self._present: dict[int, int] = {}
+
+    def set(self, section: int, verdicts: NDArray[np.uint8]) -> None:
+        """Keep the verdicts (all of a section of :data:`SECTION_FRAMES`), dropped ones as they come."""
+        kept = verdicts[verdicts < FIRST_DROPPED]
+        found = np.flatnonzero(np.bincount(kept, minlength=FIRST_DROPPED)) if len(kept) else np.empty(0, np.int64)
+        self._present[section] = sum(1 << int(verdict) for verdict in found)
+        if len(found) <= 1:
+            self._sections[section] = int(found[0]) if len(found) else int(Verdict.USER_KEPT)
+        else:
+            low = verdicts & np.uint8(15)
+            self._sections[section] = low[0::2] | low[1::2] << np.uint8(4)
+
+    def select(self, section: int, worth: Verdict, pfns: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """Choose of kept frames, all of one section, those of a worth."""
+        if not self._present.get(section, 0) >> worth & 1:
+            return pfns[:0]
+        stored = self._sections[section]
+        if isinstance(stored, int):
+            return pfns
+        inside = (pfns % np.uint64(SECTION_FRAMES)).astype(np.int64)
+        nibbles = stored[inside >> 1] >> ((inside & 1) << 2).astype(np.uint8) & np.uint8(15)
+        return np.asarray(pfns[nibbles == worth])
+
+
+@dataclass(frozen=True)
+class Selection:
+    """
+    Which frames of a dump are kept.
+
+    Attributes
+    ----------
+    ram : FrameSet
+        All frames that the source describes as RAM.
+    kept : FrameSet
+        Those whose pages are to be written.
+    counts : mapping of Verdict to int
+        Frames of each verdict; they add up to ``ram.count``.
+    notes : tuple of str
+        What could not be decided, and what was done about it, one phrase each.
+    """
+
+    level: int
+    ram: FrameSet
+    kept: FrameSet
+    worth: WorthMap
+    counts: Mapping[Verdict, int]
+    notes: tuple[str, ...] = ()
+
+    def batches(self, frames_per_batch: int, *, by_worth: bool = True) -> Iterator[NDArray[np.uint64]]:
+        """
+        Give all kept frames, in batches of rising frame numbers.
+
+        Parameters
+        ----------
+        by_worth : bool
+            The most valuable first; else in the order of frame numbers alone.
+        """
+        sections = range(-(-self.kept.limit // SECTION_FRAMES))
+        passes: list[Verdict | None] = (
+            [v for v in Verdict if v < FIRST_DROPPED and self.counts.get(v)] if by_worth else [None]
+        )
+        for worth in passes:
+            waiting: list[NDArray[np.uint64]] = []
+            count = 0
+            for section in sections:
+                pfns = self._members(section, worth)
+                while len(pfns):
+                    part = pfns[: frames_per_batch - count]
+                    pfns = pfns[len(part) :]
+                    waiting.append(part)
+                    count += len(part)
+                    if count == frames_per_batch:
+                        yield np.concatenate(waiting)
+                        waiting, count = [], 0
+            if waiting:
+                yield np.concatenate(waiting)
+
+    def _members(self, section: int, worth: Verdict | None) -> NDArray[np.uint64]:
+        pfns = self.kept.members(section * SECTION_FRAMES, (section + 1) * SECTION_FRAMES)
+        return pfns if worth is None or not len(pfns) else self.worth.select(section, worth, pfns)
+
+
+@dataclass
+class SelectionBuilder:
+    """
+    Put the verdicts of sections together; bounded by the bitmaps and half a byte per frame.
+
+    Parameters
+    ----------
+    ram : FrameSet
+        Only these frames count; verdicts on others are ignored.
+    """
+
+    level: int
+    ram: FrameSet
+    _bits: NDArray[np.uint8] = field(init=False)
+    _worth: WorthMap = field(init=False, default_factory=WorthMap)
+    _counts: NDArray[np.int64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._bits = np.zeros(len(self.ram.bits), dtype=np.uint8)
+        self._counts = np.zeros(_FREE_ROOM, dtype=np.int64)
+
+    def add(self, section: int, verdicts: NDArray[np.uint8]) -> None:
+        """
+        Take the verdicts of one section, each section once.
+
+        Parameters
+        ----------
+        verdicts : ndarray of uint8, shape (SECTION_FRAMES,)
+            :class:`~postpanic.pages.verdict.Verdict` values.
+        """
+        first = section * SECTION_FRAMES // 8
+        ram_bytes = self.ram.bits[first : first + SECTION_FRAMES // 8]
+        if not ram_bytes.any():
+            return
+        kept = np.packbits(verdicts < FIRST_DROPPED, bitorder="little")[: len(ram_bytes)] & ram_bytes
+        self._bits[first : first + len(kept)] = kept
+        is_ram = np.unpackbits(ram_bytes, bitorder="little").view(np.bool_)
+        self._counts += np.bincount(verdicts[: len(is_ram)][is_ram], minlength=_FREE_ROOM)[:_FREE_ROOM]
+        self._worth.set(section, verdicts)
+
+    def finish(self, notes: tuple[str, ...] = ()) -> Selection:
+        """Make the selection; the builder is of no use afterwards."""
+        counts = {verdict: int(self._counts[verdict]) for verdict in Verdict if self._counts[verdict]}
+        return Selection(self.level, self.ram, FrameSet(self._bits, self.ram.limit), self._worth, counts, notes)
