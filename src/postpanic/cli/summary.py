@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from postpanic.dumps.memory import Dump, DumpDescription, PageState
-from postpanic.dumps.notes import decode_notes
+from postpanic.dumps.notes import count_cpus
 from postpanic.errors import FactAbsentError, PostpanicError
 from postpanic.kernel.kallsyms import SymbolTable, read_kallsyms
 from postpanic.kernel.memory import KernelMemory, open_kernel_memory
@@ -18,7 +18,6 @@ from postpanic.units import format_size
 
 __all__ = ["Content", "DumpSummary", "summarize_dump"]
 
-NT_PRSTATUS = 1
 CHUNK_PAGES = 1 << 20
 
 # What the kernel image ends and begins each table with; include/asm-generic/vmlinux.lds.h.
@@ -106,7 +105,7 @@ def summarize_dump(dump: Dump) -> DumpSummary:
         description=description,
         ram_ranges=ranges,
         page_counts=_count_pages(dump),
-        cpu_count=_count_cpus(description),
+        cpu_count=count_cpus(description.notes, byte_order=description.byte_order),
         utsname=(_utsname(kernel) if kernel is not None else {})
         | {key: text for key, text in description.utsname.items() if text},
         kernel=kernel,
@@ -128,11 +127,6 @@ def _frame_chunks(dump: Dump) -> Iterator[np.ndarray[Any, np.dtype[np.uint64]]]:
         first, last = start // page_size, -(-end // page_size)
         for chunk in range(first, last, CHUNK_PAGES):
             yield np.arange(chunk, min(chunk + CHUNK_PAGES, last), dtype=np.uint64)
-
-
-def _count_cpus(description: DumpDescription) -> int:
-    notes = decode_notes(description.notes, byte_order=description.byte_order)
-    return sum(note.name == b"CORE" and note.type == NT_PRSTATUS for note in notes)
 
 
 def _utsname(kernel: KernelMemory) -> dict[str, str]:

@@ -16,6 +16,7 @@ __all__ = [
     "MAX_NOTES_BYTES",
     "MAX_VMCOREINFO_BYTES",
     "Note",
+    "count_cpus",
     "decode_notes",
     "detect_user_core",
     "detect_vmcoreinfo",
@@ -28,6 +29,7 @@ MAX_VMCOREINFO_BYTES = 1 << 20
 """The VMCOREINFO text; the kernel's is one page, QEMU accepts 1 MiB from the guest."""
 
 _NHDR_BYTES = 12
+_NT_PRSTATUS = 1
 _USER_CORE_TYPES = frozenset({3, 6, 0x46494C45, 0x53494749})
 """NT_PRPSINFO, NT_AUXV, NT_FILE, NT_SIGINFO: what the kernel writes for a process only."""
 
@@ -63,6 +65,11 @@ def decode_notes(raw: bytes, *, byte_order: str) -> Iterator[Note]:
         if name_bytes or desc_bytes or kind:
             yield Note(raw[name_at : name_at + name_bytes].rstrip(b"\0"), kind, raw[desc_at:end])
         offset = desc_at + (desc_bytes + 3 & ~3)
+
+
+def count_cpus(raw: bytes, *, byte_order: str) -> int:
+    """Count the CPUs whose registers were saved (``NT_PRSTATUS`` of ``CORE``)."""
+    return sum(note.name == b"CORE" and note.type == _NT_PRSTATUS for note in decode_notes(raw, byte_order=byte_order))
 
 
 def detect_vmcoreinfo(raw: bytes, *, byte_order: str) -> bytes:

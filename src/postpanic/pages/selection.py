@@ -77,7 +77,9 @@ class Selection:
     counts: Mapping[Verdict, int]
     notes: tuple[str, ...] = ()
 
-    def batches(self, frames_per_batch: int, *, by_worth: bool = True) -> Iterator[NDArray[np.uint64]]:
+    def batches(
+        self, frames_per_batch: int, *, by_worth: bool = True, pfn_range: tuple[int, int] | None = None
+    ) -> Iterator[NDArray[np.uint64]]:
         """
         Give all kept frames, in batches of rising frame numbers.
 
@@ -85,16 +87,16 @@ class Selection:
         ----------
         by_worth : bool
             The most valuable first; else in the order of frame numbers alone.
+        pfn_range : tuple of int, optional
+            Only the frames ``[start, end)``.
         """
-        sections = range(-(-self.kept.limit // SECTION_FRAMES))
-        passes: list[Verdict | None] = (
-            [v for v in Verdict if v < FIRST_DROPPED and self.counts.get(v)] if by_worth else [None]
-        )
-        for worth in passes:
+        start, end = pfn_range or (0, self.kept.limit)
+        kept = [verdict for verdict in Verdict if verdict < FIRST_DROPPED and self.counts.get(verdict)]
+        for worth in kept if by_worth else [None]:
             waiting: list[NDArray[np.uint64]] = []
             count = 0
-            for section in sections:
-                pfns = self._members(section, worth)
+            for section in range(start // SECTION_FRAMES, -(-end // SECTION_FRAMES)):
+                pfns = self._members(section, worth, start, end)
                 while len(pfns):
                     part = pfns[: frames_per_batch - count]
                     pfns = pfns[len(part) :]
@@ -106,8 +108,9 @@ class Selection:
             if waiting:
                 yield np.concatenate(waiting)
 
-    def _members(self, section: int, worth: Verdict | None) -> NDArray[np.uint64]:
-        pfns = self.kept.members(section * SECTION_FRAMES, (section + 1) * SECTION_FRAMES)
+    def _members(self, section: int, worth: Verdict | None, start: int, end: int) -> NDArray[np.uint64]:
+        first = section * SECTION_FRAMES
+        pfns = self.kept.members(max(first, start), min(first + SECTION_FRAMES, end))
         return pfns if worth is None or not len(pfns) else self.worth.select(section, worth, pfns)
 
 
