@@ -84,6 +84,14 @@ class FrameSet:
         masks = np.where(some, (np.uint64(1) << np.minimum(below, 63).astype(np.uint64)) - np.uint64(1), _ALL)
         return np.asarray(self._before[blocks] + count_bits(words & masks).sum(axis=1, dtype=np.int64))
 
+    def find_nth(self, number: int) -> int:
+        """Find the frame that has *number* others of the set before it; the limit where there are not so many."""
+        if number >= self.count:
+            return self.limit
+        block = int(np.searchsorted(self._before, number, side="right")) - 1
+        members = self.members(block * _BLOCK_BITS, (block + 1) * _BLOCK_BITS)
+        return int(members[number - int(self._before[block])])
+
     def runs(self) -> NDArray[np.int64]:
         """Find all runs of frames: shape (n, 2), ``[start, end)``, sorted."""
         edges: list[NDArray[np.int64]] = []

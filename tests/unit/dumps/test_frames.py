@@ -18,6 +18,8 @@ def test_a_set_agrees_with_a_python_set(members: set[int], limit: int) -> None:
     assert frames.ranks(every).tolist() == (np.cumsum(flags) - flags).tolist()
     assert frames.members(0, limit).tolist() == sorted(members)
     assert frames.members(17, 900).tolist() == sorted(pfn for pfn in members if 17 <= pfn < 900)
+    assert [frames.find_nth(number) for number in range(len(members))] == sorted(members)
+    assert frames.find_nth(len(members)) == limit
     again = FrameSet.from_runs(frames.runs(), limit)
     assert again.bits.tolist() == frames.bits.tolist()
 
