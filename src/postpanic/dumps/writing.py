@@ -105,6 +105,25 @@ class ByteSink(Protocol):
     def write_at(self, offset: int, parts: Sequence[memoryview | bytes]) -> None:
         """Write bytes, given in parts, from an offset of the file on; anything written there before is replaced."""
 
+    def write_rows(self, table_offset: int, numbers: NDArray[np.int64], rows: NDArray[np.uint8]) -> None:
+        """
+        Write rows of a table.
+
+        Parameters
+        ----------
+        table_offset : int
+            Of row 0 in the file.
+        numbers : ndarray of int64, shape (n,)
+            Of the rows, rising.
+        rows : ndarray of uint8, shape (n, bytes of a row), C-contiguous
+        """
+
+    def extend(self, size_bytes: int) -> None:
+        """Make the file at least so long; bytes that were never written read as zeroes."""
+
+    def flush(self) -> None:
+        """Wait until all that was written is where no power failure takes it away, as far as that can be had."""
+
 
 class DumpWriter(Protocol):
     """

@@ -15,7 +15,7 @@ import struct
 
 from postpanic.errors import TruncatedError, UnsupportedError
 
-__all__ = ["FLAT_HEADER_BYTES", "FLAT_SIGNATURE", "RECORD", "check_flat_header"]
+__all__ = ["FLAT_HEADER_BYTES", "FLAT_SIGNATURE", "RECORD", "check_flat_header", "encode_flat_header"]
 
 FLAT_SIGNATURE = b"makedumpfile\0\0\0\0"
 FLAT_HEADER_BYTES = 4096
@@ -44,3 +44,8 @@ def check_flat_header(raw: bytes, *, where: str = "") -> None:
             f"flattened stream of type {kind}, version {version}; only type 1, version 1 is known",
             where=f"{where}+0x10",
         )
+
+
+def encode_flat_header() -> bytes:
+    """Encode the header of a stream, of type 1 and version 1."""
+    return (FLAT_SIGNATURE + _TYPE_AND_VERSION.pack(1, 1)).ljust(FLAT_HEADER_BYTES, b"\0")

@@ -27,17 +27,22 @@ __all__ = [
     "DESCRIPTOR_BYTES",
     "HEADER_BYTES",
     "SIGNATURES",
+    "SUB_HEADER_BYTES",
     "BlobPlace",
     "KdumpHeader",
     "Status",
     "decode_header",
     "decode_sub_header",
     "descriptor_dtype",
+    "encode_header",
+    "encode_sub_header",
 ]
 
 SIGNATURES = (b"KDUMP   ", b"DISKDUMP")
 HEADER_BYTES = 464
 """Of the larger layout; the task pointers that follow are of no use."""
+SUB_HEADER_BYTES = 104
+"""Of the largest layout."""
 DESCRIPTOR_BYTES = 24
 
 _LATEST_VERSION = 6
@@ -225,6 +230,56 @@ def decode_sub_header(raw: bytes, header: KdumpHeader, *, file_size: int, where:
     choices = [_decode_sub_fields(raw, header, name) for name in names]
     best = next((choice for choice in choices if _points_into_file(choice, file_size)), choices[0])
     return _bound(best, where=where)
+
+
+def encode_header(header: KdumpHeader) -> bytes:
+    """
+    Encode ``struct disk_dump_header`` of a version 6 file, for 64-bit machines.
+
+    The counts that only the old diskdump used stay 0, as makedumpfile leaves them.
+    """
+    utsname = b"".join(
+        header.utsname.get(name, "")
+        .encode("ascii", errors="replace")[: _UTSNAME_BYTES - 1]
+        .ljust(_UTSNAME_BYTES, b"\0")
+        for name in _UTSNAME_FIELDS
+    )
+    return struct.pack(
+        header.prefix + _HEADER_FORMS[8],
+        header.signature,
+        header.version,
+        utsname,
+        header.timestamp_s,
+        0,
+        header.status,
+        header.block_size,
+        header.sub_header_blocks,
+        header.bitmap_blocks,
+        min(header.max_mapnr, 0xFFFF_FFFF),
+        0,
+        0,
+        0,
+        0,
+        header.cpu_count,
+    )
+
+
+def encode_sub_header(header: KdumpHeader) -> bytes:
+    """Encode ``struct kdump_sub_header`` of a version 6 file, for 64-bit machines."""
+    return struct.pack(
+        header.prefix + _SUB_HEADER_FORMS["lp64"],
+        (header.phys_base or 0) & 0xFFFF_FFFF_FFFF_FFFF,
+        header.dump_level or 0,
+        int(header.is_split),
+        header.start_pfn,
+        header.end_pfn,
+        *header.vmcoreinfo,
+        *header.notes,
+        *header.eraseinfo,
+        header.start_pfn,
+        header.end_pfn,
+        header.max_mapnr,
+    )
 
 
 def _decode_candidates(raw: bytes) -> Iterator[KdumpHeader]:

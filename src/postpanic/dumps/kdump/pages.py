@@ -179,13 +179,19 @@ class PageFile:
         """
         Look at the end of the page data, and say what is missing.
 
-        Data lies in the order of the frames, except for shared pages of
-        zeroes: the last descriptor that does not go back tells where it ends.
+        A header that tells where the erase info lies, even if there is none,
+        tells where the data ends. Without it data lies in the order of the
+        frames, except for shared pages of zeroes: the last descriptor that
+        does not go back tells where it ends.
         """
         count = self.descriptor_count
         end = self.header.descriptors_offset + count * DESCRIPTOR_BYTES
         if end > self.source.size_bytes:
             return "the file ends before its page descriptors do"
+        last = self.header.eraseinfo
+        if last.offset >= end:
+            cut = last.offset + last.size_bytes > self.source.size_bytes
+            return "the file ends before its pages do" if cut else ""
         for stop in range(count, max(count - 64 * 4096, 0), -4096):
             first = max(stop - 4096, 0)
             table = self.read_descriptors_at(np.arange(first, stop, dtype=np.int64))

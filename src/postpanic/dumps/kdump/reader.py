@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from postpanic.dumps.bitmap import Bitmap
 from postpanic.dumps.kdump.layout import (
     HEADER_BYTES,
+    SUB_HEADER_BYTES,
     BlobPlace,
     KdumpHeader,
     Status,
@@ -36,7 +37,6 @@ from postpanic.units import format_size
 
 __all__ = ["KdumpReader"]
 
-_SUB_HEADER_BYTES = 104
 _PHYS_BASE_LINE = re.compile(rb"^NUMBER\(phys_base\)=(-?\d{1,20})$", re.MULTILINE)
 
 
@@ -267,7 +267,7 @@ def _choose_phys_base(header: KdumpHeader, vmcoreinfo: bytes, warnings: list[str
 
 def _read_header(source: ByteSource) -> KdumpHeader:
     header = decode_header(source.read(0, HEADER_BYTES), where=source.name)
-    raw = source.read(header.block_size, _SUB_HEADER_BYTES)
+    raw = source.read(header.block_size, SUB_HEADER_BYTES)
     header = decode_sub_header(raw, header, file_size=source.size_bytes, where=source.name)
     if header.bitmap_offset >= 1 << 62:
         raise CorruptError(f"bitmaps at {header.bitmap_offset:#x}, beyond any file", where=source.name)

@@ -1,0 +1,318 @@
+"""
+Where dumps are written to: files, with a digest of what was written, and a limit on their size.
+
+The digest is of chunks of 64 MiB, so that a copy can be checked, and a fault
+placed, on several threads. Chunks that are written from front to back are
+hashed on the way; a dump's first ones, whose headers and tables are filled in
+as pages come, are read again at the end.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from postpanic.dumps.digest import ChunkHashes, FileDigest
+from postpanic.dumps.writing import ByteSink
+from postpanic.errors import NoSpaceError, OutputError, OutputGoneError
+from postpanic.units import format_size
+
+__all__ = ["FileSink", "LimitedSink", "Sink", "as_output_error", "as_views", "find_row_groups", "write_views"]
+
+_GAP_BYTES = 2048
+"""Rows of a table with no more than this between them are written together, with what lies there already."""
+
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_GONE = frozenset({errno.EPIPE, errno.ECONNRESET})
+_MODE = 0o600
+"""Memory holds everybody's secrets."""
+
+
+class Sink(ByteSink, Protocol):
+    """A :class:`~postpanic.dumps.writing.ByteSink` that whoever opened it also ends."""
+
+    def finish(self) -> FileDigest:
+        """Let the file reach the disk, close it, and tell its digest."""
+
+    def close(self) -> None:
+        """Close without another word; does nothing after :meth:`finish`."""
+
+
+class FileSink:
+    """
+    A file on disk.
+
+    Parameters
+    ----------
+    path : Path
+        Is created, with mode 0600.
+    overwrite : bool
+        Whether a file that is there is replaced.
+    hashed : bool
+        Whether :meth:`finish` gives digests.
+    synced : bool
+        Whether :meth:`flush` and :meth:`finish` wait for the disk.
+    sources : sequence of Path
+        Files that are being read, and must not be the output.
+
+    Raises
+    ------
+    OutputError
+        If the file is there already, is a source, is no regular file, or
+        cannot be opened.
+    NoSpaceError
+        If the disk has no room for another file.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        overwrite: bool,
+        hashed: bool = True,
+        synced: bool = True,
+        sources: Sequence[Path] = (),
+    ) -> None:
+        self.name = str(path)
+        self._synced = synced
+        self._hashes = ChunkHashes() if hashed else None
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+        try:
+            self._fd = os.open(path, flags if overwrite else flags | os.O_EXCL, _MODE)
+        except FileExistsError as exc:
+            raise OutputError("exists already", where=self.name, hint="-f overwrites") from exc
+        except OSError as exc:
+            raise as_output_error(exc, self.name, "open") from exc
+        except ValueError as exc:
+            raise OutputError(f"cannot open: {exc}", where=self.name) from exc
+        try:
+            self._check_target(sources)
+            os.ftruncate(self._fd, 0)
+        except OSError as exc:
+            self.close()
+            raise as_output_error(exc, self.name) from exc
+        except OutputError:
+            self.close()
+            raise
+
+    def write_at(self, offset: int, parts: Sequence[memoryview | bytes]) -> None:
+        """Write bytes from an offset of the file on."""
+        views = as_views(parts)
+        fd = self._fd
+        try:
+            write_views(lambda some, at: os.pwritev(fd, some, at), views, offset)
+        except OSError as exc:
+            if self._hashes is not None:
+                self._hashes.spoil(offset, offset + sum(len(view) for view in views))
+            raise as_output_error(exc, self.name) from exc
+        if self._hashes is not None:
+            for view in views:
+                self._hashes.update(offset, view)
+                offset += len(view)
+
+    def write_rows(self, table_offset: int, numbers: NDArray[np.int64], rows: NDArray[np.uint8]) -> None:
+        """Write rows of a table; those close together in one go, around what is there between them."""
+        size = rows.shape[1]
+        for first, last in find_row_groups(numbers, _GAP_BYTES // size):
+            base, count = int(numbers[first]), int(numbers[last - 1]) + 1 - int(numbers[first])
+            offset = table_offset + base * size
+            if count == last - first:
+                self.write_at(offset, [rows[first:last].reshape(-1).data])
+                continue
+            span = np.zeros((count, size), dtype=np.uint8)
+            self._read_into(offset, span.reshape(-1).data)
+            span[numbers[first:last] - base] = rows[first:last]
+            self.write_at(offset, [span.reshape(-1).data])
+
+    def extend(self, size_bytes: int) -> None:
+        """Make the file at least so long; what was never written takes no room, and reads as zeroes."""
+        try:
+            if os.fstat(self._fd).st_size < size_bytes:
+                os.ftruncate(self._fd, size_bytes)
+        except OSError as exc:
+            raise as_output_error(exc, self.name) from exc
+
+    def read_at(self, offset: int, size_bytes: int) -> bytes:
+        """Read back what was written; zeroes where nothing was, also beyond the end."""
+        buffer = bytearray(size_bytes)
+        self._read_into(offset, memoryview(buffer))
+        return bytes(buffer)
+
+    def flush(self) -> None:
+        """Wait until all that was written is on the disk."""
+        if not self._synced:
+            return
+        try:
+            os.fdatasync(self._fd)
+        except OSError as exc:
+            raise as_output_error(exc, self.name) from exc
+
+    def finish(self) -> FileDigest:
+        """
+        Let the file reach the disk, and close it.
+
+        Returns
+        -------
+        FileDigest
+            Without hashes if they were not asked for.
+        """
+        try:
+            if self._synced:
+                os.fsync(self._fd)
+            size = os.fstat(self._fd).st_size
+            return self._hashes.finish(size, self._fd) if self._hashes is not None else FileDigest(size)
+        except OSError as exc:
+            raise as_output_error(exc, self.name) from exc
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+    def _check_target(self, sources: Sequence[Path]) -> None:
+        """Make sure that what was opened may be emptied."""
+        status = os.fstat(self._fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise OutputError("not a regular file", where=self.name, hint="-F writes a stream to standard output")
+        for source in sources:
+            try:
+                other = source.stat()
+            except OSError:
+                continue
+            if (other.st_dev, other.st_ino) == (status.st_dev, status.st_ino):
+                raise OutputError(f"is the file that is read ({source})", where=self.name, hint="name another file")
+
+    def _read_into(self, offset: int, buffer: memoryview) -> None:
+        done = 0
+        try:
+            while done < len(buffer) and (got := os.preadv(self._fd, [buffer[done:]], offset + done)):
+                done += got
+        except OSError as exc:
+            raise as_output_error(exc, self.name, "read back") from exc
+
+
+class LimitedSink:
+    """
+    A sink whose file must not grow beyond a size.
+
+    A write that would reach beyond it is refused as a whole; writes below it go on.
+
+    Parameters
+    ----------
+    limit_bytes : int
+        The largest size that the file may have.
+    """
+
+    def __init__(self, sink: Sink, limit_bytes: int) -> None:
+        self._sink = sink
+        self._limit = limit_bytes
+
+    @property
+    def name(self) -> str:
+        """The name of the sink below."""
+        return self._sink.name
+
+    def write_at(self, offset: int, parts: Sequence[memoryview | bytes]) -> None:
+        """Write bytes from an offset of the file on."""
+        self._check(offset + sum(memoryview(part).nbytes for part in parts))
+        self._sink.write_at(offset, parts)
+
+    def write_rows(self, table_offset: int, numbers: NDArray[np.int64], rows: NDArray[np.uint8]) -> None:
+        """Write rows of a table."""
+        if len(numbers):
+            self._check(table_offset + (int(numbers[-1]) + 1) * rows.shape[1])
+        self._sink.write_rows(table_offset, numbers, rows)
+
+    def extend(self, size_bytes: int) -> None:
+        """Make the file at least so long."""
+        self._check(size_bytes)
+        self._sink.extend(size_bytes)
+
+    def flush(self) -> None:
+        """Wait until all that was written is on the disk."""
+        self._sink.flush()
+
+    def finish(self) -> FileDigest:
+        """Let the file reach the disk, close it, and tell its digest."""
+        return self._sink.finish()
+
+    def close(self) -> None:
+        """Close the sink below."""
+        self._sink.close()
+
+    def _check(self, end: int) -> None:
+        if end > self._limit:
+            raise NoSpaceError(f"the limit of {format_size(self._limit)} is reached", where=self.name)
+
+
+def as_views(parts: Sequence[memoryview | bytes]) -> list[memoryview]:
+    """View parts as flat bytes; empty ones are left out."""
+    views = [memoryview(part) for part in parts]
+    return [view if view.format == "B" and view.ndim == 1 else view.cast("B") for view in views if view.nbytes]
+
+
+def as_output_error(exc: OSError, name: str, doing: str = "write") -> OutputError:
+    """Turn an error of the system into ours."""
+    reason = (exc.strerror or str(exc)).lower()
+    if exc.errno in _NO_SPACE:
+        return NoSpaceError(f"cannot {doing}: {reason}", where=name)
+    if exc.errno in _GONE:
+        return OutputGoneError("nobody reads the output any more", where=name)
+    return OutputError(f"cannot {doing}: {reason}", where=name)
+
+
+class _WriteCall(Protocol):
+    def __call__(self, views: list[memoryview], offset: int, /) -> int: ...
+
+
+_IOV_MAX = os.sysconf("SC_IOV_MAX") if "SC_IOV_MAX" in os.sysconf_names else 1024
+
+
+def write_views(call: _WriteCall, views: Sequence[memoryview], offset: int) -> None:
+    """
+    Write all views, in as many calls as that takes.
+
+    Parameters
+    ----------
+    call : callable
+        Writes what it can of some views at an offset, and tells how many bytes that was.
+
+    Raises
+    ------
+    OSError
+        As *call* raises it; what was written before stays.
+    """
+    index = 0
+    while index < len(views):
+        group = list(views[index : index + _IOV_MAX])
+        index += len(group)
+        while group:
+            wrote = call(group, offset)
+            if wrote <= 0:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            offset += wrote
+            whole = 0
+            while whole < len(group) and wrote >= len(group[whole]):
+                wrote -= len(group[whole])
+                whole += 1
+            del group[:whole]
+            if wrote:
+                group[0] = group[0][wrote:]
+
+
+def find_row_groups(numbers: NDArray[np.int64], gap: int) -> list[tuple[int, int]]:
+    """Divide rising row numbers into groups with at most *gap* rows missing between neighbours: ``[first, last)``."""
+    if len(numbers) == 0:
+        return []
+    breaks = (np.flatnonzero(np.diff(numbers) > gap + 1) + 1).tolist()
+    return list(zip([0, *breaks], [*breaks, len(numbers)], strict=True))
