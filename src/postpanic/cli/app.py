@@ -17,11 +17,15 @@ __all__ = ["VERBS", "cli", "main"]
 
 VERBS: dict[str, tuple[str, str]] = {
     "completion": ("completion", "Print the completion script of a shell."),
+    "convert": ("convert", "Write the same dump in another format."),
     "debuginfo": ("debuginfo", "Write the debug information that a dump holds."),
     "dmesg": ("dmesg", "Print the kernel log of a dump."),
+    "filter": ("filter", "Write a smaller dump, as makedumpfile does."),
     "info": ("info", "Say what a dump file is and what is in it."),
+    "join": ("join", "Make one file of the parts of a split dump."),
     "open": ("open", "Open a dump at a prompt with the commands of crash."),
     "script": ("script", "Run a Python program on a dump."),
+    "split": ("split", "Divide a dump among several files."),
 }
 """Verb: module of this package, summary. The modules are imported only when their verb is used."""
 

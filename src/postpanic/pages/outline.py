@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from dataclasses import asdict
 
-from postpanic.dumps.frames import FrameSet
 from postpanic.dumps.memory import Dump, VirtualSegment
 from postpanic.dumps.notes import count_cpus
 from postpanic.dumps.writing import DumpOutline
@@ -16,25 +15,11 @@ from postpanic.kernel.uts import read_utsname
 from postpanic.pages.selection import Selection
 from postpanic.units import PhysAddr, VirtAddr
 
-__all__ = ["find_ram", "make_outline"]
+__all__ = ["make_outline"]
 
 _WORD = (1 << 64) - 1
 _DIRECT_MAP_LIMIT = 1 << 63
 _HUGE_PAGE_MASK = (2 << 20) - 1
-
-
-def find_ram(dump: Dump) -> FrameSet:
-    """
-    Find the frames that a dump describes as RAM.
-
-    A frame of which only a part is RAM counts, as in makedumpfile's first bitmap.
-    """
-    size = dump.page_size_bytes
-    ranges = dump.ram_ranges.astype("int64") if len(dump.ram_ranges) else dump.ram_ranges.astype("int64").reshape(0, 2)
-    runs = ranges.copy()
-    runs[:, 0] //= size
-    runs[:, 1] = -(-ranges[:, 1] // size)
-    return FrameSet.from_runs(runs, int(runs[:, 1].max()) if len(runs) else 0)
 
 
 def make_outline(
