@@ -24,7 +24,16 @@ from postpanic.dumps.writing import ByteSink
 from postpanic.errors import NoSpaceError, OutputError, OutputGoneError
 from postpanic.units import format_size
 
-__all__ = ["FileSink", "LimitedSink", "Sink", "as_output_error", "as_views", "find_row_groups", "write_views"]
+__all__ = [
+    "FileSink",
+    "LimitedSink",
+    "NullSink",
+    "Sink",
+    "as_output_error",
+    "as_views",
+    "find_row_groups",
+    "write_views",
+]
 
 _GAP_BYTES = 2048
 """Rows of a table with no more than this between them are written together, with what lies there already."""
@@ -131,6 +140,10 @@ class FileSink:
             span[numbers[first:last] - base] = rows[first:last]
             self.write_at(offset, [span.reshape(-1).data])
 
+    def reserve(self, size_bytes: int) -> None:
+        """Set the first bytes aside; they take no room until they are written."""
+        self.extend(size_bytes)
+
     def extend(self, size_bytes: int) -> None:
         """Make the file at least so long; what was never written takes no room, and reads as zeroes."""
         try:
@@ -173,6 +186,10 @@ class FileSink:
         finally:
             self.close()
 
+    def fileno(self) -> int:
+        """Give the descriptor, for who writes in another way."""
+        return self._fd
+
     def close(self) -> None:
         """Close the file; a second call does nothing."""
         if self._fd >= 0:
@@ -203,19 +220,23 @@ class FileSink:
 
 class LimitedSink:
     """
-    A sink whose file must not grow beyond a size.
+    A sink whose file must not take more than so much room.
 
-    A write that would reach beyond it is refused as a whole; writes below it go on.
+    What was reserved counts, and everything that is written beyond it; gaps do
+    not, so an ELF file, whose pages of zeroes are gaps, may look larger. A
+    write that does not fit is refused as a whole.
 
     Parameters
     ----------
     limit_bytes : int
-        The largest size that the file may have.
+        The most that the file may take.
     """
 
     def __init__(self, sink: Sink, limit_bytes: int) -> None:
         self._sink = sink
         self._limit = limit_bytes
+        self._reserved = 0
+        self._used = 0
 
     @property
     def name(self) -> str:
@@ -224,18 +245,28 @@ class LimitedSink:
 
     def write_at(self, offset: int, parts: Sequence[memoryview | bytes]) -> None:
         """Write bytes from an offset of the file on."""
-        self._check(offset + sum(memoryview(part).nbytes for part in parts))
+        needed = self._measure(offset, offset + sum(memoryview(part).nbytes for part in parts))
         self._sink.write_at(offset, parts)
+        self._used += needed
 
     def write_rows(self, table_offset: int, numbers: NDArray[np.int64], rows: NDArray[np.uint8]) -> None:
         """Write rows of a table."""
+        needed = 0
         if len(numbers):
-            self._check(table_offset + (int(numbers[-1]) + 1) * rows.shape[1])
+            size = rows.shape[1]
+            needed = self._measure(table_offset + int(numbers[0]) * size, table_offset + (int(numbers[-1]) + 1) * size)
         self._sink.write_rows(table_offset, numbers, rows)
+        self._used += needed
+
+    def reserve(self, size_bytes: int) -> None:
+        """Set the first bytes aside."""
+        needed = self._measure(0, size_bytes)
+        self._sink.reserve(size_bytes)
+        self._used += needed
+        self._reserved = max(self._reserved, size_bytes)
 
     def extend(self, size_bytes: int) -> None:
         """Make the file at least so long."""
-        self._check(size_bytes)
         self._sink.extend(size_bytes)
 
     def flush(self) -> None:
@@ -250,9 +281,55 @@ class LimitedSink:
         """Close the sink below."""
         self._sink.close()
 
-    def _check(self, end: int) -> None:
-        if end > self._limit:
+    def _measure(self, start: int, end: int) -> int:
+        """Count the bytes that a write takes beyond what is reserved; they must fit."""
+        needed = max(end - max(start, self._reserved), 0)
+        if self._used + needed > self._limit:
             raise NoSpaceError(f"the limit of {format_size(self._limit)} is reached", where=self.name)
+        return needed
+
+
+class NullSink:
+    """
+    A sink that keeps nothing, and counts what a file would have.
+
+    Parameters
+    ----------
+    name : str
+        What to call it.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.size_bytes = 0
+        """How large the file would be."""
+
+    def write_at(self, offset: int, parts: Sequence[memoryview | bytes]) -> None:
+        """Take note of the size."""
+        self.extend(offset + sum(memoryview(part).nbytes for part in parts))
+
+    def write_rows(self, table_offset: int, numbers: NDArray[np.int64], rows: NDArray[np.uint8]) -> None:
+        """Take note of the size."""
+        if len(numbers):
+            self.extend(table_offset + (int(numbers[-1]) + 1) * rows.shape[1])
+
+    def reserve(self, size_bytes: int) -> None:
+        """Take note of the size."""
+        self.extend(size_bytes)
+
+    def extend(self, size_bytes: int) -> None:
+        """Take note of the size."""
+        self.size_bytes = max(self.size_bytes, size_bytes)
+
+    def flush(self) -> None:
+        """Do nothing."""
+
+    def finish(self) -> FileDigest:
+        """Tell the size; there is nothing to hash."""
+        return FileDigest(self.size_bytes)
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 def as_views(parts: Sequence[memoryview | bytes]) -> list[memoryview]:

@@ -118,6 +118,13 @@ class ByteSink(Protocol):
         rows : ndarray of uint8, shape (n, bytes of a row), C-contiguous
         """
 
+    def reserve(self, size_bytes: int) -> None:
+        """
+        Set the first bytes of the file aside, for what is written in any order and more than once.
+
+        They read as zeroes until then. What comes after them is written once, in any order.
+        """
+
     def extend(self, size_bytes: int) -> None:
         """Make the file at least so long; bytes that were never written read as zeroes."""
 

@@ -17,14 +17,22 @@ from numpy.typing import NDArray
 from postpanic.errors import CorruptError, NotADumpError, TruncatedError
 
 __all__ = [
+    "ELF_HEADER_BYTES",
     "ELF_MAGIC",
     "MAX_PROGRAM_HEADERS",
+    "PROGRAM_HEADER_BYTES",
     "PT_LOAD",
     "PT_NOTE",
+    "SECTION_HEADER_BYTES",
     "ElfHeader",
     "decode_elf_header",
     "decode_program_headers",
+    "encode_elf_header",
+    "encode_section_zero",
+    "has_free_flags",
     "machine_name",
+    "machine_number",
+    "program_header_dtype",
 ]
 
 ELF_MAGIC = b"\x7fELF"
@@ -40,6 +48,13 @@ _ELF_INCOMPLETE = 1
 _NO_FLAGS_OF_THEIR_OWN = frozenset({3, 22, 40, 62, 183})
 """i386, s390, arm, x86-64, aarch64: the machines whose ABI leaves bit 0 of ``e_flags`` free."""
 
+ELF_HEADER_BYTES = 64
+PROGRAM_HEADER_BYTES = 56
+SECTION_HEADER_BYTES = 64
+"""All three of ELF64."""
+
+_SECTION_HEADER_64 = "IIQQQQIIQQ"
+_EV_CURRENT = 1
 _HEADER = {1: "HHIIIIIHHHHHH", 2: "HHIQQQIHHHHHH"}
 _SECTION_INFO = {1: (28, "I"), 2: (44, "I")}
 _PHENTSIZE = {1: 32, 2: 56}
@@ -175,22 +190,71 @@ def decode_program_headers(raw: bytes, header: ElfHeader) -> NDArray[np.void]:
         Fields ``type offset vaddr paddr filesz memsz``, in native byte order;
         addresses and sizes are ``uint64`` for both classes.
     """
-    word = header.prefix + ("u8" if header.is_64bit else "u4")
-    half = header.prefix + "u4"
-    if header.is_64bit:
-        names, offsets = ("type", "offset", "vaddr", "paddr", "filesz", "memsz"), (0, 8, 16, 24, 32, 40)
-    else:
-        names, offsets = ("type", "offset", "vaddr", "paddr", "filesz", "memsz"), (0, 4, 8, 12, 16, 20)
-    disk = np.dtype(
-        {
-            "names": list(names),
-            "formats": [half] + [word] * 5,
-            "offsets": list(offsets),
-            "itemsize": header.program_header_size,
-        }
+    disk = program_header_dtype(
+        header.prefix, is_64bit=header.is_64bit, entry_bytes=header.program_header_size or PROGRAM_HEADER_BYTES
     )
+    names = ("type", "offset", "vaddr", "paddr", "filesz", "memsz")
     native = np.dtype([("type", "u4")] + [(name, "u8") for name in names[1:]])
-    return np.frombuffer(raw, dtype=disk).astype(native)
+    return np.frombuffer(raw, dtype=disk)[list(names)].astype(native)
+
+
+def program_header_dtype(
+    prefix: str, *, is_64bit: bool = True, entry_bytes: int = PROGRAM_HEADER_BYTES
+) -> np.dtype[np.void]:
+    """Build the numpy type of ``Elf64_Phdr`` or ``Elf32_Phdr``."""
+    names = ["type", "flags", "offset", "vaddr", "paddr", "filesz", "memsz", "align"]
+    word = prefix + ("u8" if is_64bit else "u4")
+    formats = [prefix + "u4" if name in ("type", "flags") else word for name in names]
+    offsets = [0, 4, 8, 16, 24, 32, 40, 48] if is_64bit else [0, 24, 4, 8, 12, 16, 20, 28]
+    return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": entry_bytes})
+
+
+def encode_elf_header(
+    machine: int, *, program_header_count: int, section_header_offset: int, is_incomplete: bool
+) -> bytes:
+    """
+    Encode the ELF64 header of a little-endian core file, whose program headers follow it.
+
+    Parameters
+    ----------
+    section_header_offset : int
+        Of section header 0, which is used when the count does not fit.
+    is_incomplete : bool
+        Sets makedumpfile's mark, where the machine leaves ``e_flags`` free.
+    """
+    is_extended = program_header_count >= _PN_XNUM
+    ident = ELF_MAGIC + bytes([2, 1, _EV_CURRENT]) + bytes(9)
+    return ident + struct.pack(
+        "<" + _HEADER[2],
+        _ET_CORE,
+        machine,
+        _EV_CURRENT,
+        0,
+        ELF_HEADER_BYTES,
+        section_header_offset if is_extended else 0,
+        _ELF_INCOMPLETE if is_incomplete and has_free_flags(machine) else 0,
+        ELF_HEADER_BYTES,
+        PROGRAM_HEADER_BYTES,
+        min(program_header_count, _PN_XNUM),
+        SECTION_HEADER_BYTES if is_extended else 0,
+        1 if is_extended else 0,
+        0,
+    )
+
+
+def encode_section_zero(program_header_count: int) -> bytes:
+    """Encode section header 0: its ``sh_info`` is the number of program headers, if that needs more than 16 bits."""
+    return struct.pack("<" + _SECTION_HEADER_64, 0, 0, 0, 0, 0, 0, 0, program_header_count, 0, 0)
+
+
+def has_free_flags(machine: int) -> bool:
+    """Whether the machine's ABI leaves room for makedumpfile's mark in ``e_flags``."""
+    return machine in _NO_FLAGS_OF_THEIR_OWN
+
+
+def machine_number(name: str) -> int | None:
+    """Find ``e_machine`` of a 64-bit machine as ``uname -m`` spells it; None when it is unknown."""
+    return next((number for number, names in _MACHINES.items() if names[1] == name), None)
 
 
 def machine_name(machine: int, *, is_64bit: bool) -> str:

@@ -42,6 +42,8 @@ class FlattenedSink:
         What to call it in errors.
     hashed : bool
         Whether :meth:`finish` gives digests, which are of the stream's own bytes.
+    synced : bool
+        Whether :meth:`finish` waits for the disk, if the stream goes to a regular file.
 
     Raises
     ------
@@ -49,8 +51,9 @@ class FlattenedSink:
         If the stream's header cannot be written.
     """
 
-    def __init__(self, fd: int, name: str, *, hashed: bool = True) -> None:
+    def __init__(self, fd: int, name: str, *, hashed: bool = True, synced: bool = True) -> None:
         self.name = name
+        self._synced = synced
         self._fd = fd
         self._hashes = ChunkHashes() if hashed else None
         self._sent = 0
@@ -89,6 +92,10 @@ class FlattenedSink:
             self._written.add(start, start + length)
         self._end = max(self._end, int(starts[-1] + lengths[-1]))
 
+    def reserve(self, size_bytes: int) -> None:
+        """Set the first bytes aside; what is never written is sent as zeroes at the end."""
+        self.extend(size_bytes)
+
     def extend(self, size_bytes: int) -> None:
         """Make the file at least so long; what is never written is sent as zeroes at the end."""
         self._end = max(self._end, size_bytes)
@@ -102,6 +109,11 @@ class FlattenedSink:
             for at in range(start, end, len(_ZEROES)):
                 self.write_at(at, [memoryview(_ZEROES)[: min(len(_ZEROES), end - at)]])
         self._send([memoryview(RECORD.pack(_END_MARK, _END_MARK))])
+        if self._synced and self._start is not None:
+            try:
+                os.fsync(self._fd)
+            except OSError as exc:
+                raise as_output_error(exc, self.name) from exc
         if self._hashes is None:
             return FileDigest(self._sent)
         return self._hashes.finish(self._sent, None)

@@ -90,6 +90,7 @@ class KdumpWriter:
     def begin(self) -> None:
         """Write headers, notes and bitmaps, and the page of zeroes that all pages of zeroes share."""
         header, outline = self._header, self._outline
+        self._sink.reserve(self._data_end)
         head = bytearray(header.bitmap_offset)
         self._put_headers(head)
         for place, blob in ((header.notes, outline.notes), (header.vmcoreinfo, outline.vmcoreinfo)):
@@ -100,7 +101,6 @@ class KdumpWriter:
         for number, frames in enumerate((outline.ram, outline.kept)):
             bits = frames.bits[:size].data
             self._sink.write_at(header.bitmap_offset + number * size, [bits, bytes(size - len(bits))])
-        self._sink.extend(self._data_end)
         self._zero_at = self._data_end
         self._append(self._zero_page.data)
 
