@@ -7,12 +7,12 @@ import numpy as np
 from postpanic.errors import AbsentError, CorruptError
 from postpanic.kernel.kallsyms.addresses import AddressEncoding, decode_addresses
 from postpanic.kernel.kallsyms.locate import AddressPlace, KallsymsPlace, find_kallsyms
-from postpanic.kernel.kallsyms.names import TOKEN_COUNT, DecodedNames, decode_names, decode_token_table
+from postpanic.kernel.kallsyms.names import TOKEN_COUNT, DecodedNames, TokenTable, decode_names, decode_token_table
 from postpanic.kernel.kallsyms.symbols import SymbolTable, make_symbol_table
 from postpanic.kernel.memory import KernelMemory
 from postpanic.units import MIB
 
-__all__ = ["read_kallsyms"]
+__all__ = ["read_count", "read_kallsyms", "read_names", "read_tokens"]
 
 _SYMBOL_COUNT_LIMIT = 1 << 22
 """An allyesconfig kernel has some 700,000."""
@@ -38,10 +38,8 @@ def read_kallsyms(memory: KernelMemory) -> SymbolTable:
         If part of them is not in the dump.
     """
     place = find_kallsyms(memory)
-    count = memory.read_u32(place.num_syms)
-    if not 0 < count <= _SYMBOL_COUNT_LIMIT:
-        raise CorruptError(f"kallsyms_num_syms is {count}, must be 1 to {_SYMBOL_COUNT_LIMIT}")
-    names = _read_names(memory, place, count)
+    count = read_count(memory, place)
+    names = decode_names(read_names(memory, place), count, read_tokens(memory, place))
     missing: AbsentError | None = None
     for candidate in place.addresses:
         try:
@@ -56,17 +54,30 @@ def read_kallsyms(memory: KernelMemory) -> SymbolTable:
     raise CorruptError("no encoding of kallsyms addresses puts _stext where VMCOREINFO has it")
 
 
-def _read_names(memory: KernelMemory, place: KallsymsPlace, count: int) -> DecodedNames:
+def read_count(memory: KernelMemory, place: KallsymsPlace) -> int:
+    """Read the number of symbols; raises as :func:`read_kallsyms` does."""
+    count = memory.read_u32(place.num_syms)
+    if not 0 < count <= _SYMBOL_COUNT_LIMIT:
+        raise CorruptError(f"kallsyms_num_syms is {count}, must be 1 to {_SYMBOL_COUNT_LIMIT}")
+    return count
+
+
+def read_names(memory: KernelMemory, place: KallsymsPlace) -> bytes:
+    """Read the stream of names and what lies between it and the tokens; raises as :func:`read_kallsyms` does."""
     size = place.token_table - place.names
     if not 0 < size <= _NAMES_LIMIT_BYTES:
         raise CorruptError(f"kallsyms_names span {size} bytes, must be 1 to {_NAMES_LIMIT_BYTES}")
-    table_size = place.token_index - place.token_table
-    if not 0 < table_size <= _TOKEN_TABLE_LIMIT_BYTES:
-        raise CorruptError(f"kallsyms_token_table spans {table_size} bytes, must be 1 to {_TOKEN_TABLE_LIMIT_BYTES}")
-    tokens = decode_token_table(
-        memory.read(place.token_table, table_size), memory.read_array(place.token_index, np.uint16, TOKEN_COUNT)
+    return memory.read(place.names, size)
+
+
+def read_tokens(memory: KernelMemory, place: KallsymsPlace) -> TokenTable:
+    """Read what each byte of a name stands for; raises as :func:`read_kallsyms` does."""
+    size = place.token_index - place.token_table
+    if not 0 < size <= _TOKEN_TABLE_LIMIT_BYTES:
+        raise CorruptError(f"kallsyms_token_table spans {size} bytes, must be 1 to {_TOKEN_TABLE_LIMIT_BYTES}")
+    return decode_token_table(
+        memory.read(place.token_table, size), memory.read_array(place.token_index, np.uint16, TOKEN_COUNT)
     )
-    return decode_names(memory.read(place.names, size), count, tokens)
 
 
 def _read_addresses(memory: KernelMemory, place: AddressPlace, count: int, names: DecodedNames) -> SymbolTable | None:

@@ -26,7 +26,7 @@ from postpanic.kernel.printk.window import BufferWindow
 from postpanic.kernel.vmcoreinfo import Vmcoreinfo
 from postpanic.units import VirtAddr
 
-__all__ = ["read_ring"]
+__all__ = ["find_ring_tables", "read_ring"]
 
 _COUNT_BITS_LIMIT = 22
 _SIZE_BITS_LIMIT = 28
@@ -113,6 +113,23 @@ def read_ring(memory: KernelMemory) -> list[LogRecord]:
                 records.extend(record for row in range(first, stop) if (record := _make_record(fields, blocks, row)))
     lost.end()
     return records
+
+
+def find_ring_tables(memory: KernelMemory) -> tuple[tuple[VirtAddr, int], ...]:
+    """
+    Find where the ring buffer's tables lie: address and size in bytes of descriptors, infos and text.
+
+    Raises
+    ------
+    FactAbsentError, CorruptError, TranslationError, PageAbsentError
+        As :func:`.read_log` does.
+    """
+    ring = _read_ring_header(memory)
+    return (
+        (ring.descs, ring.count * _struct_size(memory.vmcoreinfo, "prb_desc")),
+        (ring.infos, ring.count * _struct_size(memory.vmcoreinfo, "printk_info")),
+        (ring.text, ring.text_size_bytes),
+    )
 
 
 class _LostRun:
