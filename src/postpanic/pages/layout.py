@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import or_
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,7 @@ from postpanic.pages.verdict import DumpLevel
 __all__ = ["PageLayout", "PageType", "decode_page_type", "find_page_layout"]
 
 _U32 = 0xFFFF_FFFF
+_TOP_BYTE = 0xFF00_0000
 _MIN_PAGE_BYTES, _MAX_PAGE_BYTES = 32, 512
 _MAX_FREE_ORDERS = 64
 
@@ -34,11 +37,19 @@ class PageType:
     mask: int
     value: int
 
-    def matches(self, mapcounts: NDArray[np.uint32]) -> NDArray[np.bool_]:
-        """Tell for each ``_mapcount``, which shares its place with ``page_type``, whether it is of the type."""
-        if self.mask == _U32:
-            return np.asarray(mapcounts == np.uint32(self.value))
-        return np.asarray(mapcounts & np.uint32(self.mask) == np.uint32(self.value))
+    def matches(self, types: NDArray[np.uint32] | NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """
+        Tell which pages are of the type.
+
+        Parameters
+        ----------
+        types : ndarray of uint32 or uint8
+            ``_mapcount``, which shares its place with ``page_type``; or its top
+            byte, for a test of that byte alone.
+        """
+        if types.dtype == np.uint8:
+            return np.asarray(types == np.uint8(self.value >> 24))
+        return np.asarray(types & np.uint32(self.mask) == np.uint32(self.value))
 
 
 def decode_page_type(number: int) -> PageType:
@@ -62,7 +73,7 @@ def decode_page_type(number: int) -> PageType:
     """
     value = number & _U32
     if value & 0x00FF_FFFF == 0 and value >> 28 == 0xF:
-        return PageType(0xFF00_0000, value)
+        return PageType(_TOP_BYTE, value)
     cleared = ~value & _U32
     if cleared and cleared & (cleared - 1) == 0 and value >> 31:
         base = _NEW_TYPE_BASE if cleared >= 1 << 16 else _OLD_TYPE_BASE
@@ -120,6 +131,18 @@ class PageLayout:
     missing: Mapping[DumpLevel, tuple[str, ...]] = field(default_factory=dict)
     """Entries that a bit of the level needs and VMCOREINFO does not have."""
     notes: tuple[str, ...] = ()
+
+    @property
+    def all_flags(self) -> int:
+        """All bits of ``flags`` that are ever asked for."""
+        masks = (self.lru_mask, self.private_mask, self.swapcache_mask, self.swapbacked_mask, self.slab_mask)
+        return reduce(or_, masks, self.hwpoison_mask | self.head_mask | self.hugetlb_tail_mask)
+
+    @property
+    def has_byte_types(self) -> bool:
+        """Whether the top byte of ``_mapcount`` alone tells all types."""
+        kinds = (self.buddy, self.offline, self.slab, self.table, self.unaccepted, self.hugetlb)
+        return all(kind.mask == _TOP_BYTE for kind in kinds if kind is not None)
 
     def limit_level(self, level: int) -> tuple[DumpLevel, tuple[str, ...]]:
         """Take the bits away from a dump level that cannot be applied; say why, one phrase each."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +16,8 @@ __all__ = ["SECTION_FRAMES", "Selection", "SelectionBuilder", "WorthMap"]
 SECTION_FRAMES = 1 << 15
 """Frames that the map keeps together; 128 MiB of memory in pages of 4 KiB."""
 
-_FREE_ROOM = 64
+
+_COUNTED = tuple(Verdict)
 
 
 class WorthMap:
@@ -30,16 +31,25 @@ class WorthMap:
         self._sections: dict[int, NDArray[np.uint8] | int] = {}
         self._present: dict[int, int] = {}
 
-    def set(self, section: int, verdicts: NDArray[np.uint8]) -> None:
-        """Keep the verdicts (all of a section of :data:`SECTION_FRAMES`), dropped ones as they come."""
-        kept = verdicts[verdicts < FIRST_DROPPED]
-        found = np.flatnonzero(np.bincount(kept, minlength=FIRST_DROPPED)) if len(kept) else np.empty(0, np.int64)
-        self._present[section] = sum(1 << int(verdict) for verdict in found)
+    def set(self, section: int, verdicts: NDArray[np.uint8], found: Sequence[Verdict]) -> None:
+        """
+        Keep the verdicts of a section.
+
+        Parameters
+        ----------
+        verdicts : ndarray of uint8, shape (SECTION_FRAMES,)
+            Dropped ones as they come.
+        found : sequence of Verdict
+            Those among them that are kept.
+        """
+        self._present[section] = sum(1 << verdict for verdict in found)
         if len(found) <= 1:
-            self._sections[section] = int(found[0]) if len(found) else int(Verdict.USER_KEPT)
+            self._sections[section] = int(found[0]) if found else int(Verdict.USER_KEPT)
         else:
-            low = verdicts & np.uint8(15)
-            self._sections[section] = low[0::2] | low[1::2] << np.uint8(4)
+            # Two frames at a time, the even one in the low half.
+            pairs = verdicts.view("<u2")
+            low = pairs & np.uint16(15)
+            self._sections[section] = (low | pairs >> np.uint16(4) & np.uint16(0xF0)).astype(np.uint8)
 
     def select(self, section: int, worth: Verdict, pfns: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """Choose of kept frames, all of one section, those of a worth."""
@@ -129,11 +139,10 @@ class SelectionBuilder:
     ram: FrameSet
     _bits: NDArray[np.uint8] = field(init=False)
     _worth: WorthMap = field(init=False, default_factory=WorthMap)
-    _counts: NDArray[np.int64] = field(init=False)
+    _counts: dict[Verdict, int] = field(init=False, default_factory=lambda: dict.fromkeys(Verdict, 0))
 
     def __post_init__(self) -> None:
         self._bits = np.zeros(len(self.ram.bits), dtype=np.uint8)
-        self._counts = np.zeros(_FREE_ROOM, dtype=np.int64)
 
     def add(self, section: int, verdicts: NDArray[np.uint8]) -> None:
         """
@@ -150,11 +159,28 @@ class SelectionBuilder:
             return
         kept = np.packbits(verdicts < FIRST_DROPPED, bitorder="little")[: len(ram_bytes)] & ram_bytes
         self._bits[first : first + len(kept)] = kept
-        is_ram = np.unpackbits(ram_bytes, bitorder="little").view(np.bool_)
-        self._counts += np.bincount(verdicts[: len(is_ram)][is_ram], minlength=_FREE_ROOM)[:_FREE_ROOM]
-        self._worth.set(section, verdicts)
+        is_all = len(ram_bytes) * 8 == SECTION_FRAMES and bool((ram_bytes == 0xFF).all())
+        is_ram = None if is_all else np.unpackbits(ram_bytes, bitorder="little").view(np.bool_)
+        counts = _count_verdicts(verdicts if is_ram is None else verdicts[: len(is_ram)][is_ram])
+        for verdict, count in counts.items():
+            self._counts[verdict] += count
+        self._worth.set(section, verdicts, [verdict for verdict in counts if verdict < FIRST_DROPPED])
 
     def finish(self, notes: tuple[str, ...] = ()) -> Selection:
         """Make the selection; the builder is of no use afterwards."""
-        counts = {verdict: int(self._counts[verdict]) for verdict in Verdict if self._counts[verdict]}
+        counts = {verdict: count for verdict, count in self._counts.items() if count}
         return Selection(self.level, self.ram, FrameSet(self._bits, self.ram.limit), self._worth, counts, notes)
+
+
+def _count_verdicts(verdicts: NDArray[np.uint8]) -> dict[Verdict, int]:
+    """Count each verdict; a pass for each of the few that there are is quicker than one that sorts them out."""
+    counts: dict[Verdict, int] = {}
+    left = len(verdicts)
+    for verdict in _COUNTED:
+        if not left:
+            break
+        count = int(np.count_nonzero(verdicts == np.uint8(verdict)))
+        if count:
+            counts[verdict] = count
+            left -= count
+    return counts

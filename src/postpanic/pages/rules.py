@@ -1,0 +1,302 @@
+"""
+The rules by which a page frame is kept or dropped, in makedumpfile's order.
+
+1. A tail page follows its head.
+2. Level 16: a free block, ``1 << private`` pages; then memory not accepted yet.
+3. Level 2: page cache without private data; level 4: all page cache.
+4. Level 8: anonymous memory and hugetlb pages.
+5. Always: poisoned memory, memory that is logically offline.
+
+What is dropped is dropped with its whole compound. Different from makedumpfile:
+a compound or free block whose order cannot be right is kept, where makedumpfile
+drops the first page of such a compound and as many pages as such a free block
+claims; and a poisoned tail page is dropped although its head is kept, as
+``memory_failure()`` marks the very page of a compound that it could not split.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from postpanic.pages.blocks import MAX_ORDER, Blocks, is_aligned
+from postpanic.pages.layout import PageLayout, PageType
+from postpanic.pages.struct_pages import StructPages
+from postpanic.pages.verdict import FIRST_DROPPED, DumpLevel, Verdict
+
+__all__ = ["Judgement", "Rules"]
+
+_NO_ROWS = np.empty(0, dtype=np.int64)
+
+
+@dataclass
+class Judgement:
+    """
+    What was found of a run of frames beside their own verdicts.
+
+    Rows count from the first frame of the unit that the run is part of.
+    """
+
+    blocks: list[Blocks] = field(default_factory=list)
+    poisoned: NDArray[np.int64] = field(default_factory=lambda: _NO_ROWS)
+    """Frames with ``PG_hwpoison``, tail pages among them."""
+    doubtful: list[NDArray[np.int64]] = field(default_factory=list)
+    """First frames of blocks that would be dropped if their order could be right."""
+
+    def extend(self, other: Judgement) -> None:
+        """Take in what was found of another run of the same unit."""
+        self.blocks.extend(other.blocks)
+        self.doubtful.extend(other.doubtful)
+        self.poisoned = np.concatenate([self.poisoned, other.poisoned])
+
+
+class Rules:
+    """
+    Decides on runs of frames.
+
+    Parameters
+    ----------
+    level : DumpLevel
+        Bits that *layout* allows for.
+    """
+
+    def __init__(self, layout: PageLayout, level: DumpLevel) -> None:
+        self._layout = layout
+        self._level = level
+        self._free = Verdict.FREE if level & DumpLevel.FREE else Verdict.USER_KEPT
+        self._user = Verdict.USER if level & DumpLevel.USER else Verdict.USER_KEPT
+        file = level & (DumpLevel.CACHE | DumpLevel.CACHE_PRIVATE)
+        self._cache = Verdict.CACHE if file else Verdict.USER_KEPT
+        self._cache_private = Verdict.CACHE_PRIVATE if level & DumpLevel.CACHE_PRIVATE else Verdict.USER_KEPT
+
+    def judge(
+        self, pages: StructPages, offset: int, is_ram: NDArray[np.bool_] | None, verdicts: NDArray[np.uint8]
+    ) -> Judgement:
+        """
+        Decide on the frames of a run.
+
+        Parameters
+        ----------
+        offset : int
+            Of the run's first frame in its unit.
+        is_ram : ndarray of bool, shape (n,), or None
+            False for frames that do not count; None if all do.
+        verdicts : ndarray of uint8, shape (n,)
+            Receives what each frame's own struct page says.
+        """
+        layout = self._layout
+        flags = _Flags(pages.flags)
+        is_one = ~pages.is_tail
+        for mask in (pages.is_known, is_ram):
+            if mask is not None:
+                is_one &= mask
+        slab = flags.has(layout.slab_mask) if layout.slab is None else layout.slab.matches(pages.types)
+        free = _match(layout.buddy, pages, is_one)
+        if layout.slab is None:
+            free &= ~slab
+        heads = _Heads(layout, pages, np.flatnonzero(flags.has(layout.head_mask) & is_one), offset)
+        found = Judgement()
+        # Of what could be two things, which no page is, the larger verdict is the one that is asked for first.
+        _mark_kernel(layout, pages, is_one, slab, verdicts)
+        self._mark_user(pages, flags, is_one, slab, verdicts)
+        _mark(verdicts, free, self._free)
+        self._mark_unaccepted(pages, is_one, offset, verdicts, found)
+        huge = heads.rows[heads.is_hugetlb]
+        verdicts[huge] = np.where(verdicts[huge] < FIRST_DROPPED, self._user, verdicts[huge])
+        self._mark_always(pages, flags, is_one & ~slab, offset, verdicts, found)
+        self._find_free_blocks(pages, free, offset, verdicts, found)
+        self._find_compounds(heads, free, offset, verdicts, found)
+        if pages.is_known is not None:
+            verdicts[~pages.is_known] = Verdict.UNKNOWN
+        return found
+
+    def _mark_user(
+        self,
+        pages: StructPages,
+        flags: _Flags,
+        is_one: NDArray[np.bool_],
+        slab: NDArray[np.bool_],
+        verdicts: NDArray[np.uint8],
+    ) -> None:
+        """
+        Mark page cache and anonymous memory.
+
+        ``PG_swapcache`` means something with ``PG_swapbacked`` only: alone, the bit
+        is another flag's (6326fec1122c, "mm: Use owner_priv bit for PageSwapCache,
+        valid when PageSwapBacked"). ``PAGE_MAPPING_ANON`` is bit 0 of ``mapping``,
+        KSM's pages have it too; in a slab the word is something else.
+        """
+        layout = self._layout
+        anon = pages.is_odd & ~slab & is_one
+        file = flags.has(layout.lru_mask)
+        if layout.swapcache_mask and layout.swapbacked_mask:
+            file |= flags.has(layout.swapcache_mask) & flags.has(layout.swapbacked_mask)
+        file &= is_one & ~anon
+        _mark(verdicts, anon, self._user)
+        if self._cache == self._cache_private:
+            _mark(verdicts, file, self._cache)
+        else:
+            private = flags.has(layout.private_mask)
+            _mark(verdicts, file & ~private, self._cache)
+            _mark(verdicts, file & private, self._cache_private)
+
+    def _mark_unaccepted(
+        self,
+        pages: StructPages,
+        is_one: NDArray[np.bool_],
+        offset: int,
+        verdicts: NDArray[np.uint8],
+        found: Judgement,
+    ) -> None:
+        """Mark memory that is not accepted yet: ``accept_page()`` takes blocks of the highest order."""
+        layout = self._layout
+        if not self._level & DumpLevel.FREE or layout.unaccepted is None or layout.free_orders is None:
+            return
+        rows = np.flatnonzero(_match(layout.unaccepted, pages, is_one))
+        if not len(rows):
+            return
+        orders = np.full(len(rows), layout.free_orders - 1, dtype=np.uint8)
+        verdicts[rows] = Verdict.UNACCEPTED
+        self._keep_doubtful(rows, is_aligned(rows + offset, orders), orders, offset, verdicts, found)
+
+    def _mark_always(
+        self,
+        pages: StructPages,
+        flags: _Flags,
+        is_other: NDArray[np.bool_],
+        offset: int,
+        verdicts: NDArray[np.uint8],
+        found: Judgement,
+    ) -> None:
+        """Mark poisoned pages, and those that are offline: both of what is still kept."""
+        layout = self._layout
+        if layout.hwpoison_mask & flags.present:
+            poisoned = flags.has(layout.hwpoison_mask)
+            if pages.is_known is not None:
+                poisoned &= pages.is_known
+            rows = np.flatnonzero(poisoned)
+            found.poisoned = rows + offset
+            heads = rows[~pages.is_tail[rows] & (verdicts[rows] < FIRST_DROPPED)]
+            verdicts[heads] = Verdict.HWPOISON
+        offline = _match(layout.offline, pages, is_other)
+        if offline.any():
+            rows = np.flatnonzero(offline)
+            verdicts[rows[verdicts[rows] < FIRST_DROPPED]] = Verdict.OFFLINE
+
+    def _find_free_blocks(
+        self,
+        pages: StructPages,
+        free: NDArray[np.bool_],
+        offset: int,
+        verdicts: NDArray[np.uint8],
+        found: Judgement,
+    ) -> None:
+        rows = np.flatnonzero(free)
+        if not len(rows) or self._layout.private is None:
+            return
+        words = pages.read_u64(rows, self._layout.private)
+        limit = self._layout.free_orders or MAX_ORDER
+        orders = np.minimum(words, np.uint64(limit)).astype(np.uint8)
+        can_be = (orders < limit) & is_aligned(rows + offset, orders)
+        self._keep_doubtful(rows, can_be, orders, offset, verdicts, found)
+
+    def _find_compounds(
+        self, heads: _Heads, free: NDArray[np.bool_], offset: int, verdicts: NDArray[np.uint8], found: Judgement
+    ) -> None:
+        if len(heads.rows):
+            chosen = ~free[heads.rows]
+            rows, orders, can_be = heads.rows[chosen], heads.orders[chosen], heads.can_be[chosen]
+            self._keep_doubtful(rows, can_be, orders, offset, verdicts, found)
+
+    @staticmethod
+    def _keep_doubtful(
+        rows: NDArray[np.int64],
+        can_be: NDArray[np.bool_],
+        orders: NDArray[np.uint8],
+        offset: int,
+        verdicts: NDArray[np.uint8],
+        found: Judgement,
+    ) -> None:
+        """Take up blocks; of those whose order cannot be right, keep the first page."""
+        values = verdicts[rows]
+        if not can_be.all():
+            is_doubtful = ~can_be & (values >= FIRST_DROPPED) & (values < Verdict.HWPOISON)
+            doubtful = rows[is_doubtful]
+            verdicts[doubtful] = Verdict.UNKNOWN
+            found.doubtful.append(doubtful + offset)
+        whole = can_be & (orders > 0)
+        found.blocks.append(Blocks(rows[whole] + offset, orders[whole], values[whole]))
+
+
+class _Heads:
+    """Compound heads of a run: their orders, whether those can be right, and whether they are hugetlb pages."""
+
+    def __init__(self, layout: PageLayout, pages: StructPages, rows: NDArray[np.int64], offset: int) -> None:
+        self.rows = rows
+        top = len(pages) - 1
+        second = np.minimum(rows + 1, top)
+        has_second = pages.is_tail[second]
+        if pages.is_known is not None:
+            has_second = has_second & pages.is_known[second]
+        self.orders = pages.read_u8(second, layout.order)
+        spans = np.left_shift(1, np.minimum(self.orders, MAX_ORDER).astype(np.int64))
+        last = np.minimum(rows + spans - 1, top)
+        is_whole = has_second & pages.is_tail[last] | (self.orders == 0)
+        self.can_be = (self.orders <= MAX_ORDER) & is_aligned(rows + offset, self.orders) & is_whole
+        if layout.hugetlb is not None:
+            self.is_hugetlb = layout.hugetlb.matches(pages.types[rows])
+        elif layout.hugetlb_tail_mask:
+            self.is_hugetlb = pages.flags[second] & pages.flags.dtype.type(layout.hugetlb_tail_mask) != 0
+            self.is_hugetlb &= has_second
+        elif layout.hugetlb_dtor is not None:
+            offset, value = layout.hugetlb_dtor
+            self.is_hugetlb = (pages.read_u8(second, offset) == value) & has_second
+        else:
+            self.is_hugetlb = np.zeros(len(rows), dtype=np.bool_)
+
+
+class _Flags:
+    """Tests of ``flags``, a byte at a time."""
+
+    def __init__(self, words: NDArray[np.uint32] | NDArray[np.uint64]) -> None:
+        self._words = words
+        self._bytes: dict[int, NDArray[np.uint8]] = {}
+        self.present = int(np.bitwise_or.reduce(words))
+        """All bits that any of the words has."""
+
+    def has(self, mask: int) -> NDArray[np.bool_]:
+        """Tell of each word whether it has any bit of a mask, which all lie in one byte."""
+        if not mask & self.present:
+            return np.zeros(len(self._words), dtype=np.bool_)
+        shift = (mask.bit_length() - 1) & ~7
+        if mask & ((1 << shift) - 1):
+            return np.asarray(self._words & self._words.dtype.type(mask) != 0)
+        part = self._bytes.get(shift)
+        if part is None:
+            part = (self._words >> self._words.dtype.type(shift)).astype(np.uint8)
+            self._bytes[shift] = part
+        return np.asarray(part & np.uint8(mask >> shift) != 0)
+
+
+def _match(kind: PageType | None, pages: StructPages, is_one: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    return np.zeros(len(pages), dtype=np.bool_) if kind is None else kind.matches(pages.types) & is_one
+
+
+def _mark(verdicts: NDArray[np.uint8], chosen: NDArray[np.bool_], verdict: Verdict) -> None:
+    """Raise some verdicts; several times as fast as assigning to a choice of them."""
+    np.maximum(verdicts, chosen.view(np.uint8) * np.uint8(verdict), out=verdicts)
+
+
+def _mark_kernel(
+    layout: PageLayout,
+    pages: StructPages,
+    is_one: NDArray[np.bool_],
+    slab: NDArray[np.bool_],
+    verdicts: NDArray[np.uint8],
+) -> None:
+    """Say of all pages that they are the kernel's, and what worth they have."""
+    verdicts[:] = Verdict.KERNEL
+    for kind, chosen in ((Verdict.SLAB, slab & is_one), (Verdict.TABLE, _match(layout.table, pages, is_one & ~slab))):
+        verdicts -= chosen.view(np.uint8) * np.uint8(Verdict.KERNEL - kind)

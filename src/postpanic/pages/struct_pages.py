@@ -1,0 +1,176 @@
+"""
+Read runs of ``struct page`` and lift out of them what tells the use of a page frame.
+
+A debugger reads one structure; a filter reads all of them. Of each, four
+members are wanted, so these are copied into arrays of their own, on which
+numpy works at the speed of the cache; the structures stay for the few frames
+of which more is wanted.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from postpanic.dumps.memory import Dump, PageState
+from postpanic.kernel.memory import KernelMemory
+from postpanic.kernel.paging.tables import NOT_MAPPED
+from postpanic.pages.layout import PageLayout
+from postpanic.pages.mem_map import MemMap
+from postpanic.units import VirtAddr
+
+__all__ = ["StructPageReader", "StructPages"]
+
+_HALF = 1 << 32
+
+
+@dataclass
+class StructPages:
+    """
+    The struct pages of a run of frames.
+
+    Attributes
+    ----------
+    first : int
+        The first frame.
+    data : ndarray of uint8, shape (n, layout.size_bytes)
+        The structures, valid until their buffer is used again.
+    flags : ndarray of uint32 or uint64, shape (n,)
+        ``flags``, or its lower half where no flag that is asked for is above.
+    types : ndarray of uint8 or uint32, shape (n,)
+        ``_mapcount``, or its top byte where all types are told by that.
+    is_odd : ndarray of bool, shape (n,)
+        Bit 0 of ``mapping``: anonymous, or a slab's own data.
+    is_tail : ndarray of bool, shape (n,)
+        Bit 0 of ``compound_head``.
+    is_known : ndarray of bool, shape (n,), or None
+        False where the dump does not hold the structure; None if it holds all.
+    """
+
+    first: int
+    data: NDArray[np.uint8]
+    flags: NDArray[Any]
+    types: NDArray[Any]
+    is_odd: NDArray[np.bool_]
+    is_tail: NDArray[np.bool_]
+    is_known: NDArray[np.bool_] | None = None
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def read_u8(self, rows: NDArray[np.int64], offset: int) -> NDArray[np.uint8]:
+        """Give one byte of some of the structures."""
+        return np.asarray(self.data[:, offset][rows])
+
+    def read_u64(self, rows: NDArray[np.int64], offset: int) -> NDArray[np.uint64]:
+        """Give one word of some of the structures."""
+        return np.asarray(_column(self.data, offset, "<u8")[rows])
+
+
+class StructPageReader:
+    """
+    Reads struct pages of a dump; may be called from several threads at a time.
+
+    Parameters
+    ----------
+    mem_map : MemMap
+        Where they are.
+    """
+
+    def __init__(self, dump: Dump, kernel: KernelMemory, layout: PageLayout, mem_map: MemMap) -> None:
+        self._dump = dump
+        self._tables = kernel.tables
+        self._layout = layout
+        self._mem_map = mem_map
+        self._page_size = dump.page_size_bytes
+        self._shift = self._page_size.bit_length() - 1
+        self._lock = threading.Lock()
+
+    def make_buffer(self, frames: int) -> NDArray[np.uint8]:
+        """Make a buffer that holds the structures of that many frames, shape (pages, page size)."""
+        page_count = -(-frames * self._layout.size_bytes // self._page_size) + 1
+        return np.empty((page_count, self._page_size), dtype=np.uint8)
+
+    def read(self, start: int, end: int, buffer: NDArray[np.uint8]) -> Iterator[StructPages | range]:
+        """
+        Read the struct pages of the frames ``[start, end)``, as far as there are any.
+
+        Parameters
+        ----------
+        buffer : ndarray of uint8, shape (pages, page size)
+            Receives the structures.
+
+        Yields
+        ------
+        StructPages, or range
+            A run of frames; only its frame numbers where none of its structures can be read.
+        """
+        for first, stop, vaddr in self._mem_map.extents(start, end):
+            skip = vaddr & (self._page_size - 1)
+            page_count = -(-(skip + (stop - first) * self._layout.size_bytes) // self._page_size)
+            if page_count > len(buffer):
+                buffer = np.empty((page_count, self._page_size), dtype=np.uint8)
+            pages = self._read_run(first, stop - first, vaddr, buffer[:page_count])
+            buffer = buffer[page_count:]
+            yield range(first, stop) if pages is None else pages
+
+    def _read_run(self, first: int, count: int, vaddr: VirtAddr, buffer: NDArray[np.uint8]) -> StructPages | None:
+        layout = self._layout
+        size = layout.size_bytes
+        skip = vaddr & (self._page_size - 1)
+        states = self._read_pages(VirtAddr(vaddr - skip), buffer)
+        data = buffer.reshape(-1)[skip : skip + count * size].reshape(count, size)
+        known = None
+        if states.any():
+            is_bad = states != PageState.PRESENT
+            if is_bad.all():
+                return None
+            begins = skip + np.arange(count) * size
+            known = ~(is_bad[begins >> self._shift] | is_bad[(begins + size - 1) >> self._shift])
+        flags = _column(data, layout.flags, "<u4" if layout.all_flags < _HALF else "<u8")
+        if layout.mapcount is None:
+            types = np.full(count, 0xFF, dtype=np.uint8)
+        elif layout.has_byte_types:
+            types = data[:, layout.mapcount + 3]
+        else:
+            types = _column(data, layout.mapcount, "<u4")
+        return StructPages(
+            first,
+            data,
+            np.ascontiguousarray(flags),
+            np.ascontiguousarray(types),
+            _low_bits(data, layout.mapping),
+            _low_bits(data, layout.head),
+            known,
+        )
+
+    def _read_pages(self, vaddr: VirtAddr, pages: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Read whole pages at a kernel address; their states."""
+        with self._lock:
+            paddrs = self._tables.translate_pages(vaddr, len(pages))
+        pfns = paddrs >> np.uint64(self._shift)
+        is_mapped = paddrs != np.uint64(NOT_MAPPED)
+        if is_mapped.all():
+            return self._dump.read_pages_into(pfns, pages)
+        states = np.full(len(pages), PageState.ABSENT, dtype=np.uint8)
+        found = np.empty((int(np.count_nonzero(is_mapped)), self._page_size), dtype=np.uint8)
+        states[is_mapped] = self._dump.read_pages_into(pfns[is_mapped], found)
+        pages[is_mapped] = found
+        return states
+
+
+def _column(data: NDArray[np.uint8], offset: int, dtype: str) -> NDArray[Any]:
+    """View a member of an array of structures, one after the other."""
+    return np.ndarray((len(data),), dtype, data.data, offset, (data.strides[0],))
+
+
+def _low_bits(data: NDArray[np.uint8], offset: int | None) -> NDArray[np.bool_]:
+    """Copy the lowest bit of a little-endian member out of an array of structures."""
+    if offset is None:
+        return np.zeros(len(data), dtype=np.bool_)
+    return (data[:, offset] & np.uint8(1)).view(np.bool_)
