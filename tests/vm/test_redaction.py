@@ -73,7 +73,16 @@ def _changed(dump: Dump, erasure: Erasure) -> dict[int, int]:
         assert np.array_equal(pages[~covered], before[~covered])
         assert covered[different].any(axis=1).all()
     assert total == sum(found.values())
-    return found
+    joined: dict[int, int] = {}
+    last = 0
+    for paddr, length in sorted(found.items()):
+        # What crosses the end of a page comes in two pieces.
+        if joined and last + joined[last] == paddr:
+            joined[last] += length
+        else:
+            joined[paddr] = length
+            last = paddr
+    return joined
 
 
 def _paddr(prog: drgn.Program, vaddr: int) -> int:
