@@ -1,0 +1,184 @@
+"""What a self-test finds out about a dump before it can judge: kernel, symbols, types, the place of the crash."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from postpanic.dumps.memory import Dump
+from postpanic.errors import AbsentError, CorruptError, FactAbsentError, PostpanicError
+from postpanic.kernel.btf import decode_btf
+from postpanic.kernel.btf.layout import HEADER_SIZE_BYTES, MAX_DATA_BYTES
+from postpanic.kernel.btf.peek import PeekedStruct, peek_struct
+from postpanic.kernel.kallsyms.lookup import FoundSymbols, find_symbols
+from postpanic.kernel.memory import KernelMemory, open_kernel_memory
+from postpanic.pages import crash_site
+from postpanic.pages.coverage import Surveyor, VirtualRange
+from postpanic.pages.crash_site import CrashSite, find_crash_site, find_thread_size
+from postpanic.units import VirtAddr
+
+__all__ = ["BTF", "DATA", "FREED_BSS", "ORC", "TEXT", "Inspection"]
+
+TEXT = ("_stext", "_etext")
+DATA = (("__start_rodata", "__end_rodata"), ("_sdata", "_edata"), ("__bss_start", "__bss_stop"))
+"""What the kernel keeps: code and data for its start, and the room between, are freed after it (``free_initmem()``)."""
+FREED_BSS = ("__start_bss_decrypted_unused", "__end_bss_decrypted")
+"""Freed where memory is not encrypted (``mem_encrypt_free_decrypted_mem()``, x86)."""
+ORC = (("__start_orc_unwind_ip", "__stop_orc_unwind_ip"), ("__start_orc_unwind", "__stop_orc_unwind"))
+BTF = ("__start_BTF", "__stop_BTF")
+
+_SYMBOLS = (
+    *TEXT,
+    *FREED_BSS,
+    *BTF,
+    *(name for pair in (*DATA, *ORC) for name in pair),
+    "_end",
+    "init_task",
+    *crash_site.SYMBOLS,
+)
+_TASK_MEMBERS = ("stack", "tasks", "pid", "comm")
+
+_T = TypeVar("_T")
+
+
+class _Once(Generic[_T]):
+    """A value that is made when first asked for; what goes wrong goes wrong in the same way each time."""
+
+    def __init__(self, make: Callable[[], _T]) -> None:
+        self._make = make
+        self._made: tuple[_T] | PostpanicError | None = None
+
+    def __call__(self) -> _T:
+        if self._made is None:
+            try:
+                self._made = (self._make(),)
+            except PostpanicError as exc:
+                self._made = exc
+        if isinstance(self._made, PostpanicError):
+            raise self._made
+        return self._made[0]
+
+
+class Inspection:
+    """
+    What can be found out about a written dump, each when it is first asked for.
+
+    Every attribute is a function, which raises what keeps it from being found.
+
+    Parameters
+    ----------
+    written : Dump
+    source : Dump, optional
+        What it was made from.
+    source_kernel : KernelMemory, optional
+        The kernel in the source, where it is open already.
+    """
+
+    def __init__(self, written: Dump, source: Dump | None, source_kernel: KernelMemory | None) -> None:
+        self.written = written
+        self.source = source
+        self.kernel = _Once(lambda: open_kernel_memory(written))
+        """The kernel as the written file has it."""
+        self.truth = _Once(lambda: self._open_truth(source_kernel))
+        """The kernel as the source has it, else as the written file does: says what must be there."""
+        self.own_symbols = _Once(lambda: find_symbols(self.kernel(), _SYMBOLS))
+        """A few symbols as the written file has them."""
+        self.symbols = _Once(self._find_symbols)
+        """The same, but those of the source where the written file's are broken."""
+        self.surveyor = _Once(lambda: Surveyor(written, source, self.truth(), self._find_image_end()))
+        """Looks at pages."""
+        self.types = _Once(self._read_types)
+        """The layout of ``struct task_struct``."""
+        self.site = _Once(lambda: find_crash_site(self.truth(), self.symbols(), (source or written).description))
+        """Where the kernel crashed."""
+        self.thread_size = _Once(lambda: find_thread_size(self.truth(), self.symbols()))
+        """``THREAD_SIZE``."""
+
+    def find_btf(self) -> tuple[VirtAddr, VirtAddr]:
+        """Find where BTF begins and ends."""
+        start, end = self.find_range("BTF", *BTF)
+        if not HEADER_SIZE_BYTES < end - start <= MAX_DATA_BYTES:
+            raise FactAbsentError("the kernel was built without BTF")
+        return start, end
+
+    def find_range(self, what: str, first: str, last: str) -> tuple[VirtAddr, VirtAddr]:
+        """Find what lies between two symbols."""
+        start, end = self.symbols().get(first), self.symbols().get(last)
+        if start is None or end is None:
+            raise FactAbsentError(f"the kernel has no {what}: no symbol {first}")
+        if end < start:
+            raise CorruptError(f"kallsyms has {first} at {start:#x} behind {last} at {end:#x}")
+        return start, end
+
+    def find_stacks(self) -> list[VirtualRange]:
+        """
+        Give what must be there of the stacks: from the stack pointer to the end.
+
+        A stack pointer beyond the task's stack is on another (of interrupts, say),
+        from which the trace goes on to the task's: all of that must be there.
+        """
+        size = self.thread_size()
+        site = self.site()
+        base, sp = self._read_stack(site), site.sp
+        if sp is None:
+            return [] if base is None else [(base, size)]
+        if base is None:
+            # Only stacks that begin at a multiple of their size are made.
+            sp = sp if sp % size or self.surveyor().count_mapped(sp, 1) else sp - 8
+            return [(sp, size - sp % size)]
+        if base <= sp <= base + size:
+            # At the very end nothing has been pushed yet: what lies below must be there.
+            sp = min(sp, base + size - 8)
+            return [(sp, base + size - sp)]
+        # How far another stack goes is not known; a page that is not mapped guards its end.
+        page = self.truth().page_size_bytes
+        pages = self.surveyor().count_mapped(sp, size - sp % size)
+        other = [(sp, pages * page - sp % page)] if pages else []
+        return [*other, (base, size)]
+
+    def _open_truth(self, source_kernel: KernelMemory | None) -> KernelMemory:
+        if source_kernel is not None:
+            return source_kernel
+        if self.source is not None:
+            try:
+                return open_kernel_memory(self.source)
+            except PostpanicError:
+                pass
+        return self.kernel()
+
+    def _find_symbols(self) -> FoundSymbols:
+        try:
+            return self.own_symbols()
+        except PostpanicError:
+            if self.source is None:
+                raise
+            return find_symbols(self.truth(), _SYMBOLS)
+
+    def _read_types(self) -> PeekedStruct:
+        start, end = self.find_btf()
+        try:
+            data = self.kernel().read(start, end - start)
+        except AbsentError:
+            data = self.truth().read(start, end - start)
+        found = peek_struct(data, "task_struct", _TASK_MEMBERS)
+        if found is not None and len(found.offsets) == len(_TASK_MEMBERS):
+            return found
+        # Members may be hidden in an anonymous structure (CONFIG_RANDSTRUCT).
+        layout = decode_btf(data).find_struct("task_struct")
+        return PeekedStruct(layout.size_bytes, {name: layout.offset_of(name) for name in _TASK_MEMBERS})
+
+    def _find_image_end(self) -> int | None:
+        try:
+            return self.symbols().get("_end")
+        except PostpanicError:
+            return None
+
+    def _read_stack(self, site: CrashSite) -> int | None:
+        """Read where the crashing task's stack begins."""
+        try:
+            if site.task is None:
+                return None
+            stack = self.truth().read_u64(site.task + self.types().offsets["stack"])
+        except PostpanicError:
+            return None
+        return stack if stack and stack % self.truth().page_size_bytes == 0 else None
