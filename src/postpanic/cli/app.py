@@ -103,6 +103,8 @@ def main(arguments: list[str] | None = None) -> int:
     """
     # Start-up makes a hundred thousand objects that stay; looking for cycles among them would be a tenth of it.
     gc.set_threshold(100_000, 20, 20)
+    # Nothing here multiplies matrices: numpy's library for that would start a thread for each processor.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         status = cli.main(args=arguments, prog_name="postpanic", standalone_mode=False)
     except click.exceptions.Abort:

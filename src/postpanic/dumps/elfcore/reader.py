@@ -144,12 +144,18 @@ class ElfCoreReader(PagedMemory):
         return states
 
     def _read_run(self, offset: int, pages: NDArray[np.uint8], states: NDArray[np.uint8]) -> None:
-        """Read pages that are adjacent in the file; those that a short read spoils are lost."""
-        got = self._source.read_into(offset, pages.reshape(-1).data)
-        whole = got // self._page_size
-        if whole < len(pages):
-            pages[whole:] = 0
-            states[whole:] = PageState.LOST
+        """Read pages that are adjacent in the file; a page that cannot be read costs no other."""
+        done = 0
+        while done < len(pages):
+            start = offset + done * self._page_size
+            done += self._source.read_into(start, pages[done:].reshape(-1).data) // self._page_size
+            if done == len(pages):
+                return
+            is_end = offset + (done + 1) * self._page_size > self._source.size_bytes
+            bad = slice(done, None if is_end else done + 1)
+            pages[bad] = 0
+            states[bad] = PageState.LOST
+            done = len(pages) if is_end else done + 1
 
     def _read_ragged(self, pfn: int, page: NDArray[np.uint8]) -> bool:
         """Put together a frame that more than one piece, or less than a page, describes."""
