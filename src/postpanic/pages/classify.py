@@ -24,6 +24,7 @@ from postpanic.dumps.memory import Dump, PageState
 from postpanic.errors import PostpanicError, UnsupportedError
 from postpanic.kernel.memory import KernelMemory
 from postpanic.pages.blocks import LaterBlocks, fill_blocks
+from postpanic.pages.kernel_map import KernelMap, find_kernel_map
 from postpanic.pages.layout import find_page_layout
 from postpanic.pages.mem_map import find_mem_map
 from postpanic.pages.rules import Judgement, Rules
@@ -79,13 +80,14 @@ def select_pages(
     """
     ram = _find_ram(dump)
     notes: list[str] = []
-    source = _make_source(dump, kernel, level, ram, notes)
+    source, kernel_map = _make_source(dump, kernel, level, ram, notes)
     builder = SelectionBuilder(level, ram)
     later = LaterBlocks()
     tally = _Tally()
     for unit in source.units(_busy_units(ram), threads, memory_limit_bytes):
         later.apply(unit.number, unit.verdicts, unit.found.blocks)
         tally.finish(unit)
+        kernel_map.apply(unit.number, unit.verdicts)
         _mark_left_out(dump, ram, unit)
         builder.add(unit.number, unit.verdicts)
         if progress is not None:
@@ -185,23 +187,26 @@ class _NothingKnown:
 
 def _make_source(
     dump: Dump, kernel: KernelMemory | None, level: int, ram: FrameSet, notes: list[str]
-) -> _StructPageUnits | _NothingKnown:
-    """Prepare for struct pages, or say why there are none."""
+) -> tuple[_StructPageUnits | _NothingKnown, KernelMap]:
+    """Prepare for struct pages and what the page tables tell, or say why there are none."""
+    if kernel is None:
+        notes.append("all pages are kept: the kernel in the dump is not known")
+        return _NothingKnown(), KernelMap({})
+    if kernel.page_size_bytes != dump.page_size_bytes:
+        sizes = f"the kernel's pages are of {kernel.page_size_bytes} bytes, the dump's of {dump.page_size_bytes}"
+        notes.append(f"all pages are kept: {sizes}")
+        return _NothingKnown(), KernelMap({})
     try:
-        if kernel is None:
-            raise UnsupportedError("the kernel in the dump is not known")
-        if kernel.page_size_bytes != dump.page_size_bytes:
-            raise UnsupportedError(
-                f"the kernel's pages are of {kernel.page_size_bytes} bytes, the dump's of {dump.page_size_bytes}"
-            )
         layout = find_page_layout(kernel.vmcoreinfo)
         mem_map = find_mem_map(kernel, layout.size_bytes, ram.limit)
     except PostpanicError as error:
         notes.append(f"all pages are kept: {error.message}")
-        return _NothingKnown()
+        return _NothingKnown(), find_kernel_map(dump, kernel, None, ram.limit)
     applied, reasons = layout.limit_level(level)
-    notes.extend((*reasons, *mem_map.notes))
-    return _StructPageUnits(StructPageReader(dump, kernel, layout, mem_map), Rules(layout, applied), ram)
+    kernel_map = find_kernel_map(dump, kernel, mem_map, ram.limit)
+    notes.extend((*reasons, *mem_map.notes, *kernel_map.notes))
+    reader = StructPageReader(dump, kernel, layout, mem_map)
+    return _StructPageUnits(reader, Rules(layout, applied), ram), kernel_map
 
 
 class _StructPageUnits:

@@ -81,11 +81,17 @@ def decode_page_type(number: int) -> PageType:
     return PageType(_U32, value)
 
 
-def _derive_table_type(buddy: int) -> PageType | None:
-    """Give the type of page tables, which no kernel exports, by the encoding of another type."""
-    value = buddy & _U32
-    table = {0xFFFF_FF7F: 0xFFFF_FDFF, 0xBFFF_FFFF: 0xEFFF_FFFF, 0xF000_0000: 0xF200_0000}.get(value)
-    return None if table is None else decode_page_type(table)
+def _derive_table_types(buddy: int) -> tuple[PageType, ...]:
+    """
+    Give the types of page tables, which no kernel exports, by the encoding of another type.
+
+    Where a type's bit is cleared, tables have 0x200; up to 5.10 that was for
+    pages of a memory cgroup, and tables had 0x400 (18b2db3b0385, "mm: Convert page
+    kmemcg type to a page memcg flag"), which is since then for guard pages, that a
+    kernel with debug_guardpage has. It decides of the worth alone, so both are taken.
+    """
+    tables = {0xFFFF_FF7F: (0xFFFF_FDFF, 0xFFFF_FBFF), 0xBFFF_FFFF: (0xEFFF_FFFF,), 0xF000_0000: (0xF200_0000,)}
+    return tuple(decode_page_type(number) for number in tables.get(buddy & _U32, ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +125,8 @@ class PageLayout:
     buddy: PageType | None = None
     offline: PageType | None = None
     slab: PageType | None = None
-    table: PageType | None = None
+    tables: tuple[PageType, ...] = ()
+    """Types of page tables."""
     unaccepted: PageType | None = None
     hugetlb: PageType | None = None
     hugetlb_tail_mask: int = 0
@@ -141,7 +148,7 @@ class PageLayout:
     @property
     def has_byte_types(self) -> bool:
         """Whether the top byte of ``_mapcount`` alone tells all types."""
-        kinds = (self.buddy, self.offline, self.slab, self.table, self.unaccepted, self.hugetlb)
+        kinds = (self.buddy, self.offline, self.slab, self.unaccepted, self.hugetlb, *self.tables)
         return all(kind.mask == _TOP_BYTE for kind in kinds if kind is not None)
 
     def limit_level(self, level: int) -> tuple[DumpLevel, tuple[str, ...]]:
@@ -255,7 +262,7 @@ def find_page_layout(vmcoreinfo: Vmcoreinfo, extra: Mapping[str, int] | None = N
         buddy=None if buddy is None else decode_page_type(buddy),
         offline=entries.type("OFFLINE"),
         slab=entries.type("SLAB"),
-        table=None if buddy is None else _derive_table_type(buddy),
+        tables=() if buddy is None else _derive_table_types(buddy),
         unaccepted=entries.type("UNACCEPTED"),
         hugetlb=hugetlb,
         hugetlb_tail_mask=0 if hugetlb else entries.flag("PG_hugetlb"),

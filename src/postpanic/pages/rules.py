@@ -298,5 +298,14 @@ def _mark_kernel(
 ) -> None:
     """Say of all pages that they are the kernel's, and what worth they have."""
     verdicts[:] = Verdict.KERNEL
-    for kind, chosen in ((Verdict.SLAB, slab & is_one), (Verdict.TABLE, _match(layout.table, pages, is_one & ~slab))):
-        verdicts -= chosen.view(np.uint8) * np.uint8(Verdict.KERNEL - kind)
+    _lower(verdicts, slab & is_one, Verdict.SLAB)
+    if layout.tables:
+        is_table = layout.tables[0].matches(pages.types)
+        for kind in layout.tables[1:]:
+            is_table |= kind.matches(pages.types)
+        _lower(verdicts, is_table & is_one & ~slab, Verdict.TABLE)
+
+
+def _lower(verdicts: NDArray[np.uint8], chosen: NDArray[np.bool_], verdict: Verdict) -> None:
+    """Say of some of the kernel's pages that they are worth more."""
+    verdicts -= chosen.view(np.uint8) * np.uint8(Verdict.KERNEL - verdict)

@@ -105,11 +105,24 @@ class Arm64PageTables(PageTables):
             return EntryKind.NONE, PhysAddr(0)
         return EntryKind.LEAF, PhysAddr(paddr & ~((1 << level.shift) - 1))
 
+    def decode_entries(
+        self, level_index: int, entries: NDArray[np.uint64]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.uint64]]:
+        """Say what entries of a level above the last are, of those that the hardware would follow."""
+        shift = self.levels[level_index].shift
+        valid = entries & np.uint64(_VALID) != 0
+        is_table = valid & (entries & np.uint64(_TABLE) != 0)
+        is_leaf = valid & ~is_table & (shift <= _LARGEST_BLOCK_SHIFT[self.page_shift])
+        paddrs = self._addresses(entries)
+        return is_table, is_leaf, np.where(is_leaf, paddrs >> np.uint64(shift) << np.uint64(shift), paddrs)
+
     def decode_pages(self, entries: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """Give the physical addresses of last-level entries, ``NOT_MAPPED`` for those that are none."""
+        return np.where(entries & np.uint64(_PAGE) == _PAGE, self._addresses(entries), np.uint64(NOT_MAPPED))
+
+    def _addresses(self, entries: NDArray[np.uint64]) -> NDArray[np.uint64]:
         high = (entries & np.uint64(self._high_mask)) << np.uint64(self._high_shift)
-        paddrs = (entries & np.uint64(self._low_mask)) | high
-        return np.where(entries & np.uint64(_PAGE) == _PAGE, paddrs, np.uint64(NOT_MAPPED))
+        return (entries & np.uint64(self._low_mask)) | high
 
     def is_canonical(self, vaddr: int) -> bool:
         """Tell whether the bits above ``va_bits`` are all ones (kernel) or all zeroes (process)."""

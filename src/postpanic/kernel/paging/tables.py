@@ -123,6 +123,20 @@ class PageTables(abc.ABC):
         """Say what an entry is, and the physical address it holds."""
 
     @abc.abstractmethod
+    def decode_entries(
+        self, level_index: int, entries: NDArray[np.uint64]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.uint64]]:
+        """
+        Say what entries of a level above the last are, of those that the hardware would follow.
+
+        Returns
+        -------
+        is_table, is_leaf : ndarray of bool
+        paddrs : ndarray of uint64
+            Of the next table or of the page; without meaning where there is neither.
+        """
+
+    @abc.abstractmethod
     def decode_pages(self, entries: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """Give the physical addresses of last-level entries, :data:`NOT_MAPPED` for those that are none."""
 

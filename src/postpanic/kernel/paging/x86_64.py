@@ -91,6 +91,16 @@ class X86PageTables(PageTables):
         paddr = address & self._address_mask & ~((1 << level.shift) - 1 if is_large else 0)
         return (EntryKind.LEAF if is_last or is_large else EntryKind.TABLE), PhysAddr(paddr)
 
+    def decode_entries(
+        self, level_index: int, entries: NDArray[np.uint64]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.uint64]]:
+        """Say what entries of a level above the last are, of those that the hardware would follow."""
+        shift = self.levels[level_index].shift
+        present = entries & np.uint64(_PRESENT) != 0
+        is_leaf = present & (entries & np.uint64(_PSE) != 0) & (shift <= _PUD_SHIFT)
+        paddrs = entries & np.uint64(self._address_mask)
+        return present & ~is_leaf, is_leaf, np.where(is_leaf, paddrs >> np.uint64(shift) << np.uint64(shift), paddrs)
+
     def decode_pages(self, entries: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """Give the physical addresses of last-level entries, ``NOT_MAPPED`` for those that are none."""
         present = entries & np.uint64(_PRESENT) != 0
