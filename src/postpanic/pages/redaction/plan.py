@@ -136,7 +136,7 @@ def _plan_symbol(request: SymbolRequest, variables: KernelVariables) -> ErasePla
         pieces = _pieces(plan, request, symbol, variables)
         placed = variables.place(symbol.vaddr, pieces)
         plan.ranges += placed.ranges
-        plan.objects += placed.copies
+        plan.objects += placed.copies * len(pieces)
         if placed.missing:
             plan.gaps.append(f"{placed.missing} bytes at {symbol.vaddr:#x} are not mapped")
     if len(found) > 1:

@@ -114,8 +114,8 @@ def _refuse_pointers(text: str) -> None:
 
 def name_nearest(wanted: str, names: Iterable[str]) -> str:
     """Make a hint of the names that are most like one; empty where none is."""
-    head = wanted[:2].lower()
-    stems = [name for name in dict.fromkeys(names) if name[:2].lower() == head or wanted in name or name in wanted]
+    head = wanted[:1].lower()
+    stems = [name for name in dict.fromkeys(names) if name[:1].lower() == head or wanted in name or name in wanted]
     stems.sort(key=lambda name: abs(len(name) - len(wanted)))
     near = get_close_matches(wanted, stems[:_MOST_COMPARED], n=_NEAREST, cutoff=0.6)
     return f"did you mean {', '.join(near)}?" if near else ""
