@@ -80,6 +80,7 @@ class JobOutcome:
     manifest: Manifest | None = None
     manifest_path: Path | None = None
     warnings: list[str] = field(default_factory=list)
+    erasure: Erasure | None = None
     scan_seconds: float = 0.0
 
 
@@ -108,6 +109,7 @@ def run_job(job: FilterJob) -> JobOutcome:
         if not job.dry_run:
             _check(dump, outcome, progress)
             outcome.seconds = time.monotonic() - started
+            _record(dump, kernel, outcome)
             # manifest
     outcome.seconds = time.monotonic() - started
     return outcome
@@ -143,6 +145,7 @@ def _filter(dump: Dump, kernel: KernelMemory | None, job: FilterJob, progress: P
         )
         outcome.scan_seconds = scan_seconds
         outcome.warnings.extend(selection.notes if kernel is not None and job.classify else ())
+        outcome.erasure = erasure
         if erasure is not None:
             outcome.warnings.extend(erasure.gaps)
         if not isinstance(result.error, NoSpaceError) or level == job.levels[-1]:
@@ -163,15 +166,28 @@ def _open_kernel(dump: Dump, job: FilterJob) -> tuple[KernelMemory | None, list[
     from postpanic.kernel.memory import open_kernel_memory
 
     if job.vmlinux is not None or job.vmcoreinfo_file is not None:
-        from postpanic.kernel.supplement import open_supplemented_kernel
-
-        return open_supplemented_kernel(dump, vmlinux=job.vmlinux, vmcoreinfo_file=job.vmcoreinfo_file), []
+        return _open_supplemented(dump, job), []
     try:
         return open_kernel_memory(dump), []
     except PostpanicError as exc:
         if not job.classify:
             return None, []
         return None, [f"all pages are kept, as the kernel in the dump cannot be found: {exc.message}"]
+
+
+def _open_supplemented(dump: Dump, job: FilterJob) -> KernelMemory:
+    """Find the kernel, and add to its VMCOREINFO what the files have that the user named."""
+    from postpanic.kernel.memory import open_kernel_memory
+    from postpanic.kernel.supplement import read_vmcoreinfo_file, supplement_from_file, supplement_from_vmlinux
+
+    file = job.vmcoreinfo_file
+    own = None if dump.description.vmcoreinfo or file is None else read_vmcoreinfo_file(file)
+    vmcoreinfo = open_kernel_memory(dump, own).vmcoreinfo
+    if file is not None and own is None:
+        vmcoreinfo = supplement_from_file(vmcoreinfo, file)
+    if job.vmlinux is not None:
+        vmcoreinfo = supplement_from_vmlinux(vmcoreinfo, job.vmlinux)
+    return open_kernel_memory(dump, vmcoreinfo)
 
 
 def _plan_erasure(kernel: KernelMemory | None, job: FilterJob) -> Erasure | None:
@@ -222,6 +238,32 @@ def _check(dump: Dump, outcome: JobOutcome, progress: PageProgress) -> None:
     progress("testing what was written")
     with open_dump(job.outputs) as written:
         outcome.self_test = check_dump(written, source=dump, quick=True)
+
+
+def _record(dump: Dump, kernel: KernelMemory | None, outcome: JobOutcome) -> None:
+    """Write the manifest; of an incomplete dump too, whose files then have no digests."""
+    from postpanic.dumps.digest import FileDigest
+    from postpanic.pages.manifest import manifest_path, write_manifest
+    from postpanic.pages.recording import record_dump
+
+    job = outcome.job
+    names = [path.name for path in job.outputs] or [STANDARD_OUTPUT]
+    digests = [*outcome.result.digests, *[None] * len(names)]
+    outcome.manifest = record_dump(
+        dump,
+        kernel,
+        outcome.result,
+        job.plan,
+        {name: digest or FileDigest(0) for name, digest in zip(names, digests, strict=False)},
+        duration_s=outcome.seconds,
+        flattened=job.flattened,
+        erasure=outcome.erasure,
+        self_test=outcome.self_test,
+        notes=outcome.warnings,
+    )
+    if job.manifest:
+        outcome.manifest_path = job.manifest_path or manifest_path(job.outputs[0])
+        write_manifest(outcome.manifest_path, outcome.manifest)
 
 
 @contextmanager

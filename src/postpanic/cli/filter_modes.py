@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["run_mode"]
 
 STDIN_FD = 0
-KCORE = Path("/proc/kcore")
 _MODES = {
     "dump_dmesg": "--dump-dmesg",
     "partial_dmesg": "--partial-dmesg",
@@ -94,12 +93,21 @@ def _after_clear(memory: KernelMemory, records: list[LogRecord]) -> list[LogReco
 
 def _show_usage(files: tuple[Path, ...], options: Mapping[str, Any]) -> int:
     """Say what each level would leave out of a live kernel, or of a dump."""
-    from postpanic.pages.usage import format_usage, measure_usage
+    from dataclasses import asdict
+
+    from postpanic.dumps.kcore import KCORE_PATH, open_kcore
+    from postpanic.dumps.open import open_dump
+    from postpanic.kernel.memory import open_kernel_memory
+    from postpanic.pages.usage import count_usage, format_usage
 
     if len(files) > 1:
-        raise UsageError("--mem-usage [/proc/kcore]: more than one file named")
-    usage = measure_usage(files[0] if files else KCORE)
-    print(json.dumps(usage.to_json(), indent=2) if options["as_json"] else format_usage(usage))
+        raise UsageError(f"--mem-usage [{KCORE_PATH}]: {len(files)} files named")
+    path = files[0] if files else KCORE_PATH
+    with open_kcore(path) if path.resolve() == KCORE_PATH else open_dump(path) as dump:
+        usage = count_usage(dump, open_kernel_memory(dump), threads=options["threads"] or 1)
+    for note in usage.notes:
+        print(f"warning: {note}", file=sys.stderr)
+    print(json.dumps(asdict(usage), indent=2) if options["as_json"] else format_usage(usage))
     return 0
 
 

@@ -86,8 +86,9 @@ def _summarize(outcome: JobOutcome) -> str:
     rate = ram_bytes / MIB / max(outcome.seconds, 0.001)
     would = "would be " if outcome.job.dry_run else ""
     kept = f"{result.selection.kept.count} of {outcome.source_pages} pages kept ({result.zero_pages} of them zero)"
+    level = f"level {outcome.level}, " if outcome.job.classify else ""
     lines = [
-        f"{_spell_outputs(outcome)}: {would}{format_size(outcome.output_bytes)}, level {outcome.level}, {kept}",
+        f"{_spell_outputs(outcome)}: {would}{format_size(outcome.output_bytes)}, {level}{kept}",
         f"{outcome.seconds:.1f} s, {rate:.0f} MiB of memory per second",
     ]
     if outcome.self_test is not None:

@@ -43,6 +43,9 @@ class ByteSource(Protocol):
     def read_into(self, offset: int, buffer: memoryview) -> int:
         """Read from an offset into a buffer; the count, short where the bytes are not there."""
 
+    def find_data(self, offset: int) -> int:
+        """Find the first offset from one on whose byte is there; ``size_bytes`` if there is none."""
+
     def close(self) -> None:
         """Let go of the file."""
 
@@ -108,6 +111,10 @@ class FileSource:
                 break
             done += got
         return done
+
+    def find_data(self, offset: int) -> int:
+        """Find the first offset from one on whose byte is there: a file has no gaps."""
+        return min(offset, self.size_bytes)
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""

@@ -277,13 +277,18 @@ class KernelMemory:
         return VirtAddr(vaddr)
 
 
-def open_kernel_memory(dump: Dump) -> KernelMemory:
+def open_kernel_memory(dump: Dump, vmcoreinfo: Vmcoreinfo | None = None) -> KernelMemory:
     """
     Find the kernel in a dump and give its virtual memory.
 
     VMCOREINFO is taken from the dump's note, else looked for in memory; there, a
     text counts only when the page tables it names map the kernel's text where the
     text says it is.
+
+    Parameters
+    ----------
+    vmcoreinfo : Vmcoreinfo, optional
+        To be believed instead.
 
     Raises
     ------
@@ -295,6 +300,8 @@ def open_kernel_memory(dump: Dump) -> KernelMemory:
         If VMCOREINFO holds values that no such machine has.
     """
     description = dump.description
+    if vmcoreinfo is not None:
+        return _make_kernel_memory(dump, description, vmcoreinfo)
     if description.vmcoreinfo:
         vmcoreinfo = parse_vmcoreinfo(description.vmcoreinfo, source=f"note of the {description.format} file")
     else:

@@ -59,6 +59,11 @@ class WritePlan:
     buffer_bytes: int = DEFAULT_BUFFER_BYTES
     by_worth: bool = True
 
+    @property
+    def is_compressed(self) -> bool:
+        """Whether pages are compressed at all."""
+        return self.form is OutputForm.KDUMP and self.compression is not None
+
 
 @dataclass
 class FilterResult:

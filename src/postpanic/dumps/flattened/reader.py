@@ -98,6 +98,13 @@ class FlattenedSource:
             index += 1
         return done
 
+    def find_data(self, offset: int) -> int:
+        """Find the first offset from one on that a record wrote; ``size_bytes`` if there is none."""
+        index = max(bisect_right(self._starts, offset) - 1, 0)
+        while index < len(self._starts) and self._ends[index] <= offset:
+            index += 1
+        return max(self._starts[index], offset) if index < len(self._starts) else self.size_bytes
+
     def close(self) -> None:
         """Close the stream's file."""
         self._stream.close()

@@ -222,9 +222,27 @@ class PageFile:
         )
 
     def _read_descriptor_bytes(self, index: int, count: int) -> bytes:
-        """Read descriptors of this file only: bits may promise more than the table can have."""
+        """
+        Read descriptors of this file only: bits may promise more than the table can have.
+
+        In a stream that was cut, descriptors are missing in the midst of others: they are zero.
+        """
         count = min(count, self.descriptor_count - index)
-        return self.source.read(self.header.descriptors_offset + index * DESCRIPTOR_BYTES, count * DESCRIPTOR_BYTES)
+        start = self.header.descriptors_offset + index * DESCRIPTOR_BYTES
+        raw = self.source.read(start, count * DESCRIPTOR_BYTES)
+        end = start + count * DESCRIPTOR_BYTES
+        place = self.source.find_data(start + len(raw)) if start + len(raw) < end else end
+        if place >= end or place <= start + len(raw):
+            return raw
+        table = bytearray(raw)
+        while place < end:
+            table.extend(bytes(place - start - len(table)))
+            part = self.source.read(place, end - place)
+            if not part:
+                break
+            table.extend(part)
+            place = self.source.find_data(start + len(table)) if start + len(table) < end else end
+        return bytes(table)
 
     def _decoder(self, compression: int) -> Decoder:
         """Look a decoder up; what is no compression at all decodes to nothing."""
