@@ -64,7 +64,7 @@ def crashed(crash_lab: Lab, fetch_kernel: Callable[[str], Kernel]) -> Callable[.
             crash_lab.makedumpfile  # noqa: B018 - what there is of it without a network is known from here on
         except (ProcessError, FactAbsentError) as exc:
             _give_up(f"the newest makedumpfile is neither in the cache nor to be fetched: {exc}")
-        return crash_lab.crash(Recipe(kernel, scenario, cpu=cpu, options=options))
+        return crash_lab.crash(Recipe.choose(kernel, scenario, cpu=cpu, options=options))
 
     return crash
 

@@ -32,11 +32,21 @@ from postpanic.rehearse.cache import build_once, digest_file, digest_recipe, hol
 from postpanic.rehearse.disks import read_ext4_file
 from postpanic.rehearse.initramfs import ModuleTree
 from postpanic.rehearse.kernels import DebugInfo, Kernel, KernelStore
-from postpanic.rehearse.machine import Accelerator, Machine, MachineConfig
+from postpanic.rehearse.machine import Accelerator, Disk, Machine, MachineConfig
 from postpanic.rehearse.programs import ProgramStore, UnpackedProgram
-from tests.vm import guest
+from tests.vm import extras, guest
 from tests.vm.gdbstub import poke
-from tests.vm.recipes import BEST_LEVEL, KERNELS, SPLIT_PARTS, VARIANTS, MemoryDumps, Recipe, Variant, select_dump_level
+from tests.vm.recipes import (
+    BEST_LEVEL,
+    KERNELS,
+    SPLIT_PARTS,
+    VARIANTS,
+    MemoryDumps,
+    Recipe,
+    Setting,
+    Variant,
+    select_dump_level,
+)
 
 __all__ = [
     "KERNELS",
@@ -49,7 +59,9 @@ __all__ = [
     "Variant",
     "crashed_with_debuginfo",
     "default_cache_dir",
+    "filter_load",
     "find_missing_programs",
+    "newest_makedumpfile",
 ]
 
 PROGRAMS = (
@@ -62,7 +74,6 @@ FAILURE = r"^lab: failed:.*|end Kernel panic - not syncing: No working init.*"
 CRASHED = r"Kernel panic|Oops|BUG:|^lab: capture kernel \d"
 LOADED_TIMEOUT_S = 60.0
 PANIC_TIMEOUT_S = 30.0
-SAVED_TIMEOUT_S = 90.0
 ENDED_TIMEOUT_S = 10.0
 UNUSED_S = 14 * 24 * 3600.0
 CACHES = ("crashes", "dumps", "variants", "debug", "kernels", "programs", "unpacked")
@@ -96,6 +107,11 @@ class Crash:
     def console(self) -> Path:
         """The serial console, of both kernels."""
         return self.directory / "console.log"
+
+    @property
+    def page_flags(self) -> Path:
+        """``/proc/kpageflags`` right before the crash, a word of 64 bits a page; of scenario ``memory-kinds``."""
+        return self.directory / "page-flags"
 
     @property
     def release(self) -> str:
@@ -259,19 +275,22 @@ class Lab:
         disks = guest.make_disks(
             directory, kernel, initrd, recipe.scenario, memory_mib=recipe.memory_mib, capture=capture
         )
+        extra = extras.make_extra_disk(directory, kernel, recipe.setting, self.cache_dir)
+        attached = (*disks.attach(), *([Disk(extra)] if extra else []))
         # A socket's path is limited to 107 bytes, a cache directory's is not.
         stub = Path(tempfile.gettempdir()) / f"lab-{os.getpid()}-{time.monotonic_ns():x}.gdb"
+        balloon = ("-device", "virtio-balloon-pci") if recipe.setting.balloon else ()
         words = [COMMAND_LINE, recipe.options, "" if load_capture else "LAB_CAPTURE=0"]
         config = MachineConfig(
             kernel=kernel.image,
             initrd=initrd,
             command_line=" ".join(word for word in words if word),
-            disks=disks.attach(),
+            disks=attached,
             memory_mib=recipe.memory_mib,
             cpus=recipe.cpus,
             cpu=recipe.cpu,
             network=True,
-            extra=("-gdb", f"unix:{stub},server=on,wait=off"),
+            extra=("-gdb", f"unix:{stub},server=on,wait=off", *balloon),
         )
         # One guest at a time: two would starve each other on a small machine.
         with hold_lock(self.cache_dir / ".machine.lock"):
@@ -285,12 +304,12 @@ class Lab:
             ):
                 machine.wait_for(r"^lab: loaded", timeout_s=LOADED_TIMEOUT_S, failure=FAILURE)
                 self.say(f"{kernel.release}: loaded, crashing")
-                _do_as_asked(machine, stub)
-                machine.wait_for(CRASHED, timeout_s=PANIC_TIMEOUT_S, failure=FAILURE)
+                _do_as_asked(machine, stub, recipe.setting.crash_timeout_s)
+                machine.wait_for(CRASHED, timeout_s=recipe.setting.crash_timeout_s, failure=FAILURE)
                 if not load_capture:
                     machine.wait_for(r"end Kernel panic", timeout_s=PANIC_TIMEOUT_S)
                 yield machine, disks
-        for path in (*(disk.path for disk in disks.attach()), initrd, directory / "qemu.log"):
+        for path in (*(disk.path for disk in attached), initrd, directory / "qemu.log"):
             path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
@@ -310,19 +329,21 @@ class Lab:
         with self.crashing_machine(recipe, kernel, target) as (machine, disks):
             machine.wait_for(r"^lab: capture kernel \d", timeout_s=PANIC_TIMEOUT_S, failure=FAILURE)
             self.say(f"{kernel.release}: capture kernel is up, saving")
-            machine.wait_for(r"^lab: done", timeout_s=SAVED_TIMEOUT_S, failure=FAILURE)
+            machine.wait_for(r"^lab: done", timeout_s=recipe.setting.save_timeout_s, failure=FAILURE)
             machine.wait_exit(timeout_s=ENDED_TIMEOUT_S)
             saved = machine.wait_for(r"^crash: saved (\d+) bytes", timeout_s=1.0)
             # The disk is the dump: zeros were never written, so it is as sparse as it can be.
             os.truncate(disks.raw, int(saved[1]))
             disks.raw.rename(target / "vmcore")
             read_ext4_file(disks.output, "/dump.kdump", target / "dump.kdump")
+            if "kinds" in recipe.setting.programs:
+                read_ext4_file(disks.output, "/page-flags", target / "page-flags")
         self.say(f"{kernel.release}: dump saved after {time.monotonic() - started:.0f} s")
 
     def _name(self, recipe: Recipe, kernel: Kernel, kind: str) -> str:
         scenarios = [guest.SCENARIOS_DIR / name for name in (*guest.SOURCES, f"{recipe.scenario}.sh")]
         files = [Path(guest.__file__), Path(initramfs.__file__), *scenarios]
-        files += [find_program("busybox"), find_program("makedumpfile")]
+        files += [*extras.find_sources(recipe.setting), find_program("busybox"), find_program("makedumpfile")]
         machine = asdict(recipe)
         # The package's version says more than the key.
         del machine["kernel"]
@@ -333,6 +354,12 @@ class Lab:
             "command_line": COMMAND_LINE,
             "files": [[path.name, digest_file(path)] for path in files],
         }
+        if recipe.setting != Setting():
+            # How long it may take does not change what comes out.
+            setting = asdict(recipe.setting).items()
+            everything["setting"] = {
+                name: value for name, value in setting if value and not name.endswith("_timeout_s")
+            }
         return f"{kernel.release}-{recipe.scenario}-{kind}-{digest_recipe(everything)}"
 
 
@@ -344,14 +371,16 @@ def _removing(path: Path) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def _do_as_asked(machine: Machine, stub: Path) -> None:
+def _do_as_asked(machine: Machine, stub: Path, timeout_s: float) -> None:
     """Do what a scenario cannot do from within: it asks on the console."""
-    asked = machine.wait_for(rf"^lab: please (.*)$|{CRASHED}", timeout_s=PANIC_TIMEOUT_S, failure=FAILURE)
+    asked = machine.wait_for(rf"^lab: please (.*)$|{CRASHED}", timeout_s=timeout_s, failure=FAILURE)
     words = (asked[1] or "").split()
     if words[:1] == ["nmi"]:
         machine.inject_nmi()
     elif words[:1] == ["poke"]:
         poke(stub, int(words[1], 16), bytes.fromhex(words[2]))
+    elif words[:1] == ["balloon"]:
+        machine.resize_memory((machine.config.memory_mib - int(words[1])) << 20)
 
 
 def find_missing_programs() -> list[str]:
@@ -375,6 +404,16 @@ def crashed_with_debuginfo(kernel: str) -> CrashWithDebugInfo:
     return CrashWithDebugInfo(crash.raw, crash.filtered, debug_info.vmlinux, debug_info.modules_dir)
 
 
+def filter_load() -> Path:
+    """Return the raw dump of a machine with much in its memory, from the cache or made now."""
+    return _make_lab().crash(Recipe.choose("6.1", "filter-load")).raw
+
+
+def newest_makedumpfile() -> tuple[str, ...]:
+    """Return the command of Debian's newest makedumpfile."""
+    return _make_lab().makedumpfile.command
+
+
 def _make_lab() -> Lab:
     return Lab(default_cache_dir(), say=lambda line: print(line, file=sys.stderr, flush=True))  # noqa: T201
 
@@ -387,7 +426,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--cpu", default=Recipe.cpu)
     chosen = parser.parse_args(words)
     lab = _make_lab()
-    recipe = Recipe(chosen.kernel, chosen.scenario, cpu=chosen.cpu)
+    recipe = Recipe.choose(chosen.kernel, chosen.scenario, cpu=chosen.cpu)
     try:
         if chosen.verb == "prune":
             lines = [name for kind in CACHES for name in prune(lab.cache_dir / kind, UNUSED_S)]

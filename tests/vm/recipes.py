@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from postpanic.rehearse.kernels import Kernel, KernelChoice
 
-__all__ = ["BEST_LEVEL", "KERNELS", "SPLIT_PARTS", "VARIANTS", "MemoryDumps", "Recipe", "Variant", "select_dump_level"]
+__all__ = [
+    "BEST_LEVEL",
+    "KERNELS",
+    "SETTINGS",
+    "SPLIT_PARTS",
+    "VARIANTS",
+    "MemoryDumps",
+    "Recipe",
+    "Setting",
+    "Variant",
+    "select_dump_level",
+]
 
 KERNELS = {
     "5.10": KernelChoice(("bullseye", "bullseye-security"), r"linux-image-5\.10\.[^-]*-[0-9]+-cloud-amd64"),
@@ -34,6 +46,62 @@ NOTES_LIMIT_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
+class Setting:
+    """
+    What a scenario needs of its machine, and brings into it on a disk of its own (``/dev/vde``).
+
+    Attributes
+    ----------
+    memory_mib : int
+        The machine's memory.
+    options : str
+        More words for the kernel's command line.
+    programs : tuple of str
+        C sources of ``scenarios/``, compiled statically.
+    modules : tuple of str
+        Kernel modules, where the kernel has them.
+    images : tuple of str
+        Files that are file systems: ``journal`` (ext4, blocks of 1 KiB), ``xfs``.
+    files_mib : int
+        How much of the host's files to bring along.
+    balloon : bool
+        Whether the host can take memory away from the guest.
+    crash_timeout_s, save_timeout_s : float
+        How long it takes on an idle machine until the crash, and until the dump is saved.
+    """
+
+    memory_mib: int = 1024
+    options: str = ""
+    programs: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
+    files_mib: int = 0
+    balloon: bool = False
+    crash_timeout_s: float = 30.0
+    save_timeout_s: float = 90.0
+
+
+# Of scenarios that an ordinary machine is not enough for.
+SETTINGS: dict[str, Setting] = {
+    # For benchmarks: as much in memory as a small server has. Takes ten minutes, so no test asks for it.
+    "filter-load": Setting(
+        memory_mib=6144, programs=("heap",), files_mib=1400, crash_timeout_s=240.0, save_timeout_s=300.0
+    ),
+    "memory-kinds": Setting(
+        memory_mib=2560,
+        # A page of 1 GiB can only be had at boot. Of a huge page's struct pages most are one page, mapped many times.
+        options="hugepagesz=1G hugepages=1 hugetlb_free_vmemmap=on secretmem.enable=1",
+        programs=("heap", "kinds"),
+        modules=("virtio_balloon", "lzo_rle", "zram"),
+        images=("journal", "xfs"),
+        balloon=True,
+        crash_timeout_s=90.0,
+        save_timeout_s=150.0,
+    ),
+}
+
+
+@dataclass(frozen=True)
 class Recipe:
     """
     How a dump comes about.
@@ -54,6 +122,18 @@ class Recipe:
     memory_mib: int = 1024
     cpus: int = 2
     options: str = ""
+
+    @classmethod
+    def choose(cls, kernel: str, scenario: str = "sysrq-c", *, cpu: str = "max,la57=off", options: str = "") -> Self:
+        """Return the recipe of a scenario, with the memory and the options that it needs."""
+        setting = SETTINGS.get(scenario, Setting())
+        words = " ".join(word for word in (setting.options, options) if word)
+        return cls(kernel, scenario, cpu=cpu, memory_mib=setting.memory_mib, options=words)
+
+    @property
+    def setting(self) -> Setting:
+        """What the scenario needs beyond what a recipe names."""
+        return SETTINGS.get(self.scenario, Setting())
 
 
 @dataclass(frozen=True)

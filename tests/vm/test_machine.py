@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import os
 import re
 import struct
@@ -239,5 +240,40 @@ def test_scenario_crashes_as_it_says(scenario: str, crashed: Callable[..., Crash
 
 
 def test_every_scenario_is_tested() -> None:
-    scripts = {path.stem for path in SCENARIOS_DIR.glob("*.sh")} - {"init", "machine", "sysrq-c"}
+    # The last is for benchmarks: gigabytes of ordinary content.
+    elsewhere = {"init", "machine", "sysrq-c", "memory-kinds", "filter-load"}
+    scripts = {path.stem for path in SCENARIOS_DIR.glob("*.sh")} - elsewhere
     assert scripts == set(SCENARIOS)
+
+
+KINDS = {
+    *("anonymous", "buddy", "cache", "dirty", "gigantic", "huge", "huge-zero", "kernel-compound", "ksm", "large-cache"),
+    *("lazily-free", "lru", "mlocked", "no-page", "offline", "offline-block", "packet-ring", "page-table"),
+    *("private-cache", "reserved", "secret", "shmem", "slab", "swap-cache", "thp-anonymous", "thp-shmem"),
+    *("unevictable", "zero-page", "zsmalloc"),
+}
+POISONED = {"hwpoison"}
+KINDS_OF_KERNEL = {
+    # Debian's cloud kernels have CONFIG_MEMORY_FAILURE since 6.12.
+    "6.1": KINDS,
+    "6.12": KINDS | POISONED,
+    # /proc/kpageflags leaves out offline blocks instead of saying that there is no page.
+    "newest": KINDS - {"no-page"} | POISONED,
+}
+FLAG_BUDDY = 1 << 10
+
+
+@pytest.mark.parametrize("key", sorted(KINDS_OF_KERNEL))
+def test_memory_kinds_are_all_there(key: str, crashed: Callable[..., Crash]) -> None:
+    crash = crashed(key, scenario="memory-kinds")
+    console = crash.console.read_text(errors="replace")
+    found = {name: int(pages) for name, pages in re.findall(r"^lab: kind (\S+) (\d+)", console, re.MULTILINE)}
+    absent = re.findall(r"^lab: no .*", console, re.MULTILINE)
+    assert {name for name, pages in found.items() if pages} == KINDS_OF_KERNEL[key], absent
+    assert found["gigantic"] == 1 << 18
+    assert found["offline"] == (64 << 20) // 4096
+    assert found["offline-block"] == (128 << 20) // 4096
+    assert found["slab"] > 10_000
+    flags = array.array("Q", crash.page_flags.read_bytes())
+    assert sum(1 for word in flags if word & FLAG_BUDDY) == found["buddy"]
+    assert len(flags) == (2560 << 20) // 4096

@@ -299,6 +299,10 @@ class Machine:
         arguments = {"paging": False, "protocol": f"file:{path}", "format": form}
         self._execute("dump-guest-memory", arguments, timeout_s=scale_timeout(MEMORY_DUMP_TIMEOUT_S))
 
+    def resize_memory(self, size_bytes: int) -> None:
+        """Ask the guest's balloon to leave it this much memory; the guest does so when its driver gets to it."""
+        self._execute("balloon", {"value": size_bytes})
+
     def inject_nmi(self) -> None:
         """Send a non-maskable interrupt to the guest's CPUs."""
         self._execute("inject-nmi")
