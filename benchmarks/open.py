@@ -101,6 +101,7 @@ def print_table(contenders: Sequence[Contender]) -> None:
 
 def lab_dumps() -> list[tuple[Path, Path]]:
     """Get dumps and their vmlinux from the lab: filtered and raw, of two kernels."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from tests.vm.lab import crashed_with_debuginfo
 
     found = []
