@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 from pathlib import Path
 
 from postpanic.dumps.elfcore.layout import ELF_MAGIC
@@ -47,11 +48,7 @@ def open_kcore(path: Path = KCORE_PATH, *, lockdown_path: Path = _LOCKDOWN_PATH)
     source = FileSource(path)
     try:
         if source.read(0, len(ELF_MAGIC)) != ELF_MAGIC:
-            raise UnsupportedError(
-                "the memory of the running kernel is not there: the file is empty or not ELF",
-                where=str(path),
-                hint="a container masks it: ask the host",
-            )
+            raise _masked(path)
         dump = ElfCoreReader(source)
         if not dump.description.vmcoreinfo:
             raise UnsupportedError(
@@ -82,7 +79,20 @@ def _check_access(path: Path, lockdown_path: Path) -> None:
         raise FileFaultError(
             "the memory of the running kernel may not be read", where=str(path), hint=_explain_refusal(lockdown_path)
         ) from None
-    os.close(fd)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise _masked(path)
+    finally:
+        os.close(fd)
+
+
+def _masked(path: Path) -> UnsupportedError:
+    """Make the error for what is no kcore: containers put an empty file or /dev/null in its place."""
+    return UnsupportedError(
+        "the memory of the running kernel is not there: the file is empty or not ELF",
+        where=str(path),
+        hint="a container masks it: run it on the host",
+    )
 
 
 def _explain_refusal(lockdown_path: Path) -> str:
