@@ -26,6 +26,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "open": ("open", "Open a dump at a prompt with the commands of crash."),
     "script": ("script", "Run a Python program on a dump."),
     "split": ("split", "Divide a dump among several files."),
+    "verify": ("verify", "Say whether a dump is good."),
 }
 """Verb: module of this package, summary. The modules are imported only when their verb is used."""
 

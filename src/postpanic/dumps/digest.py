@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -124,9 +124,16 @@ class ChunkHashes:
             self._running[chunk] = state[0], reached
 
 
-def digest_file(path: Path, *, chunk_size_bytes: int = CHUNK_BYTES) -> FileDigest:
+def digest_file(
+    path: Path, *, chunk_size_bytes: int = CHUNK_BYTES, progress: Callable[[int], None] | None = None
+) -> FileDigest:
     """
     Compute the digest of a finished file, on several threads.
+
+    Parameters
+    ----------
+    progress : callable, optional
+        Is told, from any thread, how many bytes have been hashed since the last time.
 
     Raises
     ------
@@ -138,7 +145,7 @@ def digest_file(path: Path, *, chunk_size_bytes: int = CHUNK_BYTES) -> FileDiges
         try:
             size = os.fstat(fd).st_size
             count = -(-size // chunk_size_bytes)
-            digests = _hash_chunks(fd, list(range(count)), chunk_size_bytes, size)
+            digests = _hash_chunks(fd, list(range(count)), chunk_size_bytes, size, progress)
         finally:
             os.close(fd)
     except OSError as exc:
@@ -151,7 +158,9 @@ def _put_together(digests: list[bytes], size_bytes: int, chunk_bytes: int) -> Fi
     return FileDigest(size_bytes, chunk_bytes, tuple(digest.hex() for digest in digests), whole)
 
 
-def _hash_chunks(fd: int, chunks: list[int], chunk_bytes: int, size_bytes: int) -> dict[int, bytes]:
+def _hash_chunks(
+    fd: int, chunks: list[int], chunk_bytes: int, size_bytes: int, progress: Callable[[int], None] | None = None
+) -> dict[int, bytes]:
     """Read and hash chunks of a file, each thread taking the next one that is left."""
     digests: dict[int, bytes] = {}
     errors: list[OSError] = []
@@ -170,6 +179,8 @@ def _hash_chunks(fd: int, chunks: list[int], chunk_bytes: int, size_bytes: int) 
                 digest = hashlib.sha256()
                 for part in _read_parts(fd, start, min(start + chunk_bytes, size_bytes), buffer):
                     digest.update(part)
+                    if progress is not None:
+                        progress(len(part))
                 digests[chunk] = digest.digest()
             except OSError as exc:
                 errors.append(exc)

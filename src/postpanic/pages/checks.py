@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import Any
+
+from postpanic.pages.json_values import clean_text
 
 __all__ = ["CheckResult", "Outcome", "SelfTest"]
 
@@ -61,3 +64,14 @@ class SelfTest:
         skipped = [result.name for result in self.results if result.outcome is Outcome.NOT_APPLICABLE]
         words = f"{count} item{'s' if count > 1 else ''}"
         return f"passed ({words}{'; not applicable: ' + ', '.join(skipped) if skipped else ''})"
+
+    def to_json(self) -> dict[str, Any]:
+        """Give everything as values that JSON has."""
+        return {
+            "passed": self.passed,
+            "duration_s": round(self.duration_s, 3),
+            "results": [
+                {"name": result.name, "outcome": result.outcome.value, "detail": clean_text(result.detail)}
+                for result in self.results
+            ],
+        }

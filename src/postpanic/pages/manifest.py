@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -141,7 +142,10 @@ def read_manifest(path: Path) -> Manifest:
 def _load(path: Path) -> object:
     where = str(path)
     try:
-        with path.open("rb") as stream:
+        # Opening a FIFO must not wait for its writer.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                raise FileFaultError("not a regular file", where=where)
             data = stream.read(_LIMIT_BYTES + 1)
     except OSError as exc:
         raise FileFaultError((exc.strerror or str(exc)).lower(), where=where) from None

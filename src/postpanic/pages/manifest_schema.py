@@ -82,7 +82,7 @@ class PageRecord:
     counts: dict[str, int]
     """Frames by the name of their :class:`~postpanic.pages.verdict.Verdict`, lower case; they add up to all of RAM."""
     written: int
-    """Pages that were put into the file."""
+    """Pages that were chosen and went through, zero and lost ones included."""
     zero: int
     """Those of them that are all zero, whose contents take no room."""
     lost: int = 0
@@ -158,7 +158,7 @@ class Manifest:
             "incomplete": _clean_all(self.incomplete),
             "redactions": [_redaction_to_json(record) for record in self.redactions],
             "notes": _clean_all(self.notes),
-            "self_test": None if self.self_test is None else _self_test_to_json(self.self_test),
+            "self_test": None if self.self_test is None else self.self_test.to_json(),
         }
 
 
@@ -236,7 +236,7 @@ def _file_from_json(value: JsonObject) -> OutputFile:
     chunks = value.digests("sha256_chunks")
     whole = value.digest("sha256")
     count = -(-size // chunk_size)
-    if bool(whole) != bool(chunks or not size) or (whole and len(chunks) != count):
+    if (whole or chunks) and not (whole and len(chunks) == count):
         raise value.fault("sha256_chunks", f"has {len(chunks)} digests", f"{count}, or none where sha256 is empty too")
     return OutputFile(value.file_name("name"), FileDigest(size, chunk_size, chunks, whole))
 
@@ -284,21 +284,6 @@ def _redaction_from_json(value: JsonObject) -> RedactionRecord:
         value.texts("notes"),
         value.texts("gaps"),
     )
-
-
-def _self_test_to_json(test: SelfTest) -> dict[str, Any]:
-    return {
-        "passed": test.passed,
-        "duration_s": round(test.duration_s, 3),
-        "results": [
-            {
-                "name": clean_text(result.name),
-                "outcome": result.outcome.value,
-                "detail": clean_text(result.detail),
-            }
-            for result in test.results
-        ],
-    }
 
 
 def _self_test_from_json(value: JsonObject) -> SelfTest:
