@@ -14,8 +14,9 @@ __all__ = ["ERASED_BYTE", "ByteRanges", "Erasure", "RequestRecord", "merge_range
 ERASED_BYTE = 0x58
 """``X``, as makedumpfile has it."""
 
-_FILL_BYTES = 1 << 18
-"""Bytes that are filled at a time, each by its index; bounds the memory that takes."""
+_LONG_BYTES = 256
+_FILL_RANGES = 4096
+"""Short ranges are filled through an index of their bytes, for so many at a time: 16 MiB at most."""
 
 ByteRanges = tuple[NDArray[np.uint64], NDArray[np.uint64]]
 """Physical addresses: where each range starts and where it ends."""
@@ -157,20 +158,16 @@ class Erasure:
 
 
 def _fill(flat: NDArray[np.uint8], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> int:
-    """Fill ranges of a flat buffer, many at a time."""
-    ends = np.cumsum(lengths)
-    total = int(ends[-1])
-    done = 0
-    while done < len(starts):
-        before = int(ends[done - 1]) if done else 0
-        stop = max(int(np.searchsorted(ends, before + _FILL_BYTES, side="right")), done + 1)
-        if stop == done + 1:
-            flat[starts[done] : starts[done] + lengths[done]] = ERASED_BYTE
-        else:
-            part = lengths[done:stop]
-            shift = starts[done:stop] - (np.cumsum(part) - part)
-            flat[np.arange(int(part.sum()), dtype=np.int64) + np.repeat(shift, part)] = ERASED_BYTE
-        done = stop
+    """Fill ranges of a flat buffer: long ones one by one, short ones many at a time."""
+    total = int(lengths.sum())
+    long = lengths >= _LONG_BYTES
+    for start, length in zip(starts[long].tolist(), lengths[long].tolist(), strict=True):
+        flat[start : start + length] = ERASED_BYTE
+    starts, lengths = starts[~long], lengths[~long]
+    for first in range(0, len(starts), _FILL_RANGES):
+        part = lengths[first : first + _FILL_RANGES]
+        shift = starts[first : first + _FILL_RANGES] - (np.cumsum(part) - part)
+        flat[np.arange(int(part.sum()), dtype=np.int64) + np.repeat(shift, part)] = ERASED_BYTE
     return total
 
 
