@@ -121,6 +121,7 @@ def _filter(dump: Dump, kernel: KernelMemory | None, job: FilterJob, progress: P
     from postpanic.pages.filtering import write_dump
 
     erasure = _plan_erasure(kernel, job)
+    too_large: list[str] = []
     for number, level in enumerate(job.levels):
         progress("classifying pages")
         started = time.monotonic()
@@ -150,7 +151,8 @@ def _filter(dump: Dump, kernel: KernelMemory | None, job: FilterJob, progress: P
             outcome.warnings.extend(erasure.gaps)
         if not isinstance(result.error, NoSpaceError) or level == job.levels[-1]:
             break
-        outcome.warnings.append(f"level {level} does not fit: {result.error.message}")
+        too_large.append(f"level {level} does not fit: {result.error.message}")
+    outcome.warnings[:0] = too_large
     return outcome
 
 

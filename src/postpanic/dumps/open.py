@@ -11,7 +11,7 @@ from postpanic.dumps.elfcore.reader import ElfCoreReader
 from postpanic.dumps.flattened.reader import FlattenedSource
 from postpanic.dumps.kdump.reader import KdumpReader
 from postpanic.dumps.memory import Dump
-from postpanic.dumps.source import ByteSource, FileSource
+from postpanic.dumps.source import ByteSource, open_file
 from postpanic.errors import MismatchError, NotADumpError, UsageError
 
 __all__ = ["open_dump"]
@@ -63,7 +63,7 @@ def open_dump(paths: Path | Sequence[Path]) -> Dump:
 
 def _open_source(path: Path, stack: ExitStack) -> ByteSource:
     """Open one file, and look into it if it is a flattened stream."""
-    file = FileSource(path)
+    file = open_file(path)
     stack.callback(file.close)
     if detect_kind(file.read(0, _HEAD_BYTES)) is not FileKind.FLATTENED:
         return file

@@ -5,19 +5,28 @@ A format reader sees only a :class:`ByteSource`, so it neither knows nor cares
 whether the bytes are a file's own or scattered over a flattened stream.
 Reads are positioned (``pread``), not mapped: a file on a failing disk, or one
 that shrinks while it is open, then gives short reads instead of killing the
-process with ``SIGBUS``.
+process with ``SIGBUS``. ``/proc/vmcore`` is the exception: it cannot shrink, and
+the kernel maps old memory at once but copies it page by page.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import stat
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from postpanic.errors import FileFaultError, NotADumpError
 
-__all__ = ["ByteSource", "FileSource"]
+__all__ = ["ByteSource", "FileSource", "MappedSource", "open_file"]
+
+_VMCORE = Path("/proc/vmcore")
+_SMALLEST_MAP = 1 << 16
+"""Below this a copy costs less than setting up and tearing down a mapping."""
+_LARGEST_MAP = 1 << 24
 
 _LARGEST_READ = 1 << 30
 """Linux moves at most 2 GiB - 4 KiB in one call."""
@@ -121,6 +130,51 @@ class FileSource:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+class MappedSource(FileSource):
+    """
+    A file whose long reads go through short-lived mappings: ``/proc/vmcore``.
+
+    ``read()`` there maps and unmaps each page of old memory by itself
+    (``copy_oldmem_page()``), ``mmap()`` all at once (83086978c63a, "vmcore:
+    support mmap() on /proc/vmcore", Linux 3.11). Where it does not, as in a
+    kernel without an MMU, reading goes on with ``read()``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._maps = True
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """Fill a buffer from an offset of the file; the count of bytes that were there."""
+        done = 0
+        wanted = max(min(len(buffer), self.size_bytes - offset), 0) if offset >= 0 else 0
+        while self._maps and wanted - done >= _SMALLEST_MAP:
+            got = self._copy_mapped(offset + done, buffer[done : min(wanted, done + _LARGEST_MAP)])
+            if got == 0:
+                break
+            done += got
+        return done + super().read_into(offset + done, buffer[done:])
+
+    def _copy_mapped(self, offset: int, buffer: memoryview) -> int:
+        lead = offset % mmap.ALLOCATIONGRANULARITY
+        try:
+            window = mmap.mmap(
+                self._fd, lead + len(buffer), flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ, offset=offset - lead
+            )
+        except (OSError, ValueError):
+            self._maps = False
+            return 0
+        # numpy lets other threads run meanwhile; slices of memoryviews do not.
+        np.frombuffer(buffer, dtype=np.uint8)[:] = np.frombuffer(window, dtype=np.uint8)[lead:]
+        window.close()
+        return len(buffer)
+
+
+def open_file(path: Path) -> FileSource:
+    """Open a file in the way that suits it; raises as :class:`FileSource` does."""
+    return MappedSource(path) if path == _VMCORE else FileSource(path)
 
 
 def _describe_mode(mode: int) -> str:

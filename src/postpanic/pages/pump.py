@@ -36,8 +36,8 @@ DEFAULT_BUFFER_BYTES = 24 * MIB
 MAX_THREADS = 64
 _LARGEST_BATCH_BYTES = 8 * MIB
 _SMALLEST_BATCH_FRAMES = 16
-_BUFFERS_OF_BATCH = 2.5
-"""A batch, its encoded form, and what the codec needs beside them."""
+_BUFFERS_OF_BATCH = 7
+"""A batch, its encoded form, and what codecs and the allocator keep beside them, as measured."""
 
 Erase = Callable[[NDArray[np.uint64], NDArray[np.uint8]], object]
 """Blots out secrets in pages, in place: frame numbers, and contents of shape (n, page size)."""
