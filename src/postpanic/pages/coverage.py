@@ -76,6 +76,8 @@ class Surveyor:
     written, source : Dump
     kernel : KernelMemory
         Of the source, else of the written dump: whose page tables say what is mapped where.
+    own_kernel : KernelMemory, optional
+        Of the written dump, whose page tables must say the same; None where it has none.
     image_end : int, optional
         End of the kernel image, which is one piece of physical memory from ``_stext`` on.
     """
@@ -83,6 +85,7 @@ class Surveyor:
     written: Dump
     source: Dump | None
     kernel: KernelMemory
+    own_kernel: KernelMemory | None = None
     image_end: int | None = None
 
     def cover(self, ranges: Sequence[VirtualRange]) -> Coverage:
@@ -98,35 +101,43 @@ class Surveyor:
         CorruptError
             If the ranges are impossibly large.
         """
-        vaddrs, paddrs = self._locate(ranges)
+        vaddrs, paddrs = self._locate(ranges, self.kernel)
         mapped = paddrs != np.uint64(NOT_MAPPED)
         states = np.full(len(paddrs), PageState.ABSENT, dtype=np.uint8)
         states[mapped] = self._states(self.written, paddrs[mapped])
+        reached = mapped
         if self.source is not None:
             demanded = mapped.copy()
             demanded[mapped] = self._states(self.source, paddrs[mapped]) == PageState.PRESENT
             if not demanded.any():
                 raise FactAbsentError("not in the source either")
-            vaddrs, paddrs, states, mapped = vaddrs[demanded], paddrs[demanded], states[demanded], mapped[demanded]
-        missing = states != PageState.PRESENT
-        hollow = states == PageState.HOLE
-        maybe_zero = 0
-        if hollow.any():
-            if self.source is not None:
-                missing[hollow] = ~self._are_zero(self.source, paddrs[hollow])
-            elif not hollow.all():
-                missing &= ~hollow
-                maybe_zero = int(hollow.sum())
+            if self.own_kernel is not None:
+                reached = mapped & (self._locate(ranges, self.own_kernel)[1] == paddrs)
+            vaddrs, paddrs, states, reached = vaddrs[demanded], paddrs[demanded], states[demanded], reached[demanded]
+        missing, maybe_zero = self._judge_holes(states, paddrs)
+        missing |= ~reached
         lost = np.flatnonzero(missing)
         if not len(lost):
             return Coverage(len(states), 0, maybe_zero)
         first = int(lost[0])
-        why = _WHY[PageState(int(states[first]))] if mapped[first] else "not mapped"
+        why = _WHY[PageState(int(states[first]))] if reached[first] else "no page table leads there"
         return Coverage(len(states), len(lost), maybe_zero, int(vaddrs[first]), why)
+
+    def _judge_holes(self, states: NDArray[np.uint8], paddrs: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], int]:
+        """Tell which pages are missing, and how many more may be missing or zero."""
+        missing = states != PageState.PRESENT
+        hollow = states == PageState.HOLE
+        if not hollow.any():
+            return missing, 0
+        if self.source is not None:
+            missing[hollow] = ~self._are_zero(self.source, paddrs[hollow])
+        elif not hollow.all():
+            return missing & ~hollow, int(hollow.sum())
+        return missing, 0
 
     def count_mapped(self, start: int, size_bytes: int) -> int:
         """Count the pages from *start* on, up to the first that is not mapped."""
-        _, paddrs = self._locate([(start, size_bytes)])
+        _, paddrs = self._locate([(start, size_bytes)], self.kernel)
         holes = np.flatnonzero(paddrs == np.uint64(NOT_MAPPED))
         return int(holes[0]) if len(holes) else len(paddrs)
 
@@ -143,7 +154,7 @@ class Surveyor:
         """
         if self.source is None:
             return 0, None
-        vaddrs, paddrs = self._locate(ranges)
+        vaddrs, paddrs = self._locate(ranges, self.kernel)
         mapped = np.flatnonzero(paddrs != np.uint64(NOT_MAPPED))
         count = min(max(sample_pages, _LEAST_SAMPLE), len(mapped))
         chosen = mapped[np.linspace(0, len(mapped) - 1, count).astype(np.int64)]
@@ -160,7 +171,9 @@ class Surveyor:
                 return compared, int(vaddrs[part[int(differs[0]) * len(part) // len(pfns)]])
         return compared, None
 
-    def _locate(self, ranges: Sequence[VirtualRange]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    def _locate(
+        self, ranges: Sequence[VirtualRange], kernel: KernelMemory
+    ) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
         """Give virtual and physical address of each page that ranges touch."""
         size = self.kernel.page_size_bytes
         total = sum(length for _, length in ranges)
@@ -175,27 +188,28 @@ class Surveyor:
                 raise CorruptError(f"{length} bytes at {start:#x} are beyond 64 bits")
             pages = np.arange(first, first + count, dtype=np.uint64) * np.uint64(size)
             vaddrs.append(pages)
-            paddrs.append(self._translate(VirtAddr(first * size), pages))
+            paddrs.append(self._translate(VirtAddr(first * size), pages, kernel))
         return np.concatenate(vaddrs), np.concatenate(paddrs)
 
-    def _translate(self, start: VirtAddr, pages: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    def _translate(self, start: VirtAddr, pages: NDArray[np.uint64], kernel: KernelMemory) -> NDArray[np.uint64]:
         if self.image_end is not None and len(pages):
-            begin = self.kernel.vmcoreinfo.symbol("_stext")
+            begin = kernel.vmcoreinfo.symbol("_stext")
             if begin <= start and int(pages[-1]) < self.image_end:
                 # No page table is needed, and none that is damaged hides the image.
-                return pages - np.uint64(self.kernel.layout.image_voffset)
-        return self.kernel.tables.translate_pages(start, len(pages))
+                return pages - np.uint64(kernel.layout.image_voffset)
+        return kernel.tables.translate_pages(start, len(pages))
 
     def _states(self, dump: Dump, paddrs: NDArray[np.uint64]) -> NDArray[np.uint8]:
         """State of each of the kernel's pages: of the frames that it has, the worst."""
         frames = self._frames(dump, paddrs)
-        return dump.page_states(frames.reshape(-1)).reshape(frames.shape).max(axis=1, initial=0)
+        states = dump.page_states(frames.reshape(-1)).reshape(frames.shape)
+        return np.asarray(states.max(axis=1, initial=0), dtype=np.uint8)
 
     def _frames(self, dump: Dump, paddrs: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """Give the dump's frames of each of the kernel's pages: shape (n, frames per page)."""
         per_page = max(self.kernel.page_size_bytes // dump.page_size_bytes, 1)
-        frames = paddrs // np.uint64(dump.page_size_bytes)
-        return frames[:, None] + np.arange(per_page, dtype=np.uint64)
+        frames: NDArray[np.uint64] = paddrs // np.uint64(dump.page_size_bytes)
+        return np.asarray(frames[:, None] + np.arange(per_page, dtype=np.uint64), dtype=np.uint64)
 
     def _are_zero(self, dump: Dump, paddrs: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Tell of each page whether a dump has zeroes there."""

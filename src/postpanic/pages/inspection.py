@@ -12,6 +12,7 @@ from postpanic.kernel.btf.layout import HEADER_SIZE_BYTES, MAX_DATA_BYTES
 from postpanic.kernel.btf.peek import PeekedStruct, peek_struct
 from postpanic.kernel.kallsyms.lookup import FoundSymbols, find_symbols
 from postpanic.kernel.memory import KernelMemory, open_kernel_memory
+from postpanic.kernel.paging.tables import EntryKind
 from postpanic.pages import crash_site
 from postpanic.pages.coverage import Surveyor, VirtualRange
 from postpanic.pages.crash_site import CrashSite, find_crash_site, find_thread_size
@@ -85,7 +86,7 @@ class Inspection:
         """A few symbols as the written file has them."""
         self.symbols = _Once(self._find_symbols)
         """The same, but those of the source where the written file's are broken."""
-        self.surveyor = _Once(lambda: Surveyor(written, source, self.truth(), self._find_image_end()))
+        self.surveyor = _Once(self._make_surveyor)
         """Looks at pages."""
         self.types = _Once(self._read_types)
         """The layout of ``struct task_struct``."""
@@ -133,8 +134,16 @@ class Inspection:
         # How far another stack goes is not known; a page that is not mapped guards its end.
         page = self.truth().page_size_bytes
         pages = self.surveyor().count_mapped(sp, size - sp % size)
+        if not pages:
+            self._require_guard(sp)
         other = [(sp, pages * page - sp % page)] if pages else []
         return [*other, (base, size)]
+
+    def _require_guard(self, vaddr: int) -> None:
+        """Raise where an address is not mapped because a page table is missing, and not because nothing is there."""
+        walk = self.truth().walk(VirtAddr(vaddr))
+        if walk.steps and walk.steps[-1].kind is EntryKind.TABLE:
+            raise AbsentError(f"to {vaddr:#x}: {walk.reason}")
 
     def _open_truth(self, source_kernel: KernelMemory | None) -> KernelMemory:
         if source_kernel is not None:
@@ -166,6 +175,13 @@ class Inspection:
         # Members may be hidden in an anonymous structure (CONFIG_RANDSTRUCT).
         layout = decode_btf(data).find_struct("task_struct")
         return PeekedStruct(layout.size_bytes, {name: layout.offset_of(name) for name in _TASK_MEMBERS})
+
+    def _make_surveyor(self) -> Surveyor:
+        try:
+            own_kernel = self.kernel()
+        except PostpanicError:
+            own_kernel = None
+        return Surveyor(self.written, self.source, self.truth(), own_kernel, self._find_image_end())
 
     def _find_image_end(self) -> int | None:
         try:

@@ -23,6 +23,7 @@ from postpanic.kernel.printk import read_log
 from postpanic.kernel.printk.ring import find_ring_tables
 from postpanic.pages.checks import CheckResult, Outcome, SelfTest
 from postpanic.pages.coverage import Coverage, VirtualRange
+from postpanic.pages.crash_site import find_crash_site
 from postpanic.pages.inspection import DATA, FREED_BSS, ORC, TEXT, Inspection
 from postpanic.units import VirtAddr
 
@@ -211,10 +212,12 @@ class _Test:
         try:
             site = self.found.site()
             found = {"the crashing task": site.task} if site.task is not None else {}
-            stack = self.found.find_stacks()
-            return found | ({"its stack": stack[0][0]} if stack else {})
+            stacks = self.found.find_stacks()
         except PostpanicError:
+            # Another item says so.
             return {}
+        names = ["its stack"] if len(stacks) == 1 else ["the stack that it was on", "its stack"]
+        return found | {name: stack[0] for name, stack in zip(names, stacks, strict=False)}
 
     def check_printk(self) -> str:
         info = self.found.truth().vmcoreinfo
@@ -238,6 +241,11 @@ class _Test:
             raise FactAbsentError(f"the kernel does not tell which task ran on CPU {site.cpu}")
         types = self.found.types()
         coverage = self._require((site.task, types.size_bytes))
+        own = find_crash_site(self.found.kernel(), self.found.symbols(), self.found.written.description)
+        if own != site:
+            raise _DefiniteError(
+                f"the file has it at {own.task or 0:#x} on CPU {own.cpu}, the source at {site.task:#x}"
+            )
         pid = self.found.kernel().read_u32(site.task + types.offsets["pid"])
         comm = self.found.kernel().read(site.task + types.offsets["comm"], _COMM_BYTES).split(b"\0", 1)[0]
         if site.pid is not None and pid != site.pid & 0xFFFF_FFFF:
