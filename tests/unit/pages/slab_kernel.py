@@ -42,6 +42,7 @@ class SlabKernel:
     caches: dict[str, int]
     """Name to address."""
     symbols: dict[str, int]
+    """Name to address."""
 
     def block(self, pages: dict[int, tuple[str, int]], *, count: int = 64) -> list[Block]:
         """Make ``struct page`` of the first frames: frame to the name of its slab's cache, and its objects."""
@@ -67,6 +68,9 @@ def build_types(*, page_type: bool = True) -> BtfBuilder:
     b.var("the_secret", ids["secret"])
     b.var("secrets", b.array(ids["secret"], ids["index"], 3))
     b.var("freed_secret", ids["secret"])
+    b.var("text_pointer", b.ptr(b.const(ids["char"])))
+    b.var("secret_pointer", b.ptr(ids["secret"]))
+    b.var("null_pointer", ids["pointer"])
     b.datasec(".data..percpu", [(counter, 0, 40)])
     return b
 
@@ -103,6 +107,7 @@ def make_slab_kernel(
     for number, cache in enumerate(caches):
         parts[vaddrs[cache.name]] = cache.pack(vaddrs[cache.name], heap.text(cache.name), order[number + 1])
     words = {"slab_caches": order[0], "slab_kset": kset, "nr_cpu_ids": 4, "__cpu_possible_mask": 0b0101}
+    words |= {"text_pointer": heap.text("top secret"), "secret_pointer": heap.put(bytes(40)), "null_pointer": 0}
     words |= {name: vaddrs[cache] for name, cache in (pointers or {}).items()}
     parts |= {symbols[name]: struct.pack("<Q", value) for name, value in words.items()}
     parts[symbols["__per_cpu_offset"]] = struct.pack("<4Q", CPU_OFFSETS[0], 0, CPU_OFFSETS[1], 0)
@@ -122,7 +127,7 @@ def _place_symbols(pointers: dict[str, str]) -> dict[str, int]:
     found = {"_stext": STEXT, "a_function": STEXT + 0x40, "_etext": STEXT + 0x1000}
     sizes = {"slab_caches": 16, "slab_kset": 8, "nr_cpu_ids": 8, "__cpu_possible_mask": 8, "__per_cpu_offset": 32}
     sizes |= {"the_secret": 48, "secrets": 128, "plain": 24, "spacer": 24, "far": 0x2000}
-    sizes |= dict.fromkeys(pointers, 8)
+    sizes |= dict.fromkeys(("text_pointer", "secret_pointer", "null_pointer", *pointers), 8)
     at = VARIABLES
     for name, size in sizes.items():
         found[name] = at

@@ -177,6 +177,34 @@ def test_variables_by_name() -> None:
     }
 
 
+def test_what_a_variable_points_at_is_erased_when_asked_for() -> None:
+    made = kernel()
+    erasure = plan_erasure(made.kernel, [], ["text_pointer->", "secret_pointer->", "the_secret.next->:8", "plain->:16"])
+    assert [record.size_bytes for record in erasure.records] == [11, 40, 0, 0]
+    text = made.kernel.read_u64(made.symbols["text_pointer"])
+    assert made.kernel.read(text, 11) == b"top secret\0"
+    assert {image_paddr(text), image_paddr(made.kernel.read_u64(made.symbols["secret_pointer"]))} <= starts_of(erasure)
+    assert image_paddr(made.symbols["text_pointer"]) not in starts_of(erasure)
+    assert erasure.records[0].expression == "text_pointer->"
+    assert erasure.records[2].notes == ("it leads nowhere (NULL)",)
+    pointer = plan_erasure(made.kernel, [], ["text_pointer"])
+    assert pointer.records[0].notes == ("it is const char *: what it leads to is not erased, text_pointer-> would be",)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("the_secret->", "the_secret is no pointer"),
+        ("plain->", "plain has no known type"),
+        ("null_pointer->", "how much it leads to is not known"),
+        ("text_pointer->:2G", "more than 1.0 GiB"),
+    ],
+)
+def test_pointers_that_cannot_be_followed(text: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        plan_erasure(kernel().kernel, [], [text])
+
+
 def test_variable_whose_memory_was_freed_is_a_gap() -> None:
     made = kernel()
     erasure = plan_erasure(made.kernel, [], ["freed_secret"])

@@ -4,29 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from postpanic.errors import AbsentError, FactAbsentError, FileFaultError, UsageError
-from postpanic.kernel.btf import Btf, StructLayout
+from postpanic.errors import AbsentError, FactAbsentError, FileFaultError
+from postpanic.kernel.btf import Btf
 from postpanic.kernel.btf.find import read_kernel_btf
-from postpanic.kernel.kallsyms import Symbol, SymbolTable, read_kallsyms
+from postpanic.kernel.kallsyms import SymbolTable, read_kallsyms
 from postpanic.kernel.memory import KernelMemory
 from postpanic.kernel.slab import PageBlock, SlabCache, SlabPages, Slabs, find_slabs, read_slab_caches
 from postpanic.pages.redaction.erasure import ByteRanges, Erasure, RequestRecord, merge_ranges
-from postpanic.pages.redaction.members import find_member, find_structs, place_of
+from postpanic.pages.redaction.members import find_member, find_structs
 from postpanic.pages.redaction.objects import ErasePlan, MemberTarget, choose_cache, plan_member, refuse_unknown
-from postpanic.pages.redaction.requests import (
-    SymbolRequest,
-    name_nearest,
-    parse_member_request,
-    parse_symbol_request,
-)
-from postpanic.pages.redaction.variables import KernelVariables, TypedVariable
-from postpanic.units import GIB, format_size
+from postpanic.pages.redaction.requests import parse_member_request, parse_symbol_request
+from postpanic.pages.redaction.symbols import plan_symbol
+from postpanic.pages.redaction.variables import KernelVariables
 
 __all__ = ["plan_erasure"]
-
-_LARGEST_VARIABLE_BYTES = GIB
-_FARTHEST_SYMBOL_BYTES = 4096
-"""Behind data there may be much that no symbol names, such as string literals."""
 
 
 def plan_erasure(
@@ -44,7 +35,8 @@ def plan_erasure(
         ``struct.member`` or ``struct.member@cache``: the member in all objects of the
         type, in use or free, in its slab cache, and in the kernel's variables.
     symbols : sequence of str
-        ``symbol[.member][:SIZE]``: variables of the kernel, every CPU's copy.
+        ``symbol[.member][->][:SIZE]``: variables of the kernel, every CPU's copy, or what
+        they point at.
     blocks : iterable of PageBlock, optional
         All of ``struct page``, for tests; by default as the dump has it.
 
@@ -86,7 +78,7 @@ def plan_erasure(
         else:
             plan.gaps += gaps
         plans.append((target.request.text, target.request.expression, plan))
-    plans += [(request.text, request.expression, _plan_symbol(request, variables)) for request in named]
+    plans += [(request.text, request.expression, plan_symbol(request, variables)) for request in named]
     return _join(plans, page_size)
 
 
@@ -115,81 +107,6 @@ def _find_slabs(
         blocks = read_page_blocks(kernel, gaps, btf.find_struct("page").size_bytes)
     distinct = list({cache.vaddr: cache for cache in caches}.values())
     return find_slabs(SlabPages.from_btf(kernel, btf), distinct, blocks), gaps
-
-
-def _plan_symbol(request: SymbolRequest, variables: KernelVariables) -> ErasePlan:
-    found = variables.symbols.find_all(request.symbol)
-    if not found:
-        names = (name.decode("utf-8", "replace") for name in _names(variables.symbols))
-        raise FactAbsentError(
-            f"no symbol {request.symbol} in the kernel (symbols of modules are not searched)",
-            hint=name_nearest(request.symbol, names),
-        )
-    plan = ErasePlan()
-    for symbol in found:
-        if variables.is_function(symbol):
-            raise UsageError(f"{symbol.name} is a function, only variables can be erased")
-        if variables.is_freed(symbol.vaddr):
-            # Its pages went to the page allocator, and to whoever asked for some; nothing was wiped.
-            plan.gaps.append(f"{symbol.name} at {symbol.vaddr:#x} was freed when the kernel had started: not erased")
-            continue
-        pieces = _pieces(plan, request, symbol, variables)
-        placed = variables.place(symbol.vaddr, pieces)
-        plan.ranges += placed.ranges
-        plan.objects += placed.copies * len(pieces)
-        if placed.missing:
-            plan.gaps.append(f"{placed.missing} bytes at {symbol.vaddr:#x} are not mapped")
-    if len(found) > 1:
-        plan.notes.append(f"{len(found)} variables have this name: all of them are erased")
-    return plan
-
-
-def _names(table: SymbolTable) -> Iterable[bytes]:
-    return (table.names[start : table.names.index(0, start)] for start in table.name_offsets.tolist())
-
-
-def _pieces(
-    plan: ErasePlan, request: SymbolRequest, symbol: Symbol, variables: KernelVariables
-) -> list[tuple[int, int]]:
-    """Offset and size of what is erased of one variable."""
-    typed = variables.detect_typed(symbol.name)
-    if typed is not None and typed.symbol.vaddr != symbol.vaddr:
-        typed = None
-    pieces: list[tuple[int, int]]
-    if request.member:
-        struct = variables.detect_struct(typed.element_id) if typed is not None else None
-        if typed is None or struct is None:
-            raise FactAbsentError(
-                f"the type of {symbol.name} is not known to have members", hint=f"erase bytes: {symbol.name}:SIZE"
-            )
-        place = place_of(variables.btf, StructLayout(variables.btf, struct), request.member)
-        size = request.size_bytes or place.size_bytes or typed.element_bytes - place.offset
-        pieces = [(number * typed.element_bytes + place.offset, size) for number in range(typed.count)]
-        if place.is_pointer:
-            plan.notes.append(f"it is {place.type_name}: what it leads to is not erased")
-    else:
-        size = request.size_bytes or _size_of(plan, symbol, typed)
-        pieces = [(0, size)]
-    if sum(size for _, size in pieces) > _LARGEST_VARIABLE_BYTES:
-        raise UsageError(
-            f"{request.text}: more than {format_size(_LARGEST_VARIABLE_BYTES)} of one variable cannot be erased"
-        )
-    if symbol.size_bytes and max(offset + size for offset, size in pieces) > symbol.size_bytes:
-        plan.notes.append(f"{symbol.name} has room for {symbol.size_bytes} bytes: what follows it is erased, too")
-    return pieces
-
-
-def _size_of(plan: ErasePlan, symbol: Symbol, typed: TypedVariable | None) -> int:
-    """Size of a variable by its type, else up to the next symbol, if that is not far."""
-    if typed is not None and typed.size_bytes:
-        return typed.size_bytes
-    if not 0 < symbol.size_bytes <= _FARTHEST_SYMBOL_BYTES:
-        raise UsageError(
-            f"the size of {symbol.name} is not known, and no symbol follows it within {_FARTHEST_SYMBOL_BYTES} bytes",
-            hint=f"name the size: {symbol.name}:SIZE",
-        )
-    plan.notes.append(f"its size is not known: erased up to the next symbol, {symbol.size_bytes} bytes")
-    return symbol.size_bytes
 
 
 def _join(plans: Sequence[tuple[str, str, ErasePlan]], page_size: int) -> Erasure:

@@ -14,7 +14,7 @@ __all__ = ["MemberRequest", "SymbolRequest", "name_nearest", "parse_member_reque
 
 _WORD = r"[A-Za-z_]\w*"
 _MEMBER = re.compile(rf"(?:(?:struct|union)\s+)?({_WORD})\.({_WORD}(?:\.{_WORD})*)(?:@(\S+))?")
-_SYMBOL = re.compile(rf"({_WORD}(?:\.\d+)*)((?:\.{_WORD})*)(?::(\w+))?")
+_SYMBOL = re.compile(rf"({_WORD}(?:\.\d+)*)((?:\.{_WORD})*)(->)?(?::(\w+))?")
 _LONGEST = 512
 _NEAREST = 3
 _MOST_COMPARED = 4000
@@ -39,18 +39,21 @@ class MemberRequest:
 
 @dataclass(frozen=True, slots=True)
 class SymbolRequest:
-    """``symbol[.member][:SIZE]``: a global variable."""
+    """``symbol[.member][->][:SIZE]``: a global variable, or what it points at."""
 
     text: str
     symbol: str
     member: str = ""
     size_bytes: int = 0
     """0: as many as the variable has."""
+    follows: bool = False
+    """Whether what the variable points at is meant, not the pointer."""
 
     @property
     def expression(self) -> str:
         """Without the size."""
-        return f"{self.symbol}.{self.member}" if self.member else self.symbol
+        name = f"{self.symbol}.{self.member}" if self.member else self.symbol
+        return f"{name}->" if self.follows else name
 
 
 def parse_member_request(text: str) -> MemberRequest:
@@ -74,29 +77,28 @@ def parse_member_request(text: str) -> MemberRequest:
 
 def parse_symbol_request(text: str) -> SymbolRequest:
     """
-    Parse ``symbol[.member][:SIZE]``.
+    Parse ``symbol[.member][->][:SIZE]``.
 
     Raises
     ------
     UsageError
         If it is none.
     """
-    _refuse_pointers(text)
     found = _SYMBOL.fullmatch(text.strip()) if len(text) <= _LONGEST else None
     if found is None:
         raise UsageError(
-            f"{text[:80]!r} cannot be erased, it must be SYMBOL, SYMBOL.MEMBER, SYMBOL:SIZE or SYMBOL.MEMBER:SIZE",
-            hint="as in init_task.comm or command_line:2K",
+            f"{text[:80]!r} cannot be erased, it must be SYMBOL[.MEMBER][->][:SIZE]",
+            hint="as in init_task.comm, log_buf:4K, or saved_command_line-> for what a pointer leads to",
         )
     size = 0
-    if found[3] is not None:
+    if found[4] is not None:
         try:
-            size = parse_size(found[3])
+            size = parse_size(found[4])
         except ValueError as error:
             raise UsageError(f"the size in {text!r}: {error}") from None
         if size <= 0:
             raise UsageError(f"the size in {text!r} is {size}, must be at least 1")
-    return SymbolRequest(text, found[1], found[2].lstrip("."), size)
+    return SymbolRequest(text, found[1], found[2].lstrip("."), size, found[3] is not None)
 
 
 def _refuse_pointers(text: str) -> None:
@@ -107,7 +109,7 @@ def _refuse_pointers(text: str) -> None:
     """
     if "->" in text or "*" in text:
         raise UsageError(
-            f"{text[:80]!r}: pointers are not followed",
+            f"{text[:80]!r}: pointers in objects are not followed",
             hint="name what they lead to: the type and its slab cache (STRUCT.MEMBER@CACHE), or a variable",
         )
 

@@ -191,17 +191,27 @@ class KernelVariables:
             If it is a per-CPU variable, and where the CPUs' areas are is not to be had.
         """
         result = PlacedVariable()
-        shifts = self.per_cpu_offsets if self.is_per_cpu(vaddr) else [0]
-        for shift in shifts:
+        for copy in self.copies(vaddr):
             result.copies += 1
             for offset, size in pieces:
-                ranges, missing = self._to_physical((vaddr + offset + shift) & _WORD, size)
+                ranges, missing = self.to_physical((copy + offset) & _WORD, size)
                 result.ranges.append(ranges)
                 result.missing += missing
         return result
 
-    def _to_physical(self, vaddr: int, size: int) -> tuple[ByteRanges, int]:
-        """Translate a range page by page: what vmalloc made is scattered."""
+    def copies(self, vaddr: int) -> list[int]:
+        """
+        Give the address of a variable, of a per-CPU one that of each possible CPU's.
+
+        Raises
+        ------
+        AbsentError
+            If it is a per-CPU variable, and where the CPUs' areas are is not to be had.
+        """
+        return [(vaddr + shift) & _WORD for shift in self.per_cpu_offsets] if self.is_per_cpu(vaddr) else [vaddr]
+
+    def to_physical(self, vaddr: int, size: int) -> tuple[ByteRanges, int]:
+        """Translate a range page by page, as what vmalloc made is scattered; also the bytes that are not mapped."""
         page = self.kernel.page_size_bytes
         starts: list[int] = []
         ends: list[int] = []
@@ -219,6 +229,16 @@ class KernelVariables:
         if not starts:
             return no_ranges(), missing
         return merge_ranges([(np.array(starts, dtype=np.uint64), np.array(ends, dtype=np.uint64))]), missing
+
+    def detect_target(self, type_id: int) -> tuple[int, bool] | None:
+        """Give the size of what a pointer leads to (0: not known), and whether it is text; None for other types."""
+        if type_id >= self.btf.end_id:
+            return None
+        type_id = self.btf.skip_modifiers(type_id)
+        if self.btf.kind_of(type_id) != Kind.PTR:
+            return None
+        target = self.btf.skip_modifiers(self.btf.target_of(type_id))
+        return self.btf.size_of(target), self.btf.kind_of(target) == Kind.INT and self.btf.name_of(target) == "char"
 
     def detect_struct(self, type_id: int) -> int | None:
         """Give a type's identifier if it is a structure or union, else None."""
