@@ -185,7 +185,8 @@ def _add_outcome(result: FilterResult, outcome: PumpOutcome) -> None:
     result.lost.extend(outcome.lost)
     result.stopped = outcome.stopped
     if outcome.lost:
-        result.faults.append(f"{len(outcome.lost)} pages could not be read")
+        pages = "page" if len(outcome.lost) == 1 else "pages"
+        result.faults.append(f"{len(outcome.lost)} {pages} could not be read")
     if outcome.stopped:
         result.faults.append(outcome.stopped)
     if outcome.failures:
