@@ -140,14 +140,14 @@ def _read_extreme(sections: _Sections, symbol: VirtAddr, per_root: int) -> tuple
     sense of the two is taken.
     """
     best, best_unreadable = _read_roots(sections, symbol, per_root)
-    if not best.any():
+    if not (best & np.uint64(_HAS_MEM_MAP)).any():
         try:
             table = sections.kernel.read_u64(symbol)
         except AbsentError:
             return best, best_unreadable
         if table >> 63:
             other, other_unreadable = _read_roots(sections, VirtAddr(table), per_root)
-            if other.any():
+            if (other & np.uint64(_HAS_MEM_MAP)).any():
                 return other, other_unreadable
     return best, best_unreadable
 

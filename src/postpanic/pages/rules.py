@@ -106,6 +106,8 @@ class Rules:
         huge = heads.rows[heads.is_hugetlb]
         verdicts[huge] = np.where(verdicts[huge] < FIRST_DROPPED, self._user, verdicts[huge])
         self._mark_always(pages, flags, is_one & ~slab, offset, verdicts, found)
+        # Where the level keeps free blocks, what else such a page might be decides.
+        free &= verdicts == np.uint8(self._free)
         self._find_free_blocks(pages, free, offset, verdicts, found)
         self._find_compounds(heads, free, offset, verdicts, found)
         if pages.is_known is not None:
