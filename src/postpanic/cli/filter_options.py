@@ -25,7 +25,7 @@ _CODEC_OPTIONS = {
     "use_zstd": ("-z", "ZSTD"),
     "use_raw": ("--uncompressed", None),
 }
-_LEVEL_RANGES = {"ZLIB": (0, 9), "ZSTD": (-100, 19)}
+_LEVEL_RANGES = {"ZLIB": (1, 9), "ZSTD": (-7, 22)}
 
 
 def make_job(files: tuple[Path, ...], options: Mapping[str, Any]) -> FilterJob:
