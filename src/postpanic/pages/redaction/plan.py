@@ -13,11 +13,14 @@ from postpanic.kernel.slab import PageBlock, SlabCache, SlabPages, Slabs, find_s
 from postpanic.pages.redaction.erasure import ByteRanges, Erasure, RequestRecord, merge_ranges
 from postpanic.pages.redaction.members import find_member, find_structs
 from postpanic.pages.redaction.objects import ErasePlan, MemberTarget, choose_cache, plan_member, refuse_unknown
-from postpanic.pages.redaction.requests import parse_member_request, parse_symbol_request
+from postpanic.pages.redaction.requests import MemberRequest, parse_member_request, parse_symbol_request
 from postpanic.pages.redaction.symbols import plan_symbol
 from postpanic.pages.redaction.variables import KernelVariables
 
 __all__ = ["plan_erasure"]
+
+_Planned = tuple[str, str, ErasePlan]
+"""What was asked for, its expression, and the plan."""
 
 
 def plan_erasure(
@@ -59,27 +62,38 @@ def plan_erasure(
     table = read_kallsyms(kernel)
     btf = _read_types(kernel, table)
     variables = KernelVariables(kernel, table, btf)
-    caches = read_slab_caches(kernel, table, btf) if wanted else ()
+    plans = _plan_members(kernel, wanted, variables, blocks) if wanted else []
+    plans += [(request.text, request.expression, plan_symbol(request, variables)) for request in named]
+    return _join(plans, page_size)
+
+
+def _plan_members(
+    kernel: KernelMemory,
+    wanted: Sequence[MemberRequest],
+    variables: KernelVariables,
+    blocks: Iterable[PageBlock] | None,
+) -> list[_Planned]:
+    """Plan members of objects: all caches are searched in one pass."""
+    btf, symbols = variables.btf, variables.symbols
+    caches = read_slab_caches(kernel, symbols, btf)
     targets = []
     for request in wanted:
         structs = find_structs(btf, request.struct)
         places = find_member(btf, structs, request.member)
-        targets.append(MemberTarget(request, structs, places, choose_cache(request, caches, kernel, table)))
+        targets.append(MemberTarget(request, structs, places, choose_cache(request, caches, kernel, symbols)))
     slabs, gaps = _find_slabs(kernel, btf, [target.cache for target in targets if target.cache], blocks)
-    plans: list[tuple[str, str, ErasePlan]] = []
+    plans: list[_Planned] = []
     for target in targets:
-        plan = plan_member(
-            target, slabs.get(target.cache.vaddr) if target.cache else None, variables, kernel.page_size_bytes
-        )
-        if target.cache is None:
-            if not plan.objects:
-                raise refuse_unknown(target, caches)
+        mine = slabs.get(target.cache.vaddr) if target.cache else None
+        plan = plan_member(target, mine, variables, kernel.page_size_bytes)
+        if target.cache is not None:
+            plan.gaps += gaps
+        elif plan.objects:
             plan.notes.append("no slab cache is known to hold such objects: only the kernel's variables are erased")
         else:
-            plan.gaps += gaps
+            raise refuse_unknown(target, caches)
         plans.append((target.request.text, target.request.expression, plan))
-    plans += [(request.text, request.expression, plan_symbol(request, variables)) for request in named]
-    return _join(plans, page_size)
+    return plans
 
 
 def _read_types(kernel: KernelMemory, table: SymbolTable) -> Btf:
@@ -109,7 +123,7 @@ def _find_slabs(
     return find_slabs(SlabPages.from_btf(kernel, btf), distinct, blocks), gaps
 
 
-def _join(plans: Sequence[tuple[str, str, ErasePlan]], page_size: int) -> Erasure:
+def _join(plans: Sequence[_Planned], page_size: int) -> Erasure:
     records: list[RequestRecord] = []
     ranges: list[ByteRanges] = []
     for text, expression, plan in plans:
