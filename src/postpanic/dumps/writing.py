@@ -48,6 +48,8 @@ class DumpOutline:
     phys_base: int = 0
     segments: tuple[VirtualSegment, ...] = ()
     """Virtual ranges that the dump's own headers are to carry (ELF ``p_vaddr``)."""
+    byte_order: str = "little"
+    """Of the machine; the writers know ``little`` only."""
     pfn_range: tuple[int, int] | None = None
     """Of one part of a split set: the frames ``[start, end)`` that this file holds; *kept* still has all."""
 

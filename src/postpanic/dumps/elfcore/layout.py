@@ -254,7 +254,8 @@ def has_free_flags(machine: int) -> bool:
 
 def machine_number(name: str) -> int | None:
     """Find ``e_machine`` of a 64-bit machine as ``uname -m`` spells it; None when it is unknown."""
-    return next((number for number, names in _MACHINES.items() if names[1] == name), None)
+    abi_name = name.removesuffix("le")
+    return next((number for number, names in _MACHINES.items() if names[1] == abi_name), None)
 
 
 def machine_name(machine: int, *, is_64bit: bool) -> str:

@@ -40,8 +40,7 @@ from postpanic.units import MIB
 
 __all__ = ["ElfWriter"]
 
-_REFUSED = frozenset({"s390x", "sparc64", "parisc64", "alpha"})
-"""Big-endian, or without a kdump of their own."""
+_MACHINES = frozenset({"x86_64", "aarch64", "ppc64", "ppc64le", "riscv64", "loongarch64", "mips64"})
 
 _FRAMES_OF_ROOM = 64
 _MOST_ROOM = 1 << 16
@@ -78,8 +77,10 @@ class ElfWriter:
 
     def __init__(self, sink: ByteSink, outline: DumpOutline) -> None:
         machine = machine_number(outline.machine)
-        if machine is None or outline.machine in _REFUSED:
-            raise UnsupportedError(f"ELF vmcores of machine {outline.machine or '(unknown)'} cannot be written")
+        if machine is None or outline.machine not in _MACHINES or outline.byte_order != "little":
+            name = outline.machine or "an unknown machine"
+            what = name if outline.byte_order == "little" else f"big-endian {name}"
+            raise UnsupportedError(f"ELF vmcores of {what} cannot be written")
         self._machine = machine
         self._sink = sink
         self._outline = outline

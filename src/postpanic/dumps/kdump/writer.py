@@ -39,7 +39,6 @@ __all__ = ["KdumpWriter"]
 
 _VERSION = 6
 _MACHINES = frozenset({"", "x86_64", "aarch64", "ppc64", "ppc64le", "riscv64", "loongarch64", "mips64"})
-"""64-bit; those of them that may be big-endian are the caller's to tell apart."""
 
 
 class KdumpWriter:
@@ -68,8 +67,9 @@ class KdumpWriter:
     def __init__(
         self, sink: ByteSink, outline: DumpOutline, compression: Compression | None, level: int | None = None
     ) -> None:
-        if outline.machine not in _MACHINES:
-            raise UnsupportedError(f"kdump-compressed files of {outline.machine} cannot be written", hint="use -E")
+        if outline.machine not in _MACHINES or outline.byte_order != "little":
+            what = outline.machine if outline.byte_order == "little" else f"big-endian {outline.machine}"
+            raise UnsupportedError(f"kdump-compressed files of {what} cannot be written")
         self._sink = sink
         self._outline = outline
         self._compression = compression
