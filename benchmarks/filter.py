@@ -46,6 +46,7 @@ LEVELS = {"l": (1, 31), "z": (1, 31), "c": (1,), "p": (1,)}
 THREADS = (1, 2)
 # A run at level 31 is short: three of them a round.
 TURNS = {1: 1, 31: 3}
+WARM_UP_LEVEL = 31
 EXTRA_MEMORY_MIB = 50_000_000 / MIB
 # Medians of the same command differ by so much from one call to the next.
 NOISE = 0.03
@@ -147,15 +148,17 @@ def build_contenders(dump: Path, peers: Sequence[Peer], only: Sequence[str]) -> 
 
 
 def run_rounds(contenders: Sequence[Contender], rounds: int, output: Path) -> None:
-    """Let them take turns; the first round warms up."""
-    for level, turns in TURNS.items():
+    """Let them take turns; the short runs warm up for all."""
+    for level, turns in sorted(TURNS.items(), reverse=True):
         group = [contender for contender in contenders if contender.level == level]
-        for number in range(rounds * turns + 1):
+        if level == WARM_UP_LEVEL:
+            for contender in group:
+                contender.run_once(output)
+                contender.forget()
+        for number in range(1, rounds * turns + 1):
             for contender in group:
                 _say(f"level {level}, run {number} of {rounds * turns}: {contender.name} -{contender.codec}")
                 contender.run_once(output)
-                if number == 0:
-                    contender.forget()
     _remove(output)
     _say("")
 
@@ -400,9 +403,7 @@ def main() -> int:
     peers = find_peers(arguments.makedumpfile)
     _warm(dump)
     ram_gib, kept_gib = count_kept(dump)
-    print(
-        f"{dump}: {ram_gib:.2f} GiB of memory, {kept_gib:.2f} GiB not zero; {arguments.rounds} rounds, one to warm up"
-    )
+    print(f"{dump}: {ram_gib:.2f} GiB of memory, {kept_gib:.2f} GiB not zero; {arguments.rounds} rounds")
     for peer in peers:
         print(f"{peer.name}: {shlex.join(peer.command)[-70:]}")
     with tempfile.TemporaryDirectory(prefix="postpanic-bench-", dir=arguments.scratch) as scratch:
