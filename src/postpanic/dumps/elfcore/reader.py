@@ -123,6 +123,11 @@ class ElfCoreReader(PagedMemory):
         -------
         states : ndarray of uint8, shape (len(pfns),)
         """
+        offset = self._locate_run(pfns)
+        if offset >= 0:
+            states = np.full(len(pfns), PageState.PRESENT, dtype=np.uint8)
+            self._read_run(offset, pages, states)
+            return states
         states, offsets = self._locate(pfns)
         if np.any(offsets < 0):
             pages[offsets < 0] = 0
@@ -204,6 +209,21 @@ class ElfCoreReader(PagedMemory):
             if len(data) < wanted:
                 raise self._absent(paddr, PageState.LOST)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _locate_run(self, pfns: NDArray[np.uint64]) -> int:
+        """File offset of frames that follow each other in one piece of contents, as most do; -1 for others."""
+        count = len(pfns)
+        if not count or int(pfns[-1]) - int(pfns[0]) != count - 1 or int(pfns[0]) >= (_PADDR_LIMIT >> self._shift):
+            return -1
+        if not (pfns[1:] - pfns[:-1] == 1).all():
+            return -1
+        base = int(pfns[0]) << self._shift
+        index = bisect_right(self._starts_view, base) - 1
+        if index < 0 or self._states_view[index] != PageState.PRESENT:
+            return -1
+        if base + count * self._page_size > self._ends_view[index]:
+            return -1
+        return int(self._offsets_view[index]) + base - int(self._starts_view[index])
 
     def _locate(self, pfns: NDArray[np.uint64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """State of each frame, and its file offset; -1 unless it is present in one piece."""
