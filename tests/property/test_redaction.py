@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from postpanic.errors import UsageError
-from postpanic.pages.redaction import ERASED_BYTE, Erasure
+from postpanic.errors import PostpanicError, UsageError
+from postpanic.kernel.memory import open_kernel_memory
+from postpanic.pages.redaction import ERASED_BYTE, Erasure, plan_erasure
 from postpanic.pages.redaction.requests import parse_member_request, parse_symbol_request
+from tests.builders.slab import Cache
+from tests.unit.pages.slab_kernel import make_slab_kernel
 
 PAGE = 64
 FRAMES = 12
@@ -38,3 +41,21 @@ def test_no_request_is_anything_but_parsed_or_refused(text: str) -> None:
             assert parse(text).expression
         except UsageError:
             continue
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_damaged_kernel_is_planned_or_refused(data: st.DataObject) -> None:
+    made = make_slab_kernel([Cache("secret", 64, 48, 10), Cache("other", 32, 32, 4)], links=[("alias", "secret")])
+    block = made.block({5: ("secret", 10)})
+    for _ in range(data.draw(st.integers(1, 8))):
+        page = made.dump.pages[data.draw(st.sampled_from(sorted(made.dump.pages)))]
+        at = data.draw(st.integers(0, len(page) - 8))
+        page[at : at + 8] = data.draw(st.binary(min_size=8, max_size=8))
+    try:
+        erasure = plan_erasure(
+            open_kernel_memory(made.dump), ["secret.key", "secret.pin.digits@alias"], ["plain", "text_pointer->"], block
+        )
+    except PostpanicError:
+        return
+    assert erasure.size_bytes == sum(erasure.lengths.tolist())

@@ -29,6 +29,7 @@ __all__ = ["PageBlock", "SlabCache", "SlabPages", "Slabs", "find_slabs", "read_s
 
 _CACHE_LIMIT = 1 << 16
 _NAME_LIMIT_BYTES = 256
+_LARGEST_CACHE_BYTES = 1 << 16
 _OBJECTS_MASK = 0xFFFF
 """Low half of ``kmem_cache_order_objects.x``; the order is above it (``OO_SHIFT`` of ``mm/slub.c``)."""
 _ORDER_SHIFT = 16
@@ -142,6 +143,8 @@ class _CacheReader:
             if layout.has(name):
                 self._offsets[name] = layout.offset_of(name)
         self._bytes = max(self._offsets.values()) + 8
+        if self._bytes > _LARGEST_CACHE_BYTES:
+            raise CorruptError(f"struct kmem_cache reaches to byte {self._bytes}, at most {_LARGEST_CACHE_BYTES}")
 
     def read(self, vaddr: int) -> SlabCache | None:
         """Read one cache; None for one whose sizes no cache has."""
@@ -232,15 +235,17 @@ class SlabPages:
         ------
         FactAbsentError
             If neither a page type nor a flag of slabs is known.
+        CorruptError
+            If a member lies beyond ``struct page``.
         """
         page = btf.find_struct("page")
         slab = btf.find_struct("slab") if btf.detect("slab", Kind.STRUCT) is not None else page
         if not slab.has("slab_cache"):
             slab = page
         objects = slab.find("objects")
-        if not objects.size_bits:
-            raise FactAbsentError("struct slab of this kernel has no bit-field objects", where=btf.where)
         word = objects.offset_bits // 32 * 32
+        if not 0 < objects.size_bits <= 32 - (objects.offset_bits - word):
+            raise FactAbsentError("struct slab of this kernel has no bit-field objects in one word", where=btf.where)
         info = kernel.vmcoreinfo
         type_value = info.get_number("PAGE_SLAB_MAPCOUNT_VALUE")
         if type_value is None and "PGTY_slab" in btf.enumerators:
@@ -250,7 +255,7 @@ class SlabPages:
             flag_bit = btf.enumerators.get("PG_slab")
         if type_value is None and (flag_bit is None or not 0 <= flag_bit < 64):
             raise FactAbsentError("neither VMCOREINFO nor BTF tells how struct page marks a slab")
-        return cls(
+        found = cls(
             kernel.page_size_bytes,
             slab.offset_of("slab_cache"),
             word // 8,
@@ -261,6 +266,11 @@ class SlabPages:
             page.offset_of("flags"),
             flag_bit,
         )
+        # Every member is in the row of struct page, whatever its BTF says.
+        ends = (found.cache_offset + 8, found.objects_offset + 4, found.type_offset + 4, found.flags_offset + 8)
+        if max(ends) > page.size_bytes:
+            raise CorruptError(f"struct slab reaches to byte {max(ends)}, struct page has {page.size_bytes}")
+        return found
 
     def are_slabs(self, rows: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Tell for each ``struct page``, shape (n, sizeof(struct page)), whether it is a slab's first."""

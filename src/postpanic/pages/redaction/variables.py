@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from postpanic.errors import AbsentError, PostpanicError
+from postpanic.errors import AbsentError, CorruptError, PostpanicError
 from postpanic.kernel.btf import Btf, Kind, TypeResolver
 from postpanic.kernel.kallsyms import Symbol, SymbolTable
 from postpanic.kernel.memory import KernelMemory
@@ -24,6 +24,7 @@ _MAX_CPUS = 8192
 """``NR_CPUS`` of x86 with ``CONFIG_MAXSMP``."""
 _WORD = (1 << 64) - 1
 _DEEPEST_TYPE = 64
+_MOST_ELEMENTS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +42,12 @@ class TypedVariable:
     @property
     def count(self) -> int:
         """Objects in it: 1, or an array's length, at most as many as there is room for."""
-        size = self.size_bytes or self.symbol.size_bytes
-        return max(size // self.element_bytes, 1) if self.element_bytes else 0
+        room = self.symbol.size_bytes
+        size = min(self.size_bytes or room, room or self.size_bytes)
+        count = max(size // self.element_bytes, 1) if self.element_bytes else 0
+        if count > _MOST_ELEMENTS:
+            raise CorruptError(f"the variable {self.symbol.name} is an array of {count}, at most {_MOST_ELEMENTS}")
+        return count
 
 
 @dataclass
