@@ -35,6 +35,7 @@ _SYMBOLS = (
     *(name for pair in (*DATA, *ORC) for name in pair),
     "_end",
     "init_task",
+    "arch_task_struct_size",
     *crash_site.SYMBOLS,
 )
 _TASK_MEMBERS = ("stack", "tasks", "pid", "comm")
@@ -89,7 +90,7 @@ class Inspection:
         self.surveyor = _Once(self._make_surveyor)
         """Looks at pages."""
         self.types = _Once(self._read_types)
-        """The layout of ``struct task_struct``."""
+        """The layout of ``struct task_struct``, and how much of it is allocated."""
         self.site = _Once(lambda: find_crash_site(self.truth(), self.symbols(), (source or written).description))
         """Where the kernel crashed."""
         self.thread_size = _Once(lambda: find_thread_size(self.truth(), self.symbols()))
@@ -159,22 +160,48 @@ class Inspection:
         try:
             return self.own_symbols()
         except PostpanicError:
-            if self.source is None:
-                raise
-            return find_symbols(self.truth(), _SYMBOLS)
+            pass
+        try:
+            if self.source is not None:
+                return find_symbols(self.truth(), _SYMBOLS)
+        except PostpanicError:
+            pass
+        # What is wrong with the symbols is said once.
+        raise FactAbsentError("there are no symbols to find it by")
 
     def _read_types(self) -> PeekedStruct:
         start, end = self.find_btf()
         try:
-            data = self.kernel().read(start, end - start)
+            data = self._read_either(start, end - start)
+            found = peek_struct(data, "task_struct", _TASK_MEMBERS)
+            if found is None or len(found.offsets) < len(_TASK_MEMBERS):
+                # Members may be hidden in an anonymous structure (CONFIG_RANDSTRUCT).
+                layout = decode_btf(data).find_struct("task_struct")
+                found = PeekedStruct(layout.size_bytes, {name: layout.offset_of(name) for name in _TASK_MEMBERS})
+        except PostpanicError:
+            # What is wrong with the types is said once.
+            raise FactAbsentError("there are no types to find it by") from None
+        return PeekedStruct(self._find_task_bytes(found), found.offsets)
+
+    def _read_either(self, vaddr: VirtAddr, size_bytes: int) -> bytes:
+        """Read what the written file has, else what the source has."""
+        try:
+            return self.kernel().read(vaddr, size_bytes)
         except AbsentError:
-            data = self.truth().read(start, end - start)
-        found = peek_struct(data, "task_struct", _TASK_MEMBERS)
-        if found is not None and len(found.offsets) == len(_TASK_MEMBERS):
-            return found
-        # Members may be hidden in an anonymous structure (CONFIG_RANDSTRUCT).
-        layout = decode_btf(data).find_struct("task_struct")
-        return PeekedStruct(layout.size_bytes, {name: layout.offset_of(name) for name in _TASK_MEMBERS})
+            return self.truth().read(vaddr, size_bytes)
+
+    def _find_task_bytes(self, task: PeekedStruct) -> int:
+        """
+        Find how much of a ``task_struct`` is allocated.
+
+        Its type ends in room for all registers that there can be; the kernel allocates
+        what the processor has (``fpu__init_task_struct_size()``, x86).
+        """
+        vaddr = self.symbols().get("arch_task_struct_size")
+        if vaddr is None:
+            return task.size_bytes
+        size = self.truth().read_u32(vaddr)
+        return size if max(task.offsets.values()) < size < task.size_bytes else task.size_bytes
 
     def _make_surveyor(self) -> Surveyor:
         try:

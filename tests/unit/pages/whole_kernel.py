@@ -41,7 +41,8 @@ CPU = 1
 PID = 440
 SP = STACK + 0x2A40
 
-TASK_BYTES = 6000
+TASK_BYTES, ALLOCATED_BYTES = 9000, 6000
+"""The type ends in room for registers that this processor does not have."""
 STACK_OFFSET, TASKS_OFFSET, PID_OFFSET, COMM_OFFSET = 32, 64, 80, 96
 
 ITEMS = (
@@ -114,6 +115,7 @@ def build_symbols(btf_bytes: int) -> list[tuple[str, str, int]]:
         "_edata": EDATA, "__bss_start": BSS, "__start_bss_decrypted_unused": FREED, "__end_bss_decrypted": FREED_END,
         "__bss_stop": BSS_END, "_end": END, "__start_orc_unwind_ip": ORC_IP, "__stop_orc_unwind_ip": ORC,
         "__start_orc_unwind": ORC, "__stop_orc_unwind": ORC_END,
+        "arch_task_struct_size": VARIABLES + 32,
     }  # fmt: skip
     symbols = [(name, "D", vaddr) for name, vaddr in named.items()]
     symbols += [(f"do_something_{number}", "t", STEXT + 16 * number) for number in range(2400)]
@@ -181,6 +183,7 @@ def _map(kernel: WholeKernel) -> tuple[int, ...]:
 
 def _crash(kernel: WholeKernel, sp: int, note_pid: int | None, panic_cpu: int) -> None:
     kernel.write(VARIABLES, struct.pack("<IIIIQ", panic_cpu & 0xFFFFFFFF, 0, 0xFFFFFFFF, 0, CRASH_NOTE))
+    kernel.write(VARIABLES + 32, struct.pack("<II", ALLOCATED_BYTES, 0))
     kernel.write(VARIABLES + 64, struct.pack("<QQ", 0, PER_CPU))
     kernel.write(PER_CPU + CURRENT_TASK, struct.pack("<Q", TASK))
     if note_pid is not None:
