@@ -77,22 +77,21 @@ def fill_blocks(verdicts: NDArray[np.uint8], blocks: list[Blocks]) -> None:
     verdicts : ndarray of uint8, shape (SECTION_FRAMES,)
         Of all frames of the unit; changed.
     """
-    for group in blocks:
-        is_kept = group.verdicts < FIRST_DROPPED
-        for order, numbers, values in group.choose(is_kept & (group.verdicts != Verdict.KERNEL)).by_order():
-            view = verdicts.reshape(-1, 1 << order)
-            parts = view[numbers]
-            view[numbers] = np.where(parts == Verdict.KERNEL, values[:, None], parts)
-    dropped = [group.choose(group.verdicts >= FIRST_DROPPED) for group in blocks]
-    if not dropped:
+    if not blocks:
         return
     everything = Blocks(
-        np.concatenate([group.rows for group in dropped]),
-        np.concatenate([group.orders for group in dropped]),
-        np.concatenate([group.verdicts for group in dropped]),
+        np.concatenate([group.rows for group in blocks]),
+        np.concatenate([group.orders for group in blocks]),
+        np.concatenate([group.verdicts for group in blocks]),
     )
+    is_dropped = everything.verdicts >= FIRST_DROPPED
+    kernel = np.uint8(Verdict.KERNEL)
+    for order, numbers, values in everything.choose(~is_dropped & (everything.verdicts != kernel)).by_order():
+        view = verdicts.reshape(-1, 1 << order)
+        parts = view[numbers]
+        view[numbers] = np.where(parts == kernel, values[:, None], parts)
     # The smallest first: of blocks within each other the outer one counts, whose first frame comes first.
-    for order, numbers, values in everything.by_order():
+    for order, numbers, values in everything.choose(is_dropped).by_order():
         verdicts.reshape(-1, 1 << order)[numbers] = values[:, None]
 
 

@@ -99,7 +99,10 @@ def _find_ram(dump: Dump) -> FrameSet:
     """
     Make the set of frames that are RAM.
 
-    A frame of which the dump describes a part is one: its bytes are in the file.
+    A frame of which the dump describes only a part is one, as its bytes can be
+    read. makedumpfile does not agree with itself here: with its bitmap in memory
+    (the default) it leaves out a last frame that is not whole, with the bitmap in a
+    file it takes it.
     """
     shift = dump.page_size_bytes.bit_length() - 1
     ranges = dump.ram_ranges

@@ -28,6 +28,7 @@ _WORD = (1 << 64) - 1
 _MAX_TABLES = 8192
 """Of each level: at the last, they map 16 GiB of vmalloc area."""
 _TABLES_PER_READ = 1024
+_LONG_RUN = 256
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,17 @@ class KernelMap:
             if low >= high:
                 continue
             part = np.clip(runs[low:high] - first, 0, SECTION_FRAMES)
-            rows = _expand(part)
-            found = verdicts[rows]
-            verdicts[rows[(found == Verdict.KERNEL) | (found == Verdict.UNKNOWN)]] = verdict
+            is_long = part[:, 1] - part[:, 0] >= _LONG_RUN
+            for start, end in part[is_long].tolist():
+                view = verdicts[start:end]
+                np.putmask(view, _is_plain(view), np.uint8(verdict))
+            rows = _expand(part[~is_long])
+            verdicts[rows[_is_plain(verdicts[rows])]] = verdict
+
+
+def _is_plain(verdicts: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Tell which frames are the kernel's, with nothing more known of them."""
+    return np.asarray((verdicts == np.uint8(Verdict.KERNEL)) | (verdicts == np.uint8(Verdict.UNKNOWN)))
 
 
 def find_kernel_map(dump: Dump, kernel: KernelMemory, mem_map: MemMap | None, frame_limit: int) -> KernelMap:

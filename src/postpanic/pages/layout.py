@@ -113,8 +113,6 @@ class PageLayout:
     """Of ``compound_head``, since 7.1 ``compound_info``: in both, bit 0 says tail page."""
     order: int
     """From the start of the first tail page: one byte, the order of the compound."""
-    has_certain_order: bool
-    """Whether an entry tells where *order* is; else it is taken for the newest form."""
     lru_mask: int = 0
     private_mask: int = 0
     swapcache_mask: int = 0
@@ -236,7 +234,6 @@ def find_page_layout(vmcoreinfo: Vmcoreinfo, extra: Mapping[str, int] | None = N
     head = entries.member("page.compound_info", 8, size)
     if head is None:
         head = entries.member("page.compound_head", 8, size)
-    order, is_certain = _find_order(entries, flags, size)
     buddy = entries.number("PAGE_BUDDY_MAPCOUNT_VALUE")
     free_orders = entries.length("zone.free_area")
     if free_orders is not None and not 0 < free_orders <= _MAX_FREE_ORDERS:
@@ -250,8 +247,7 @@ def find_page_layout(vmcoreinfo: Vmcoreinfo, extra: Mapping[str, int] | None = N
         mapcount=entries.member("page._mapcount", 4, size),
         private=entries.member("page.private", 8, size),
         head=head,
-        order=order,
-        has_certain_order=is_certain,
+        order=_find_order(entries, flags, size),
         lru_mask=entries.flag("PG_lru"),
         private_mask=entries.flag("PG_private"),
         swapcache_mask=entries.flag("PG_swapcache"),
@@ -273,22 +269,23 @@ def find_page_layout(vmcoreinfo: Vmcoreinfo, extra: Mapping[str, int] | None = N
     )
 
 
-def _find_order(entries: _Entries, flags: int, size: int) -> tuple[int, bool]:
+def _find_order(entries: _Entries, flags: int, size: int) -> int:
     """
     Find the byte of the first tail page that holds the compound's order.
 
     Since 6.6 it is the lowest of ``flags`` (ebc1baf5c9b4, "mm: free up a word in
     the first tail page"), and no entry says so but those for hugetlb, which a
-    kernel without hugetlb does not have; 6.3 to 6.5 call it
+    kernel without hugetlb does not have: it is what is left when no entry is
+    there. An order is believed only where tail pages bear it out. 6.3 to 6.5 call it
     ``folio._folio_order`` (1c5509be58f6), earlier kernels ``page.compound_order``.
     """
     if entries.number("PAGE_HUGETLB_MAPCOUNT_VALUE") is not None or entries.number("PG_hugetlb") is not None:
-        return flags, True
+        return flags
     folio = _second_page_member(entries, "folio._folio_order", size)
     if folio is not None:
-        return folio, True
+        return folio
     old = entries.member("page.compound_order", 1, size)
-    return (old, True) if old is not None else (flags, False)
+    return flags if old is None else old
 
 
 def _find_dtor(entries: _Entries, size: int) -> tuple[int, int] | None:

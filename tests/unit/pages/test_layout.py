@@ -42,7 +42,6 @@ def test_place_of_order_and_hugetlb_in_each_kernel(
     assert (layout.order, layout.hugetlb_dtor, layout.hugetlb_tail_mask) == (order, dtor, tail_flag)
     assert (layout.hugetlb is not None) == has_type
     assert layout.head == 8
-    assert layout.has_certain_order
     assert layout.limit_level(31) == (DumpLevel(31), ())
 
 
@@ -113,7 +112,7 @@ def test_missing_mark_of_offline_pages_is_said() -> None:
 
 def test_kernel_without_hugetlb_keeps_its_order_in_the_newest_place() -> None:
     layout = find("6.12", drop=("NUMBER(PAGE_HUGETLB_MAPCOUNT_VALUE)",))
-    assert (layout.order, layout.has_certain_order, layout.hugetlb) == (0, False, None)
+    assert (layout.order, layout.hugetlb) == (0, None)
 
 
 def test_entries_can_be_supplied_from_elsewhere_but_do_not_replace_any() -> None:
