@@ -25,12 +25,12 @@ def test_help_imports_nothing_heavy() -> None:
     assert not _imported_by("--help") & HEAVY
 
 
-@pytest.mark.parametrize("verb", ["open", "info", "dmesg", "script", "debuginfo", "completion"])
+@pytest.mark.parametrize("verb", ["open", "info", "dmesg", "script", "debuginfo", "completion", "verify"])
 def test_help_of_a_verb_imports_nothing_heavy(verb: str) -> None:
     assert not _imported_by(verb, "--help") & HEAVY
 
 
-@pytest.mark.parametrize("verb", ["info", "dmesg"])
+@pytest.mark.parametrize("verb", ["info", "dmesg", "verify"])
 def test_verbs_that_need_no_debugger_do_not_import_it(verb: str, tmp_path: Path) -> None:
     dump = tmp_path / "vmcore"
     dump.write_bytes(build_elf_core([Segment(0x1000, bytes(4096))]).raw)
