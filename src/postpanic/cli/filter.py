@@ -93,7 +93,7 @@ def command(files: tuple[Path, ...], **options: object) -> int:
         postpanic filter -d 31 -F /proc/vmcore | ssh host 'cat > dump.flat'
         postpanic filter -d 1,31 -L 2G vmcore dump
         postpanic filter -d 31 --split vmcore part1 part2 part3
-        postpanic filter --erase key.payload --erase-symbol saved_command_line vmcore dump
+        postpanic filter --erase key.payload --erase-symbol 'saved_command_line->' vmcore dump
 
     Levels (-d) are sums of: 1 pages of zeroes, 2 page cache, 4 page cache with
     private data (and 2), 8 memory of processes, 16 free pages. With several,
@@ -112,8 +112,9 @@ def command(files: tuple[Path, ...], **options: object) -> int:
     marked as poisoned, or as offline, are never read and always left out.
 
     Exit status: 0 done; 1 OUT is incomplete, the disk being full or the limit
-    reached; 2 VMCORE is at fault; 3 pages could not be read, or the self-test
-    failed; 64 wrong usage; 130, 143 interrupted; 141 the reader went away.
+    reached; 2 VMCORE is at fault; 3 pages could not be read, the self-test
+    failed, or something to be erased may be left; 64 wrong usage; 130, 143
+    interrupted; 141 the reader went away.
     """
     from postpanic.cli.filter_modes import run_mode
 

@@ -147,8 +147,6 @@ def _filter(dump: Dump, kernel: KernelMemory | None, job: FilterJob, progress: P
         outcome.scan_seconds = scan_seconds
         outcome.warnings.extend(selection.notes if kernel is not None and job.classify else ())
         outcome.erasure = erasure
-        if erasure is not None:
-            outcome.warnings.extend(erasure.gaps)
         if not isinstance(result.error, NoSpaceError) or level == job.levels[-1]:
             break
         too_large.append(f"level {level} does not fit: {result.error.message}")

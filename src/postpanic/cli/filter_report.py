@@ -73,6 +73,9 @@ def _judge(outcome: JobOutcome) -> int:
         print(f"error[page-absent]: {len(result.lost)} pages could not be read: frames {shown}{more}", file=sys.stderr)
         print(f"  hint: everything else is in {name}, which is marked incomplete", file=sys.stderr)
         status = LOST_STATUS
+    for gap in outcome.erasure.gaps if outcome.erasure is not None else ():
+        print(f"error[erase]: {name}: {gap}", file=sys.stderr)
+        status = LOST_STATUS
     if outcome.self_test is not None and outcome.self_test.failures:
         for item in outcome.self_test.failures:
             print(f"error[self-test]: {name}: {item.name}: {item.detail}", file=sys.stderr)

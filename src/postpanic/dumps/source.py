@@ -11,6 +11,7 @@ the kernel maps old memory at once but copies it page by page.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import stat
@@ -22,6 +23,10 @@ import numpy as np
 from postpanic.errors import FileFaultError, NotADumpError
 
 __all__ = ["ByteSource", "FileSource", "MappedSource", "open_file"]
+
+_BLOCK_BYTES = 512
+"""Of ``st_blocks``, whatever the file system's blocks are."""
+_SMALLEST_HOLE = 1 << 16
 
 _VMCORE = Path("/proc/vmcore")
 _SMALLEST_MAP = 1 << 16
@@ -90,6 +95,7 @@ class FileSource:
             )
         self.size_bytes = status.st_size
         self.file_size_bytes = status.st_size
+        self._is_sparse = status.st_blocks * _BLOCK_BYTES < status.st_size
 
     def read(self, offset: int, size_bytes: int) -> bytes:
         """Read from an offset; short at the end of the file or where the disk fails."""
@@ -113,6 +119,11 @@ class FileSource:
         wanted = len(buffer)
         while offset >= 0 and done < wanted:
             try:
+                if self._is_sparse and wanted - done >= _SMALLEST_HOLE:
+                    got = self._fill_from_hole(offset + done, buffer[done:])
+                    if got:
+                        done += got
+                        continue
                 got = os.preadv(self._fd, [buffer[done : done + _LARGEST_READ]], offset + done)
             except (OSError, OverflowError):
                 break
@@ -120,6 +131,21 @@ class FileSource:
                 break
             done += got
         return done
+
+    def _fill_from_hole(self, offset: int, buffer: memoryview) -> int:
+        """Zero what lies in a hole of the file, whose pages need not be made up and copied; the count of bytes."""
+        try:
+            data = os.lseek(self._fd, offset, os.SEEK_DATA)
+        except OSError as exc:
+            if exc.errno != errno.ENXIO:
+                self._is_sparse = False
+                return 0
+            # There is nothing but a hole up to the end.
+            data = self.size_bytes
+        size = max(min(data - offset, len(buffer)), 0)
+        if size:
+            np.frombuffer(buffer, dtype=np.uint8)[:size] = 0
+        return size
 
     def find_data(self, offset: int) -> int:
         """Find the first offset from one on whose byte is there: a file has no gaps."""

@@ -34,6 +34,29 @@ def test_reads_are_the_files_bytes(kind: type[FileSource], file: Path) -> None:
     source.close()
 
 
+def test_holes_are_zeroes(tmp_path: Path) -> None:
+    path = tmp_path / "sparse"
+    contents = bytearray(SIZE)
+    with path.open("wb") as stream:
+        os.truncate(path, SIZE)
+        for start in (0, 1 << 20, (3 << 20) + 5000):
+            contents[start : start + 70000] = random.Random(start).randbytes(70000)
+            stream.seek(start)
+            stream.write(contents[start : start + 70000])
+    if path.stat().st_blocks * 512 >= SIZE:
+        pytest.skip("this file system has no holes")
+    source = FileSource(path)
+    places = random.Random(3)
+    for _ in range(100):
+        offset, size = places.randrange(SIZE), places.choice([4096, 1 << 16, 1 << 20, SIZE])
+        buffer = bytearray(b"x" * size)
+        got = source.read_into(offset, memoryview(buffer))
+        assert got == min(size, SIZE - offset)
+        assert buffer[:got] == contents[offset : offset + got]
+        assert not buffer[got:].strip(b"x")
+    source.close()
+
+
 def test_long_reads_are_mapped_and_short_ones_are_not(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     real = os.preadv
