@@ -7,27 +7,8 @@ from pathlib import Path
 import click
 
 from postpanic.cli.verb import Verb
-from postpanic.errors import UsageError
 
-__all__ = ["command", "parse_levels"]
-
-HIGHEST_LEVEL = 31
-KIB = 1024
-
-
-def parse_levels(text: str) -> tuple[int, ...]:
-    """
-    Read the value of ``-d``: numbers from 0 to 31, separated by commas.
-
-    Raises
-    ------
-    UsageError
-        If it is anything else.
-    """
-    words = text.split(",")
-    if not all(word.isascii() and word.isdigit() and int(word) <= HIGHEST_LEVEL for word in words):
-        raise UsageError(f"-d {text}: must be a number from 0 to {HIGHEST_LEVEL}, or several separated by commas")
-    return tuple(int(word) for word in words)
+__all__ = ["command"]
 
 
 @click.command(cls=Verb, name="filter")

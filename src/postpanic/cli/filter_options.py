@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from postpanic.cli.filter import parse_levels
 from postpanic.cli.filter_job import FilterJob, available_threads
 from postpanic.errors import UsageError
 from postpanic.units import KIB, MIB, format_size, parse_size
@@ -15,9 +14,10 @@ if TYPE_CHECKING:
     from postpanic.dumps.kdump.codecs import Compression
     from postpanic.pages.filtering import WritePlan
 
-__all__ = ["choose_outputs", "make_job", "parse_limit"]
+__all__ = ["choose_outputs", "make_job", "parse_levels", "parse_limit"]
 
 _SMALLEST_MEMORY = MIB
+_HIGHEST_LEVEL = 31
 _CODEC_OPTIONS = {
     "use_zlib": ("-c", "ZLIB"),
     "use_lzo": ("-l", "LZO"),
@@ -91,6 +91,21 @@ def choose_outputs(
     if not outputs and not flattened and not dry_run:
         raise UsageError("no OUT was named", hint="-F without OUT writes a stream to standard output")
     return (source,), outputs
+
+
+def parse_levels(text: str) -> tuple[int, ...]:
+    """
+    Read the value of ``-d``: numbers from 0 to 31, separated by commas.
+
+    Raises
+    ------
+    UsageError
+        If it is anything else.
+    """
+    words = text.split(",")
+    if not all(word.isascii() and word.isdigit() and int(word) <= _HIGHEST_LEVEL for word in words):
+        raise UsageError(f"-d {text}: must be a number from 0 to {_HIGHEST_LEVEL}, or several separated by commas")
+    return tuple(int(word) for word in words)
 
 
 def parse_limit(option: str, text: str | None) -> int | None:

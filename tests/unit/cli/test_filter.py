@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from postpanic.cli.filter import parse_levels
+from postpanic.cli.filter_options import parse_levels
 from postpanic.dumps.open import open_dump
 from postpanic.errors import UsageError
 from tests.builders.elfcore import EM_X86_64, Segment, build_elf_core
