@@ -107,7 +107,7 @@ def run_job(job: FilterJob) -> JobOutcome:
         outcome = _filter(dump, kernel, job, progress)
         outcome.warnings[:0] = warnings
         if not job.dry_run:
-            _check(dump, outcome, progress)
+            _check(dump, kernel, outcome, progress)
             outcome.seconds = time.monotonic() - started
             _record(dump, kernel, outcome)
             # manifest
@@ -227,7 +227,7 @@ def _make_stream(fd: int, name: str, *, hashed: bool) -> Sink:
     return FlattenedSink(fd, name, hashed=hashed)
 
 
-def _check(dump: Dump, outcome: JobOutcome, progress: PageProgress) -> None:
+def _check(dump: Dump, kernel: KernelMemory | None, outcome: JobOutcome, progress: PageProgress) -> None:
     """Prove that what was written can be worked with; a stream is gone, and cannot be looked at."""
     job = outcome.job
     if not job.check or not job.outputs or outcome.result.error is not None or outcome.result.stopped:
@@ -237,7 +237,7 @@ def _check(dump: Dump, outcome: JobOutcome, progress: PageProgress) -> None:
 
     progress("testing what was written")
     with open_dump(job.outputs) as written:
-        outcome.self_test = check_dump(written, source=dump, quick=True)
+        outcome.self_test = check_dump(written, source=dump, source_kernel=kernel, quick=True)
 
 
 def _record(dump: Dump, kernel: KernelMemory | None, outcome: JobOutcome) -> None:
