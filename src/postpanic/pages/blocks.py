@@ -59,10 +59,10 @@ class Blocks:
                 yield width, rows[start:end] >> width, verdicts[start:end]
 
 
-def is_aligned(rows: NDArray[np.int64], orders: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Tell whether blocks are aligned to their sizes; those larger than a unit, whether they begin with one."""
-    spans = np.left_shift(1, np.minimum(orders, UNIT_ORDER).astype(np.int64))
-    return np.asarray(rows & (spans - 1) == 0)
+def is_aligned(pfns: NDArray[np.int64], orders: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Tell whether blocks that begin with these frames are aligned to their sizes."""
+    spans = np.left_shift(1, np.minimum(orders, MAX_ORDER).astype(np.int64))
+    return np.asarray(pfns & (spans - 1) == 0)
 
 
 def fill_blocks(verdicts: NDArray[np.uint8], blocks: list[Blocks]) -> None:

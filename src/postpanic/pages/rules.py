@@ -96,7 +96,7 @@ class Rules:
         free = _match(layout.buddy, pages, is_one)
         if layout.slab is None:
             free &= ~slab
-        heads = _Heads(layout, pages, np.flatnonzero(flags.has(layout.head_mask) & is_one), offset)
+        heads = _Heads(layout, pages, np.flatnonzero(flags.has(layout.head_mask) & is_one))
         found = Judgement()
         # Of what could be two things, which no page is, the larger verdict is the one that is asked for first.
         _mark_kernel(layout, pages, is_one, slab, verdicts)
@@ -161,7 +161,7 @@ class Rules:
             return
         orders = np.full(len(rows), layout.free_orders - 1, dtype=np.uint8)
         verdicts[rows] = Verdict.UNACCEPTED
-        self._keep_doubtful(rows, is_aligned(rows + offset, orders), orders, offset, verdicts, found)
+        self._keep_doubtful(rows, is_aligned(rows + pages.first, orders), orders, offset, verdicts, found)
 
     def _mark_always(
         self,
@@ -201,7 +201,7 @@ class Rules:
         words = pages.read_u64(rows, self._layout.private)
         limit = self._layout.free_orders or MAX_ORDER
         orders = np.minimum(words, np.uint64(limit)).astype(np.uint8)
-        can_be = (orders < limit) & is_aligned(rows + offset, orders)
+        can_be = (orders < limit) & is_aligned(rows + pages.first, orders)
         self._keep_doubtful(rows, can_be, orders, offset, verdicts, found)
 
     def _find_compounds(
@@ -225,6 +225,8 @@ class Rules:
         values = verdicts[rows]
         if not can_be.all():
             is_doubtful = ~can_be & (values >= FIRST_DROPPED) & (values < Verdict.HWPOISON)
+            # These are dropped alone, whatever their order.
+            is_doubtful &= ~np.isin(rows + offset, found.poisoned)
             doubtful = rows[is_doubtful]
             verdicts[doubtful] = Verdict.UNKNOWN
             found.doubtful.append(doubtful + offset)
@@ -235,7 +237,7 @@ class Rules:
 class _Heads:
     """Compound heads of a run: their orders, whether those can be right, and whether they are hugetlb pages."""
 
-    def __init__(self, layout: PageLayout, pages: StructPages, rows: NDArray[np.int64], offset: int) -> None:
+    def __init__(self, layout: PageLayout, pages: StructPages, rows: NDArray[np.int64]) -> None:
         self.rows = rows
         top = len(pages) - 1
         second = np.minimum(rows + 1, top)
@@ -246,7 +248,7 @@ class _Heads:
         spans = np.left_shift(1, np.minimum(self.orders, MAX_ORDER).astype(np.int64))
         last = np.minimum(rows + spans - 1, top)
         is_whole = has_second & pages.is_tail[last] | (self.orders == 0)
-        self.can_be = (self.orders <= MAX_ORDER) & is_aligned(rows + offset, self.orders) & is_whole
+        self.can_be = (self.orders <= MAX_ORDER) & is_aligned(rows + pages.first, self.orders) & is_whole
         if layout.hugetlb is not None:
             self.is_hugetlb = layout.hugetlb.matches(pages.types[rows])
         elif layout.hugetlb_tail_mask:

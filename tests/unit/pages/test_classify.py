@@ -160,6 +160,32 @@ def test_copies_of_a_hugetlb_pages_head_are_not_complained_about() -> None:
     assert set(list_worth(select(array, 16), V.USER_KEPT)) == set(range(512, 1024))
 
 
+def test_copies_of_a_huge_hugetlb_pages_head_begin_units_too() -> None:
+    form = FORMS["6.1"]
+    arrays = [StructPageArray(form, 128, unit << 15) for unit in (8, 9, 15, 16)]
+    arrays[0].hugetlb(8 << 15, 18)
+    for array in arrays[1:3]:
+        array.data[:] = arrays[0].data
+    dropped = list_dropped(select_all(arrays, 8))
+    assert dropped == {pfn for array in arrays[:3] for pfn in range(array.first, array.first + 128)}
+    assert select_all(arrays, 8).notes == ()
+    assert list_dropped(select_all(arrays, 16)) == set()
+
+
+def test_copies_of_the_head_of_a_poisoned_hugetlb_page_that_is_gone_are_dropped_alone() -> None:
+    array = StructPageArray(FORMS["6.12"], COUNT)
+    array.hugetlb(512, 9)
+    array.poison(512)
+    for pfn in range(513, 1024):
+        array.set_word(pfn, 8, 0)
+    first = bytes(array.data[array.at(512) : array.at(576)])
+    for pfn in range(576, 1024, 64):
+        array.data[array.at(pfn) : array.at(pfn + 64)] = first
+    selection = select(array, 31)
+    assert list_dropped(selection) == set(range(512, 1024, 64))
+    assert selection.notes == ()
+
+
 def test_unaccepted_memory_is_dropped_with_free_memory() -> None:
     array = StructPageArray(FORMS["6.16"], COUNT)
     array.unaccepted(1024)
