@@ -80,6 +80,8 @@ class FileSink:
         If the disk has no room for another file.
     """
 
+    is_stream = False
+
     def __init__(
         self,
         path: Path,
@@ -243,6 +245,11 @@ class LimitedSink:
         """The name of the sink below."""
         return self._sink.name
 
+    @property
+    def is_stream(self) -> bool:
+        """Whether the sink below is a stream."""
+        return self._sink.is_stream
+
     def write_at(self, offset: int, parts: Sequence[memoryview | bytes]) -> None:
         """Write bytes from an offset of the file on."""
         needed = self._measure(offset, offset + sum(memoryview(part).nbytes for part in parts))
@@ -298,6 +305,8 @@ class NullSink:
     name : str
         What to call it.
     """
+
+    is_stream = False
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -104,6 +104,15 @@ class ByteSink(Protocol):
     def name(self) -> str:
         """The path, or what else tells the user where it goes."""
 
+    @property
+    def is_stream(self) -> bool:
+        """
+        Whether it is a stream of records.
+
+        Readers that do not rearrange it (crash 8) may find what was sent first
+        for a place of the file, and not what was sent last.
+        """
+
     def write_at(self, offset: int, parts: Sequence[memoryview | bytes]) -> None:
         """Write bytes, given in parts, from an offset of the file on; anything written there before is replaced."""
 
@@ -139,7 +148,7 @@ class DumpWriter(Protocol):
     Writes one dump file.
 
     From :meth:`begin` to :meth:`finish` the file is marked incomplete, so that
-    one that is cut by a power failure says so.
+    one that is cut by a power failure says so; a stream tells by its missing end.
     """
 
     def begin(self) -> None:

@@ -232,7 +232,7 @@ def test_a_stream_can_begin_in_the_middle_of_a_file(tmp_path: Path) -> None:
     assert rearrange(raw[6:]) == b"little"
 
 
-@pytest.mark.parametrize(("kind", "limit"), [("kdump", 20_000), ("elf", 28_000)])
+@pytest.mark.parametrize(("kind", "limit"), [("kdump", 20_000), ("elf", 24_000)])
 def test_a_limit_holds_for_streams_too(tmp_path: Path, kind: str, limit: int) -> None:
     path = tmp_path / "out"
     with open_fd(path) as fd:

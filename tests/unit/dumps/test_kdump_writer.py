@@ -306,3 +306,14 @@ def test_machines_of_another_layout_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="big-endian"):
         KdumpWriter(sink, dataclasses.replace(make_outline(PAGES), byte_order="big"), None)
     sink.close()
+
+
+def test_names_that_are_not_known_are_filled_in(tmp_path: Path) -> None:
+    """What is empty makes libkdumpfile take the header for one of another layout."""
+    path = tmp_path / "out"
+    write(path, dataclasses.replace(make_outline(PAGES), utsname={"release": "6.1", "version": ""}), PAGES)
+    with open_dump(path) as dump:
+        names = dump.description.utsname
+        assert (names["sysname"], names["release"], names["machine"]) == ("Linux", "6.1", "x86_64")
+        assert names["nodename"]
+        assert names["version"]

@@ -104,6 +104,7 @@ class CrampedSink:
         self._room_blocks = room_bytes // self.BLOCK
 
     BLOCK = 64
+    is_stream = False
 
     def write_at(self, offset: int, parts: Sequence[memoryview | bytes]) -> None:
         data = b"".join(bytes(part) for part in parts)

@@ -4,7 +4,8 @@ Write ELF vmcores of 64-bit little-endian machines.
 The place of each page in the file follows from its rank among the pages that
 are kept, so pages may come in any order. A program header claims only pages
 that are in the file already: the headers are written empty at first, again
-after every so many pages, and at the end. What was excluded, could not be read
+after every so many pages, and at the end; of a stream, once, as a reader of
+it may find the first ones only. What was excluded, could not be read
 or never came is memory without contents (``p_filesz`` < ``p_memsz``), not
 zeroes; pages of zeroes are in the file, as holes that take no room on disk.
 
@@ -92,19 +93,22 @@ class ElfWriter:
         self._room = len(self._program_headers(kept)) + 1 + min(outline.ram.count // _FRAMES_OF_ROOM + 64, _MOST_ROOM)
         self._section_at = ELF_HEADER_BYTES + self._room * PROGRAM_HEADER_BYTES
         self._notes_at = self._section_at + SECTION_HEADER_BYTES
-        self._data_at = -(-(self._notes_at + len(outline.notes)) // self._page_size) * self._page_size
+        self._data_at = _choose_data_offset(self._notes_at + len(outline.notes), self._page_size)
         self._held = np.zeros(len(kept.bits), dtype=np.uint8)
         self._unclaimed_bytes = 0
         self._refresh_at = _REFRESH_BYTES
         self.given_up_pages = 0
 
     def begin(self) -> None:
-        """Write the headers, which claim nothing yet, and the notes."""
+        """Write the headers, which claim nothing yet, and the notes; in a stream they claim all that will come."""
         self._sink.reserve(self._data_at)
-        # Room on the disk for headers, which may be needed when there is none left.
-        self._sink.write_at(ELF_HEADER_BYTES, [bytes(self._notes_at - ELF_HEADER_BYTES)])
+        if self._sink.is_stream:
+            self._put_headers(self._outline.kept, is_incomplete=False)
+        else:
+            # Room on the disk for headers, which may be needed when there is none left.
+            self._sink.write_at(ELF_HEADER_BYTES, [bytes(self._notes_at - ELF_HEADER_BYTES)])
+            self._put_headers(self._make_held(), is_incomplete=True)
         self._sink.write_at(self._notes_at, [self._outline.notes])
-        self._put_headers(self._make_held(), is_incomplete=True)
 
     def make_encoder(self) -> Encoder:
         """Make an encoder, which leaves pages as they are."""
@@ -122,7 +126,7 @@ class ElfWriter:
                 self._sink.write_at(offset, list(cursor.take((last - first) * self._page_size)))
         self._hold(batch.pfns[~batch.is_lost])
         self._unclaimed_bytes += len(stored) * self._page_size
-        if self._unclaimed_bytes >= self._refresh_at:
+        if self._unclaimed_bytes >= self._refresh_at and not self._sink.is_stream:
             self._refresh()
 
     def finish(self, *, complete: bool, eraseinfo: bytes = b"") -> None:  # noqa: ARG002 - the format has no place for it
@@ -143,7 +147,8 @@ class ElfWriter:
         if complete:
             # Pages reach the disk before the word that they are there.
             self._sink.flush()
-        self._put_headers(held, is_incomplete=not complete)
+        if not (self._sink.is_stream and complete and held.count == self._outline.kept.count):
+            self._put_headers(held, is_incomplete=not complete)
 
     def _refresh(self) -> None:
         """Claim what has been written so far, less and less often."""
@@ -207,6 +212,17 @@ class ElfWriter:
 
     def _make_held(self) -> FrameSet:
         return FrameSet(self._held, self._outline.kept.limit)
+
+
+def _choose_data_offset(offset: int, page_size_bytes: int) -> int:
+    """
+    Choose where the first page is to lie: not on a page boundary of the file.
+
+    makedumpfile (1.7.8) maps aligned pages, and is killed by SIGSEGV where
+    memory without contents follows them; it never aligns its own.
+    """
+    offset = -(-offset // 8) * 8
+    return offset if offset % page_size_bytes else offset + 8
 
 
 class _Cursor:

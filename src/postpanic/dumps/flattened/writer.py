@@ -51,6 +51,8 @@ class FlattenedSink:
         If the stream's header cannot be written.
     """
 
+    is_stream = True
+
     def __init__(self, fd: int, name: str, *, hashed: bool = True, synced: bool = True) -> None:
         self.name = name
         self._synced = synced

@@ -40,6 +40,17 @@ __all__ = ["KdumpWriter"]
 _VERSION = 6
 _MACHINES = frozenset({"", "x86_64", "aarch64", "ppc64", "ppc64le", "riscv64", "loongarch64", "mips64"})
 
+_UNKNOWN_UTSNAME = {"sysname": "Linux", "nodename": "(none)", "release": "(unknown)", "version": "(unknown)"}
+"""What libkdumpfile (0.5) wants filled in before it believes any of it."""
+
+_NOT_YET = 1 << 62
+"""
+Where a stream's first header has its erase info: beyond any file, which is thus cut.
+
+In a stream that is the mark of incompleteness: crash finds this header, not
+the last, also when the stream is whole, and would take the usual mark to heart.
+"""
+
 
 class KdumpWriter:
     """
@@ -89,6 +100,10 @@ class KdumpWriter:
 
     def begin(self) -> None:
         """Write headers, notes and bitmaps, and the page of zeroes that all pages of zeroes share."""
+        if self._sink.is_stream:
+            self._header = replace(
+                self._header, status=self._header.status & ~Status.INCOMPLETE, eraseinfo=BlobPlace(_NOT_YET, 0)
+            )
         header, outline = self._header, self._outline
         self._sink.reserve(self._data_end)
         head = bytearray(header.bitmap_offset)
@@ -188,7 +203,7 @@ def _plan_header(outline: DumpOutline, max_mapnr: int, compression: Compression 
         version=_VERSION,
         byte_order="little",
         word_bytes=8,
-        utsname={"machine": outline.machine, **outline.utsname},
+        utsname={**_UNKNOWN_UTSNAME, "machine": outline.machine, **{k: v for k, v in outline.utsname.items() if v}},
         timestamp_s=outline.timestamp_s,
         status=(0 if compression is None else int(compression)) | Status.INCOMPLETE,
         block_size=block,
