@@ -30,6 +30,9 @@ SCENARIOS = [
     ("6.1", "sysrq-c"),
     ("6.12", "sysrq-c"),
     ("newest", "sysrq-c"),
+    ("6.1", "memory-kinds"),
+    ("6.12", "memory-kinds"),
+    ("newest", "memory-kinds"),
 ]
 """Kernels and scenarios that are compared at all levels."""
 FEW = [("5.10", "sysrq-c")]
@@ -97,7 +100,9 @@ def read_words(kernel: KernelMemory, info: Vmcoreinfo, pfns: NDArray[np.uint64],
     """Read a word of the struct page of each frame, by the vmemmap alone."""
     size, start = info.size("page"), int(pfns[0]) if len(pfns) else 0
     count = int(pfns[-1]) - start + 1 if len(pfns) else 0
-    data, _ = kernel.read_available(info.symbol("vmemmap") + start * size, count * size)
+    maps = read_section_maps(kernel, start + 1)
+    vmemmap = int(maps[-1]) & ~0xFFF
+    data, _ = kernel.read_available(vmemmap + start * size, count * size)
     words = np.ascontiguousarray(data.reshape(count, size)[:, offset : offset + 8]).view("<u8")[:, 0]
     return np.asarray(words[(pfns - np.uint64(start)).astype(np.int64)])
 
@@ -108,6 +113,8 @@ def compare(lab: Lab, crash: Crash, level: int, directory: Path) -> None:
         ours = select_pages(dump, kernel, level)
         threaded = select_pages(dump, kernel, level, threads=2)
         explained = explain(kernel, ours, level)
+        askew = find_askew_compounds(kernel, ours.ram.limit)
+        counted_twice = len(find_counted_twice(kernel, ours.ram.limit)) if level & 8 else 0
         with filtered_by_makedumpfile(lab, crash.raw, level, directory) as (theirs, said):
             pfns = ours.ram.members(0, ours.ram.limit)
             states = theirs.page_states(pfns)
@@ -115,19 +122,94 @@ def compare(lab: Lab, crash: Crash, level: int, directory: Path) -> None:
     assert set(np.unique(states).tolist()) <= {PageState.PRESENT, PageState.EXCLUDED}
     is_kept = ours.kept.contains(pfns)
     differ = pfns[is_kept != (states == PageState.PRESENT)]
-    assert differ.tolist() == explained.tolist()
+    is_askew = np.isin(differ, askew)
+    assert differ[~is_askew].tolist() == explained.tolist()
+    if len(askew):
+        # Of the whole page makedumpfile sees hardly anything, least of all that it is one.
+        assert level & 8 == 0 or not ours.kept.contains(askew).any()
+        assert np.count_nonzero(is_askew) in ((len(askew) - 1, len(askew)) if level & 8 else (0, 1))
     assert ours.notes == ()
     assert (threaded.kept.bits == ours.kept.bits).all()
-    assert_counts(ours, said, len(explained))
-
-
-def assert_counts(ours: Selection, said: str, wrongly_user: int) -> None:
-    """Compare the numbers of pages left out for each reason with makedumpfile's report."""
+    if len(askew):
+        they_keep = int(np.count_nonzero(~is_kept & (states == PageState.PRESENT)))
+        they_drop = int(np.count_nonzero(is_kept & (states != PageState.PRESENT)))
+        theirs_in_all = sum(read_count(said, name) for name in COUNTED)
+        assert theirs_in_all == sum(ours.counts.get(verdict, 0) for verdict in COUNTED.values()) + they_drop - they_keep
+        return
     for name, verdict in COUNTED.items():
-        found = re.search(rf"{name}\s*: 0x([0-9a-f]+)", said)
-        assert found, name
-        expected = ours.counts.get(verdict, 0) + (wrongly_user if verdict is Verdict.USER else 0)
-        assert int(found[1], 16) == expected, name
+        wrongly = len(explained) + counted_twice if verdict is Verdict.USER else 0
+        assert read_count(said, name) == ours.counts.get(verdict, 0) + wrongly, name
+
+
+def read_count(said: str, name: str) -> int:
+    """Find in makedumpfile's report how many pages it left out for a reason."""
+    found = re.search(rf"{name}\s*: 0x([0-9a-f]+)", said)
+    assert found, name
+    return int(found[1], 16)
+
+
+def find_askew_compounds(kernel: KernelMemory, limit: int) -> NDArray[np.uint64]:
+    """
+    List the frames of compounds that makedumpfile up to 1.7.8 reads in the wrong place.
+
+    It takes the low five bits of ``section_mem_map`` for flags. Kernels that set up
+    a gigantic hugetlb page's struct pages while they boot have a sixth,
+    ``SECTION_IS_VMEMMAP_PREINIT`` (``include/linux/mmzone.h``, since 6.15), which stays
+    in its address: all struct pages of such a section are read 32 bytes late.
+    """
+    info = kernel.vmcoreinfo
+    frames = section_frames(info)
+    found = [np.empty(0, dtype=np.uint64)]
+    for section in np.flatnonzero(read_section_maps(kernel, limit) & np.uint64(1 << 5)).tolist():
+        head = np.array([section * frames, section * frames + 1], dtype=np.uint64)
+        flags = read_words(kernel, info, head, info.offset("page.flags"))
+        if flags[0] & np.uint64(info.number("PG_head_mask")):
+            found.append(head[0] + np.arange(1 << (int(flags[1]) & 0xFF), dtype=np.uint64))
+    return np.concatenate(found)
+
+
+def find_counted_twice(kernel: KernelMemory, limit: int) -> NDArray[np.uint64]:
+    """
+    List the frames that makedumpfile counts twice although it drops them once.
+
+    Up to 7.0 a hugetlb page has its first struct pages mapped again in place of
+    the others (``hugetlb_vmemmap_optimize()``), so that one in 64 looks like a head.
+    ``exclude_range()`` counts all pages of one that reaches into later sections of
+    memory, in which these heads are then met, and counted whether they are dropped
+    already or not.
+    """
+    info = kernel.vmcoreinfo
+    frames = section_frames(info)
+    place = info.get_offset("page.compound_order")
+    found = [np.empty(0, dtype=np.uint64)]
+    maps = read_section_maps(kernel, limit)
+    for section in np.flatnonzero(maps & np.uint64(2)).tolist():
+        pair = section * frames + np.arange(2, dtype=np.uint64)
+        if section * frames + 1 >= limit:
+            continue
+        flags = read_words(kernel, info, pair, info.offset("page.flags"))
+        orders = flags if place is None else read_words(kernel, info, pair, place & ~7) >> np.uint64(place % 8 * 8)
+        order = int(orders[1]) & 0xFF
+        if not flags[0] & np.uint64(info.number("PG_head_mask")) or section * frames % (1 << order):
+            continue
+        later = section * frames + np.arange(frames, max(1 << order, frames), dtype=np.uint64)
+        is_head = read_words(kernel, info, later, info.offset("page.flags")) & np.uint64(info.number("PG_head_mask"))
+        found.append(later[is_head != 0])
+    return np.concatenate(found)
+
+
+def section_frames(info: Vmcoreinfo) -> int:
+    return 1 << info.number("SECTION_SIZE_BITS") - 12
+
+
+def read_section_maps(kernel: KernelMemory, limit: int) -> NDArray[np.uint64]:
+    """Read ``section_mem_map`` of all sections of sparsemem extreme, as they stand."""
+    info = kernel.vmcoreinfo
+    size = info.size("mem_section")
+    count = -(-limit // section_frames(info))
+    roots = kernel.read_array(info.symbol("mem_section"), "<u8", -(-count // (4096 // size)))
+    words = [kernel.read_array(int(root), "<u8", 512)[:: size // 8] for root in roots if root]
+    return np.concatenate(words)[:count]
 
 
 @pytest.mark.parametrize("level", range(32))
