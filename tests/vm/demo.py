@@ -33,7 +33,9 @@ from tests.vm.lab import Crash, Lab, Recipe, default_cache_dir, find_missing_pro
 __all__ = ["ConsoleFilter", "Demo", "main"]
 
 KERNEL = "6.1"
+DUMP = "dump"
 COMMANDS = (
+    ("Leave out what nobody needs, and prove that the rest is enough.", "postpanic filter -f -d 31 {raw} {dump}"),
     ("What is in it?", "postpanic info {dump}"),
     ("Who crashed, and where? Nothing but the dump is needed to tell.", "postpanic open -e bt {dump}"),
     ("What did the kernel say last?", "postpanic dmesg {dump} | grep -A 14 'Kernel panic'"),
@@ -103,16 +105,16 @@ class Demo:
         recipe = Recipe(KERNEL)
         with self._working(f"Boot it in QEMU ({how}), load it with work, crash it, save the dump as kdump does"):
             crash = lab.crash(recipe) if cached else lab.crash_anew(recipe, "demo")
-            self._say(f"saved {crash.saved} ({crash.saved.stat().st_size / (1 << 20):.1f} MiB)")
+            self._say(f"saved {crash.raw} ({crash.raw.stat().st_size / (1 << 20):.1f} MiB)")
         self._look_at(crash)
         self._print(f"\nAll done in {time.monotonic() - started:.0f} s. Open the dump yourself:", style="bold")
-        self._print(f"    {_spell_program()} open {crash.saved}", style="bold green")
+        self._print(f"    {_spell_program()} open {crash.raw.with_name(DUMP)}", style="bold green")
 
     def _look_at(self, crash: Crash) -> None:
-        directory, name = crash.saved.parent, crash.saved.name
+        directory = crash.raw.parent
         for question, line in COMMANDS:
             self._head(question)
-            self._run(line.format(dump=name), directory)
+            self._run(line.format(raw=crash.raw.name, dump=DUMP), directory)
 
     def _run(self, line: str, directory: Path) -> None:
         self._print(f"$ {line}", style="bold green")
