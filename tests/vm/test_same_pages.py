@@ -21,7 +21,7 @@ from postpanic.dumps.open import open_dump
 from postpanic.kernel.memory import KernelMemory, open_kernel_memory
 from postpanic.kernel.vmcoreinfo import Vmcoreinfo
 from postpanic.pages.classify import select_pages
-from postpanic.pages.selection import Selection
+from postpanic.pages.selection import SECTION_FRAMES, Selection
 from postpanic.pages.verdict import Verdict
 from postpanic.process import run
 from tests.vm.lab import Crash, Lab
@@ -259,8 +259,10 @@ def test_worth_of_what_a_debugger_needs_first(kernel: str, crashed: Callable[...
         image = [int(memory.tables.translate(vaddr)) >> 12 for vaddr in frames[Verdict.IMAGE]]
         for verdict, pfns in ((Verdict.IMAGE, image), (Verdict.TABLE, tables)):
             for pfn in pfns:
-                chosen = selection.worth.select(pfn >> 15, verdict, np.array([pfn], dtype=np.uint64))
-                in_image = selection.worth.select(pfn >> 15, Verdict.IMAGE, np.array([pfn], dtype=np.uint64))
+                chosen = selection.worth.select(pfn // SECTION_FRAMES, verdict, np.array([pfn], dtype=np.uint64))
+                in_image = selection.worth.select(
+                    pfn // SECTION_FRAMES, Verdict.IMAGE, np.array([pfn], dtype=np.uint64)
+                )
                 assert len(chosen) or len(in_image), (verdict.name, hex(pfn))
         assert selection.counts[Verdict.MEMMAP] >= selection.ram.count * info.size("page") // 4096
         assert selection.counts[Verdict.STACK] > 100

@@ -2,10 +2,10 @@
 Decide for every page frame whether a dump keeps it: ``struct page`` in, verdicts out.
 
 One pass over the struct pages, in units of
-:data:`~postpanic.pages.selection.SECTION_FRAMES`. Reading a unit and lifting
-its columns out (:mod:`~postpanic.pages.struct_pages`) is done by the threads
-that there are; deciding (:mod:`~postpanic.pages.rules`) takes less time, and many short
-calls for which threads would only wait for each other: it stays with the caller's.
+:data:`~postpanic.pages.selection.SECTION_FRAMES`. Reading a unit
+(:mod:`~postpanic.pages.struct_pages`) is one long call, done ahead by other
+threads where there are any; deciding (:mod:`~postpanic.pages.rules`) is many short
+ones, for which threads would only wait for each other: it stays with the caller's.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from postpanic.pages.layout import find_page_layout
 from postpanic.pages.mem_map import find_mem_map
 from postpanic.pages.rules import Judgement, Rules
 from postpanic.pages.selection import SECTION_FRAMES, Selection, SelectionBuilder
-from postpanic.pages.struct_pages import StructPageReader, StructPages
+from postpanic.pages.struct_pages import FilledRun, StructPageReader
 from postpanic.pages.verdict import FIRST_DROPPED, Verdict
 from postpanic.units import MIB, format_size
 
@@ -231,7 +231,7 @@ class _StructPageUnits:
             return
         free = [buffer, *(self._reader.make_buffer(SECTION_FRAMES) for _ in range(threads - 1))]
         ahead = iter(numbers)
-        waiting: deque[tuple[int, NDArray[np.uint8], Future[list[StructPages | range]]]] = deque()
+        waiting: deque[tuple[int, NDArray[np.uint8], Future[list[FilledRun]]]] = deque()
         with ThreadPoolExecutor(threads - 1, thread_name_prefix="struct-pages") as pool:
             while True:
                 for coming in islice(ahead, len(free)):
@@ -244,31 +244,32 @@ class _StructPageUnits:
                 free.append(buffer)
                 yield unit
 
-    def _read(self, number: int, buffer: NDArray[np.uint8]) -> list[StructPages | range]:
+    def _read(self, number: int, buffer: NDArray[np.uint8]) -> list[FilledRun]:
         """Read the struct pages of a unit, from its first frame of RAM to its last."""
         first = number * SECTION_FRAMES
         busy = np.flatnonzero(self._bits(number))
         start, end = first + int(busy[0]) * 8, first + int(busy[-1]) * 8 + 8
-        return list(self._reader.read(start, end, buffer))
+        return self._reader.fill(start, end, buffer)
 
-    def _decide(self, number: int, runs: list[StructPages | range]) -> _Unit:
+    def _decide(self, number: int, runs: list[FilledRun]) -> _Unit:
         first = number * SECTION_FRAMES
         verdicts = np.full(SECTION_FRAMES, Verdict.UNKNOWN, dtype=np.uint8)
         unit = _Unit(number, verdicts)
         is_ram = self._ram_mask(number)
         unit.bare = SECTION_FRAMES if is_ram is None else int(np.count_nonzero(is_ram))
         for run in runs:
-            offset = (run.start if isinstance(run, range) else run.first) - first
-            inside = slice(offset, offset + len(run))
+            offset = run.first - first
+            inside = slice(offset, offset + run.count)
             mask = None if is_ram is None else is_ram[inside]
-            count = len(run) if mask is None else int(np.count_nonzero(mask))
+            count = run.count if mask is None else int(np.count_nonzero(mask))
             unit.bare -= count
-            if isinstance(run, range):
+            pages = self._reader.lift(run)
+            if pages is None:
                 unit.unreadable += count
                 continue
-            if run.is_known is not None:
-                unit.unreadable += int(np.count_nonzero(~run.is_known if mask is None else mask & ~run.is_known))
-            unit.found.extend(self._rules.judge(run, offset, mask, verdicts[inside]))
+            if pages.is_known is not None:
+                unit.unreadable += int(np.count_nonzero(~pages.is_known if mask is None else mask & ~pages.is_known))
+            unit.found.extend(self._rules.judge(pages, offset, mask, verdicts[inside]))
         fill_blocks(verdicts, unit.found.blocks)
         return unit
 

@@ -279,7 +279,8 @@ class _Flags:
             return np.asarray(self._words & self._words.dtype.type(mask) != 0)
         part = self._bytes.get(shift)
         if part is None:
-            part = (self._words >> self._words.dtype.type(shift)).astype(np.uint8)
+            words = self._words >> self._words.dtype.type(shift) if shift else self._words
+            part = words.astype(np.uint8)
             self._bytes[shift] = part
         return np.asarray(part & np.uint8(mask >> shift) != 0)
 
