@@ -43,6 +43,7 @@ test-matrix: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/open.py
+	$(BIN)/python benchmarks/filter.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
