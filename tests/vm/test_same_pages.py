@@ -122,6 +122,12 @@ def compare(lab: Lab, crash: Crash, level: int, directory: Path) -> None:
     assert set(np.unique(states).tolist()) <= {PageState.PRESENT, PageState.EXCLUDED}
     is_kept = ours.kept.contains(pfns)
     differ = pfns[is_kept != (states == PageState.PRESENT)]
+    if level & ~1 == 0 and kernel.vmcoreinfo.get_number("PG_hwpoison") is None:
+        # makedumpfile looks at struct pages for a bit of the level or for poisoned pages: with neither it
+        # keeps what a balloon has given back to the hypervisor, which is left out here at every level.
+        assert (states == PageState.PRESENT).all()
+        assert len(differ) == ours.counts.get(Verdict.OFFLINE, 0) == ours.ram.count - ours.kept.count
+        return
     is_askew = np.isin(differ, askew)
     assert differ[~is_askew].tolist() == explained.tolist()
     if len(askew):
