@@ -13,8 +13,6 @@ _WORDS_OF_BLOCK = 8
 _BLOCK_BITS = _WORDS_OF_BLOCK * 64
 _BLOCK_BYTES = _BLOCK_BITS // 8
 _SCAN_BYTES = 1 << 20
-_ALL = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
-_WORD_NUMBERS = np.arange(_WORDS_OF_BLOCK, dtype=np.uint64)
 
 
 class FrameSet:
@@ -41,12 +39,17 @@ class FrameSet:
         """The bits, packed; not to be changed."""
         self.bits.flags.writeable = False
         self.limit = limit
-        counts = np.empty(len(padded) // _BLOCK_BYTES, dtype=np.int64)
+        # How many are before each block, and within it before each word: less than half a bit for each frame.
+        totals = np.empty(len(padded) // _BLOCK_BYTES, dtype=np.int64)
+        self._inside = np.empty((len(totals), _WORDS_OF_BLOCK), dtype=np.uint16)
         step = _SCAN_BYTES // _BLOCK_BYTES
-        for start in range(0, len(counts), step):
+        for start in range(0, len(totals), step):
             words = self._words[start * _WORDS_OF_BLOCK : (start + step) * _WORDS_OF_BLOCK]
-            counts[start : start + step] = count_bits(words).reshape(-1, _WORDS_OF_BLOCK).sum(axis=1, dtype=np.int64)
-        self._before = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts)])
+            counts = count_bits(words).reshape(-1, _WORDS_OF_BLOCK)
+            sums = np.cumsum(counts, axis=1, dtype=np.uint16)
+            self._inside[start : start + step] = sums - counts
+            totals[start : start + step] = sums[:, -1]
+        self._before = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(totals)])
         self.count = int(self._before[-1])
         """Frames in the set."""
 
@@ -75,14 +78,12 @@ class FrameSet:
 
     def ranks(self, pfns: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Count for each frame number, all below the limit, the frames of the set before it."""
-        blocks = pfns // np.uint64(_BLOCK_BITS)
-        inside = pfns % np.uint64(_BLOCK_BITS)
-        words = self._words.reshape(-1, _WORDS_OF_BLOCK)[blocks]
-        # Of each word the bits below the frame's: all, some or none.
-        below = np.maximum(inside[:, None].astype(np.int64) - (_WORD_NUMBERS * np.uint64(64)).astype(np.int64), 0)
-        some = below < 64
-        masks = np.where(some, (np.uint64(1) << np.minimum(below, 63).astype(np.uint64)) - np.uint64(1), _ALL)
-        return np.asarray(self._before[blocks] + count_bits(words & masks).sum(axis=1, dtype=np.int64))
+        words = (pfns >> np.uint64(6)).astype(np.int64)
+        below = (np.uint64(1) << (pfns & np.uint64(63))) - np.uint64(1)
+        ranks = self._before[words // _WORDS_OF_BLOCK]
+        ranks += self._inside.reshape(-1)[words]
+        ranks += count_bits(self._words[words] & below)
+        return ranks
 
     def find_nth(self, number: int) -> int:
         """Find the frame that has *number* others of the set before it; the limit where there are not so many."""

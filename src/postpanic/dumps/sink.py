@@ -105,7 +105,9 @@ class FileSink:
             raise OutputError(f"cannot open: {exc}", where=self.name) from exc
         try:
             self._check_target(sources)
-            os.ftruncate(self._fd, 0)
+            if os.fstat(self._fd).st_size:
+                # Not otherwise: what was cut to nothing ext4 takes for being replaced, and writes out on close.
+                os.ftruncate(self._fd, 0)
         except OSError as exc:
             self.close()
             raise as_output_error(exc, self.name) from exc

@@ -1,17 +1,18 @@
 """
 The page pump: read in large blocks, test for zero, encode on threads, write in order.
 
-Each worker carries a batch the whole way with buffers of its own, so that
-reading, compressing and writing overlap without a queue, and memory is bounded
-by the workers. What takes time (reading, numpy, the codecs, hashing, writing)
-runs outside the interpreter's lock. Batches are written in the order in which
-they were handed out, so that the same input gives the same file whatever the
-number of threads.
+Workers read and encode batches; what is ready is written by whichever worker
+finds the next batch in the row, so that there is always one that writes and
+none that waits for its turn. Batches are written in the order in which they
+were handed out: the same input gives the same file whatever the number of
+threads. Memory is bounded by the carriers, the buffers in which batches
+travel. What takes time (reading, numpy, the codecs, hashing, writing) runs
+outside the interpreter's lock.
 
 ::
 
-    batches ─┬─> read ─> zero? ─> encode ─┐ turn 0, 2, 4 …
-             └─> read ─> zero? ─> encode ─┤ turn 1, 3, 5 …   ──> writers
+    batches ─┬─> read ─> zero? ─> encode ─┐
+             └─> read ─> zero? ─> encode ─┴─> in order ──> writers
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from postpanic.dumps.memory import Dump, PageState
-from postpanic.dumps.writing import DumpWriter, Encoder, PageBatch
+from postpanic.dumps.writing import DumpWriter, EncodedBatch, Encoder, PageBatch
 from postpanic.errors import PostpanicError
 from postpanic.units import MIB
 
@@ -34,9 +36,10 @@ DEFAULT_BUFFER_BYTES = 24 * MIB
 """Of all batches in flight, what the codecs make of them included: fits the smallest usual capture kernel."""
 
 MAX_THREADS = 64
-_LARGEST_BATCH_BYTES = 8 * MIB
+_LARGEST_BATCH_BYTES = 2 * MIB
+"""Larger ones gain nothing, and leave the processor's cache."""
 _SMALLEST_BATCH_FRAMES = 16
-_BUFFERS_OF_BATCH = 7
+_BUFFERS_OF_BATCH = 4.5
 """A batch, its encoded form, and what codecs and the allocator keep beside them, as measured."""
 
 Erase = Callable[[NDArray[np.uint64], NDArray[np.uint8]], object]
@@ -69,8 +72,13 @@ class PumpOutcome:
 
 def choose_batch_frames(buffer_bytes: int, page_size_bytes: int, threads: int) -> int:
     """Choose how many pages a batch has, for a bound on the memory of all of them."""
-    room = min(int(buffer_bytes / (threads * _BUFFERS_OF_BATCH)), _LARGEST_BATCH_BYTES)
+    room = min(int(buffer_bytes / (_count_carriers(threads) * _BUFFERS_OF_BATCH)), _LARGEST_BATCH_BYTES)
     return max(room // page_size_bytes, _SMALLEST_BATCH_FRAMES)
+
+
+def _count_carriers(threads: int) -> int:
+    """One for each thread, and one that waits to be written."""
+    return threads + 1 if threads > 1 else 1
 
 
 def pump_pages(
@@ -110,7 +118,11 @@ def pump_pages(
     PostpanicError
         Whatever reading raises beside lost pages, such as a codec that is not installed.
     """
-    pump = _Pump(dump, batches, writers, batch_frames, erase, progress, stop)
+    pump = _Pump(dump, batches, writers, erase, progress, stop)
+    pump.carriers.extend(
+        _Carrier(np.empty((batch_frames, dump.page_size_bytes), dtype=np.uint8), [w.make_encoder() for w in writers])
+        for _ in range(_count_carriers(threads))
+    )
     if threads <= 1:
         pump.work()
     else:
@@ -124,49 +136,64 @@ def pump_pages(
     return pump.outcome
 
 
+class _Carrier(NamedTuple):
+    """What a batch travels in: room for its pages, and encoders with buffers of their own for each writer."""
+
+    pages: NDArray[np.uint8]
+    encoders: list[Encoder]
+
+
+class _Load(NamedTuple):
+    """A batch that is ready to be written."""
+
+    carrier: _Carrier
+    batch: PageBatch
+    encoded: list[EncodedBatch | None]
+
+
 class _Pump:
-    """What the workers share."""
+    """What the workers share; one lock guards all of it but the writing."""
 
     def __init__(
         self,
         dump: Dump,
         batches: Iterator[NDArray[np.uint64]],
         writers: Sequence[DumpWriter],
-        batch_frames: int,
         erase: Erase | None,
         progress: Callable[[int], None] | None,
         stop: Callable[[], str] | None,
     ) -> None:
         self.outcome = PumpOutcome()
         self.error: BaseException | None = None
+        self.carriers: list[_Carrier] = []
         self._dump = dump
         self._batches = batches
         self._writers = writers
-        self._batch_frames = batch_frames
         self._erase = erase
         self._progress = progress
         self._stop = stop
-        self._handing_out = threading.Lock()
+        self._changed = threading.Condition()
         self._handed_out = 0
-        self._turn = threading.Condition()
-        self._turns_done = 0
+        self._ready: dict[int, _Load] = {}
+        self._next = 0
+        self._is_writing = False
 
     def work(self) -> None:
         """Carry batches until there are no more; what goes wrong is kept for the caller."""
         try:
-            pages = np.empty((self._batch_frames, self._dump.page_size_bytes), dtype=np.uint8)
-            encoders = [writer.make_encoder() for writer in self._writers]
             while (handed := self._take()) is not None:
-                number, pfns = handed
-                self._carry(number, pfns, pages[: len(pfns)], encoders)
+                number, pfns, carrier = handed
+                self._put(number, self._load(pfns, carrier))
         except BaseException as exc:  # noqa: BLE001 - a worker has nobody to raise to
-            with self._turn:
+            with self._changed:
                 self.error = self.error or exc
-                self._turn.notify_all()
+                self._changed.notify_all()
 
-    def _take(self) -> tuple[int, NDArray[np.uint64]] | None:
-        """Take the next batch and its number; None when there is no more to do."""
-        with self._handing_out:
+    def _take(self) -> tuple[int, NDArray[np.uint64], _Carrier] | None:
+        """Take the next batch, its number and something to carry it in; None when there is no more to do."""
+        with self._changed:
+            while not self.carriers and self.error is None:
+                self._changed.wait()
             if self.error is not None or self.outcome.stopped or len(self.outcome.failures) == len(self._writers):
                 return None
             if self._stop is not None and (reason := self._stop()):
@@ -176,43 +203,54 @@ class _Pump:
             if pfns is None:
                 return None
             self._handed_out += 1
-            return self._handed_out - 1, pfns
+            return self._handed_out - 1, pfns, self.carriers.pop()
 
-    def _carry(
-        self, number: int, pfns: NDArray[np.uint64], pages: NDArray[np.uint8], encoders: Sequence[Encoder]
-    ) -> None:
-        states = self._dump.read_pages_into(pfns, pages)
-        is_lost = states != PageState.PRESENT
+    def _load(self, pfns: NDArray[np.uint64], carrier: _Carrier) -> _Load:
+        """Read a batch and encode it for every writer that still works."""
+        pages = carrier.pages[: len(pfns)]
+        is_lost = self._dump.read_pages_into(pfns, pages) != PageState.PRESENT
         if self._erase is not None:
             self._erase(pfns, pages)
-        words = pages.view(np.uint64)
-        is_zero = (np.bitwise_or.reduce(words, axis=1) == 0) & ~is_lost
+        is_zero = (np.bitwise_or.reduce(pages.view(np.uint64), axis=1) == 0) & ~is_lost
         batch = PageBatch(pfns, pages, is_zero, is_lost)
         failures = self.outcome.failures
-        encoded = [None if index in failures else encode(batch) for index, encode in enumerate(encoders)]
-        with self._turn:
-            while self._turns_done != number and self.error is None:
-                self._turn.wait()
-            if self.error is not None:
+        encoded = [None if index in failures else encode(batch) for index, encode in enumerate(carrier.encoders)]
+        return _Load(carrier, batch, encoded)
+
+    def _put(self, number: int, load: _Load) -> None:
+        """Hand a load in, and write what is next in the row unless somebody does already."""
+        with self._changed:
+            self._ready[number] = load
+            if self._is_writing:
                 return
-        # No other worker passes until the turn is given on, so writing needs no lock.
-        for index, (writer, part) in enumerate(zip(self._writers, encoded, strict=True)):
+            self._is_writing = True
+        while True:
+            with self._changed:
+                if self._next not in self._ready or self.error is not None:
+                    self._is_writing = False
+                    return
+                load = self._ready.pop(self._next)
+            self._write(load)
+            with self._changed:
+                self._next += 1
+                self.carriers.append(load.carrier)
+                self._changed.notify()
+
+    def _write(self, load: _Load) -> None:
+        failures = self.outcome.failures
+        for index, (writer, part) in enumerate(zip(self._writers, load.encoded, strict=True)):
             if part is None or index in failures:
                 continue
             try:
                 writer.write(part)
             except PostpanicError as exc:
                 failures[index] = exc
-        if len(failures) < len(self._writers):
-            self._count(pfns, is_zero, is_lost)
-        with self._turn:
-            self._turns_done += 1
-            self._turn.notify_all()
-
-    def _count(self, pfns: NDArray[np.uint64], is_zero: NDArray[np.bool_], is_lost: NDArray[np.bool_]) -> None:
-        self.outcome.written_pages += len(pfns)
-        self.outcome.zero_pages += int(np.count_nonzero(is_zero))
-        if is_lost.any():
-            self.outcome.lost.extend(pfns[is_lost].tolist())
+        if len(failures) == len(self._writers):
+            return
+        batch = load.batch
+        self.outcome.written_pages += len(batch.pfns)
+        self.outcome.zero_pages += int(np.count_nonzero(batch.is_zero))
+        if batch.is_lost.any():
+            self.outcome.lost.extend(batch.pfns[batch.is_lost].tolist())
         if self._progress is not None:
-            self._progress(len(pfns))
+            self._progress(len(batch.pfns))

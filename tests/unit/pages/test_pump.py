@@ -206,9 +206,10 @@ def test_secrets_are_erased_before_anyone_sees_the_page(source: Dump) -> None:
 
 
 def test_memory_is_divided_among_threads() -> None:
-    assert choose_batch_frames(1 << 40, 4096, 1) * 4096 == 8 << 20
-    one, four = choose_batch_frames(24 << 20, 4096, 1), choose_batch_frames(24 << 20, 4096, 4)
-    assert one // 4 - 1 <= four <= one // 4 + 1
+    assert choose_batch_frames(1 << 40, 4096, 1) * 4096 == 2 << 20
+    two, five = choose_batch_frames(12 << 20, 4096, 2), choose_batch_frames(12 << 20, 4096, 5)
+    # Three carriers for two threads, six for five.
+    assert two // 2 - 1 <= five <= two // 2 + 1
     assert choose_batch_frames(1, 65536, 64) == 16
 
 
