@@ -78,7 +78,6 @@ class JobOutcome:
     page_size_bytes: int
     self_test: SelfTest | None = None
     manifest: Manifest | None = None
-    manifest_path: Path | None = None
     warnings: list[str] = field(default_factory=list)
     erasure: Erasure | None = None
     scan_seconds: float = 0.0
@@ -103,6 +102,7 @@ def run_job(job: FilterJob) -> JobOutcome:
 
     started = time.monotonic()
     with PageProgress() as progress, open_dump(job.inputs) as dump:
+        job.plan.require_codec(dump.page_size_bytes)
         kernel, warnings = _open_kernel(dump, job)
         outcome = _filter(dump, kernel, job, progress)
         outcome.warnings[:0] = warnings
@@ -110,7 +110,6 @@ def run_job(job: FilterJob) -> JobOutcome:
             _check(dump, kernel, outcome, progress)
             outcome.seconds = time.monotonic() - started
             _record(dump, kernel, outcome)
-            # manifest
     outcome.seconds = time.monotonic() - started
     return outcome
 
@@ -203,8 +202,13 @@ def _plan_erasure(kernel: KernelMemory | None, job: FilterJob) -> Erasure | None
 def _open_sinks(job: FilterJob, stack: ExitStack, *, again: bool) -> list[Sink]:
     """Open what is written to; the stack closes it."""
     from postpanic.dumps.sink import FileSink, LimitedSink, NullSink
+    from postpanic.pages.manifest import manifest_path
 
     sinks: list[Sink] = []
+    overwrite = job.overwrite or again
+    if overwrite and job.outputs and not job.dry_run:
+        # What it says would be about another file from now on.
+        manifest_path(job.outputs[0]).unlink(missing_ok=True)
     for path in job.outputs or (None,):
         sink: Sink
         if job.dry_run:
@@ -212,7 +216,6 @@ def _open_sinks(job: FilterJob, stack: ExitStack, *, again: bool) -> list[Sink]:
         elif path is None:
             sink = _make_stream(STDOUT_FD, STANDARD_OUTPUT, hashed=job.manifest)
         else:
-            overwrite = job.overwrite or again
             hashed = job.manifest and not job.flattened
             file = FileSink(path, overwrite=overwrite, hashed=hashed, synced=job.sync, sources=job.inputs)
             stack.callback(file.close)
@@ -261,9 +264,14 @@ def _record(dump: Dump, kernel: KernelMemory | None, outcome: JobOutcome) -> Non
         self_test=outcome.self_test,
         notes=outcome.warnings,
     )
-    if job.manifest:
-        outcome.manifest_path = job.manifest_path or manifest_path(job.outputs[0])
-        write_manifest(outcome.manifest_path, outcome.manifest)
+    if not job.manifest:
+        return
+    path = job.manifest_path or manifest_path(job.outputs[0])
+    try:
+        write_manifest(path, outcome.manifest)
+    except (OSError, PostpanicError) as exc:
+        # On a full disk the dump matters more than what is said about it.
+        outcome.warnings.append(f"the manifest cannot be written: {exc}")
 
 
 @contextmanager

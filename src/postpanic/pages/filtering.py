@@ -64,6 +64,22 @@ class WritePlan:
         """Whether pages are compressed at all."""
         return self.form is OutputForm.KDUMP and self.compression is not None
 
+    def require_codec(self, page_size_bytes: int) -> None:
+        """
+        Find out whether pages can be compressed as planned, before anything is written.
+
+        Raises
+        ------
+        UnsupportedError
+            If the codec is not installed; says what is.
+        UsageError
+            If the codec has no such level.
+        """
+        if self.is_compressed:
+            from postpanic.dumps.kdump.encoders import open_encoder
+
+            open_encoder(self.compression, self.compression_level, page_size_bytes)
+
 
 @dataclass
 class FilterResult:

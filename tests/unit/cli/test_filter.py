@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,6 +93,32 @@ def test_an_output_that_is_there_is_left_alone(run_cli: Run, vmcore: Path, tmp_p
     assert out.read_text() == "precious"
     assert run_cli("filter", "-f", vmcore, out).status == 0
     check_pages(out)
+
+
+def test_a_manifest_of_an_earlier_file_does_not_stay(run_cli: Run, vmcore: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "out.manifest.json"
+    assert run_cli("filter", vmcore, tmp_path / "out").status == 0
+    assert manifest.exists()
+    assert run_cli("filter", "-f", "-l", "--no-manifest", vmcore, tmp_path / "out").status == 0
+    assert not manifest.exists()
+
+
+def test_a_manifest_that_cannot_be_written_is_said(run_cli: Run, vmcore: Path, tmp_path: Path) -> None:
+    finished = run_cli("filter", "--manifest", tmp_path / "nowhere" / "m", vmcore, tmp_path / "out")
+    assert finished.status == 0
+    assert "warning: the manifest cannot be written: " in finished.err
+    check_pages(tmp_path / "out")
+
+
+def test_a_codec_that_is_missing_leaves_no_file(
+    run_cli: Run, vmcore: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cramjam", None)
+    finished = run_cli("filter", "-p", vmcore, tmp_path / "out")
+    assert finished.status == 2
+    assert "error[unsupported]: " in finished.err
+    assert "cramjam" in finished.err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
