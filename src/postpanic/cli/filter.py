@@ -64,9 +64,10 @@ __all__ = ["command"]
 )
 def command(files: tuple[Path, ...], **options: object) -> int:
     """
-    Write a smaller dump: without the pages nobody needs, and compressed.
+    Write a smaller dump, as makedumpfile does.
 
-    OUT is a kdump-compressed file that crash, drgn and makedumpfile read, with
+    Pages that nobody needs are left out, the others compressed. OUT is a
+    kdump-compressed file that crash, drgn and makedumpfile read, with
     OUT.manifest.json beside it: what was left out and why, sizes, SHA-256. The
     option letters are makedumpfile's.
 
