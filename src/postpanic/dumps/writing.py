@@ -69,6 +69,10 @@ class PageBatch:
     """Pages of zeroes, as the machine had them."""
     is_lost: NDArray[np.bool_]
     """Pages that could not be read."""
+    index: int = 0
+    """How many pages the batches before this one have."""
+    reread: Callable[[NDArray[np.uint64]], NDArray[np.uint8]] | None = None
+    """Reads pages that came earlier once more, as they came; zeroes where that fails."""
 
 
 @dataclass(frozen=True, slots=True)

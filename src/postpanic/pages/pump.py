@@ -173,7 +173,7 @@ class _Pump:
         self._progress = progress
         self._stop = stop
         self._changed = threading.Condition()
-        self._handed_out = 0
+        self._batches_out = self._pages_out = 0
         self._ready: dict[int, _Load] = {}
         self._next = 0
         self._is_writing = False
@@ -182,15 +182,15 @@ class _Pump:
         """Carry batches until there are no more; what goes wrong is kept for the caller."""
         try:
             while (handed := self._take()) is not None:
-                number, pfns, carrier = handed
-                self._put(number, self._load(pfns, carrier))
+                number, index, pfns, carrier = handed
+                self._put(number, self._load(index, pfns, carrier))
         except BaseException as exc:  # noqa: BLE001 - a worker has nobody to raise to
             with self._changed:
                 self.error = self.error or exc
                 self._changed.notify_all()
 
-    def _take(self) -> tuple[int, NDArray[np.uint64], _Carrier] | None:
-        """Take the next batch, its number and something to carry it in; None when there is no more to do."""
+    def _take(self) -> tuple[int, int, NDArray[np.uint64], _Carrier] | None:
+        """Take the next batch: its number, that of its first page, and a carrier; None when there is no more to do."""
         with self._changed:
             while not self.carriers and self.error is None:
                 self._changed.wait()
@@ -202,20 +202,31 @@ class _Pump:
             pfns = next(self._batches, None)
             if pfns is None:
                 return None
-            self._handed_out += 1
-            return self._handed_out - 1, pfns, self.carriers.pop()
+            number, index = self._batches_out, self._pages_out
+            self._batches_out += 1
+            self._pages_out += len(pfns)
+            return number, index, pfns, self.carriers.pop()
 
-    def _load(self, pfns: NDArray[np.uint64], carrier: _Carrier) -> _Load:
+    def _load(self, index: int, pfns: NDArray[np.uint64], carrier: _Carrier) -> _Load:
         """Read a batch and encode it for every writer that still works."""
         pages = carrier.pages[: len(pfns)]
         is_lost = self._dump.read_pages_into(pfns, pages) != PageState.PRESENT
         if self._erase is not None:
             self._erase(pfns, pages)
         is_zero = (np.bitwise_or.reduce(pages.view(np.uint64), axis=1) == 0) & ~is_lost
-        batch = PageBatch(pfns, pages, is_zero, is_lost)
+        batch = PageBatch(pfns, pages, is_zero, is_lost, index, self._reread)
         failures = self.outcome.failures
         encoded = [None if index in failures else encode(batch) for index, encode in enumerate(carrier.encoders)]
         return _Load(carrier, batch, encoded)
+
+    def _reread(self, pfns: NDArray[np.uint64]) -> NDArray[np.uint8]:
+        """Read pages that went through already, as they went through."""
+        frames, places = np.unique(pfns, return_inverse=True)
+        pages = np.empty((len(frames), self._dump.page_size_bytes), dtype=np.uint8)
+        self._dump.read_pages_into(frames, pages)
+        if self._erase is not None:
+            self._erase(frames, pages)
+        return pages[places]
 
     def _put(self, number: int, load: _Load) -> None:
         """Hand a load in, and write what is next in the row unless somebody does already."""

@@ -2,9 +2,10 @@
 Write kdump-compressed files of version 6, for 64-bit little-endian machines.
 
 Pages come in any order: data is appended, and each descriptor is put where the
-second bitmap says. Until the end the header has makedumpfile's mark of an
-incomplete dump, and the descriptor of a page that never came is zero, which
-all readers take for a page that is missing.
+second bitmap says. Where compressing costs more than looking, a page that is
+like an earlier one shares its data. Until the end the header has
+makedumpfile's mark of an incomplete dump, and the descriptor of a page that
+never came is zero, which all readers take for a page that is missing.
 
 ::
 
@@ -14,9 +15,10 @@ all readers take for a page that is missing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from postpanic.dumps.frames import FrameSet
 from postpanic.dumps.kdump.codecs import Compression
@@ -32,6 +34,7 @@ from postpanic.dumps.kdump.layout import (
     encode_header,
     encode_sub_header,
 )
+from postpanic.dumps.kdump.repeats import Repeats
 from postpanic.dumps.writing import ByteSink, DumpOutline, EncodedBatch, Encoder, PageBatch
 from postpanic.errors import NoSpaceError, UnsupportedError
 
@@ -86,6 +89,9 @@ class KdumpWriter:
         self._compression = compression
         self._level = level
         self._dtype = descriptor_dtype("<")
+        # The codecs that are made for speed would be done by the time a page is found.
+        is_slow = compression is Compression.ZLIB or level is not None
+        self._repeats = Repeats(outline.page_size_bytes) if is_slow else None
         # Tells at once whether the codec is there.
         self._zero_page = self._encode_zero_page()
         runs = outline.ram.runs()
@@ -121,7 +127,31 @@ class KdumpWriter:
 
     def make_encoder(self) -> Encoder:
         """Make an encoder for one thread."""
-        return open_encoder(self._compression, self._level, self._outline.page_size_bytes)
+        encode = open_encoder(self._compression, self._level, self._outline.page_size_bytes)
+        repeats = self._repeats
+        if repeats is None:
+            return encode
+
+        def encode_new(batch: PageBatch) -> EncodedBatch:
+            prints = repeats.fingerprint(batch.pages)
+            rows, entries = _find_equal(repeats, batch, prints)
+            is_known = batch.is_zero.copy()
+            is_known[rows] = True
+            new = encode(replace(batch, is_zero=is_known))
+            return _Batch(
+                batch.pfns,
+                batch.is_zero,
+                batch.is_lost,
+                new.sizes,
+                new.flags,
+                new.data,
+                batch.index,
+                prints,
+                rows,
+                entries,
+            )
+
+        return encode_new
 
     def write(self, batch: EncodedBatch) -> None:
         """Append the pages of a batch, then write their descriptors; those of lost pages stay zero."""
@@ -134,6 +164,8 @@ class KdumpWriter:
             table["offset"][batch.is_zero] = self._zero_at
             table["size"][batch.is_zero] = self._zero_page.sizes[0]
             table["flags"][batch.is_zero] = self._zero_page.flags[0]
+        if isinstance(batch, _Batch) and self._repeats is not None:
+            self._share(batch, table, self._repeats)
         pfns = batch.pfns
         if batch.is_lost.any():
             pfns, table = pfns[~batch.is_lost], table[~batch.is_lost]
@@ -168,6 +200,15 @@ class KdumpWriter:
         self._put_headers(head)
         self._sink.write_at(0, [memoryview(head)])
 
+    @staticmethod
+    def _share(batch: _Batch, table: NDArray[np.void], repeats: Repeats) -> None:
+        """Describe pages that are in the file already, and remember those that come now."""
+        for name in ("offset", "size", "flags"):
+            table[name][batch.shared_rows] = batch.shared[name]
+        is_new = ~(batch.is_zero | batch.is_lost)
+        is_new[batch.shared_rows] = False
+        repeats.add(batch.index, batch.pfns, batch.fingerprints, table, is_new)
+
     def _put_headers(self, head: bytearray) -> None:
         header = encode_header(self._header)
         head[: len(header)] = header
@@ -181,7 +222,32 @@ class KdumpWriter:
     def _encode_zero_page(self) -> EncodedBatch:
         page = np.zeros((1, self._outline.page_size_bytes), dtype=np.uint8)
         no = np.zeros(1, dtype=np.bool_)
-        return self.make_encoder()(PageBatch(np.zeros(1, dtype=np.uint64), page, no, no))
+        encode = open_encoder(self._compression, self._level, self._outline.page_size_bytes)
+        return encode(PageBatch(np.zeros(1, dtype=np.uint64), page, no, no))
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch(EncodedBatch):
+    """A batch that leaves out what is in the file already."""
+
+    index: int
+    fingerprints: NDArray[np.uint64]
+    shared_rows: NDArray[np.int64]
+    """Pages that are in the file already."""
+    shared: NDArray[np.void]
+    """Where: fields ``offset size flags``."""
+
+
+def _find_equal(
+    repeats: Repeats, batch: PageBatch, fingerprints: NDArray[np.uint64]
+) -> tuple[NDArray[np.int64], NDArray[np.void]]:
+    """Find the pages of a batch that are in the file already, and where; the pages themselves are compared."""
+    found = repeats.find(batch.index, fingerprints, ~(batch.is_zero | batch.is_lost))
+    if batch.reread is None or not len(found.rows):
+        return found.rows[:0], found.entries[:0]
+    earlier = batch.reread(found.entries["pfn"])
+    is_equal = (earlier.view(np.uint64) == batch.pages.view(np.uint64)[found.rows]).all(axis=1)
+    return found.rows[is_equal], found.entries[is_equal]
 
 
 def _plan_header(outline: DumpOutline, max_mapnr: int, compression: Compression | None) -> KdumpHeader:
