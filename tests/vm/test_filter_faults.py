@@ -85,10 +85,10 @@ def check_contents(path: Path, raw: Path, frames: set[int]) -> None:
         assert np.array_equal(pages, source.read_pages(chosen)[0])
 
 
-def check_incomplete(path: Path, raw: Path, whole: Path) -> set[int]:
+def check_incomplete(path: Path, raw: Path, whole: Path, *, mark: str = "marked incomplete") -> set[int]:
     """Check that a dump that was cut opens, says so, and holds nothing wrong."""
     with open_dump(path) as dump:
-        assert "incomplete" in dump.description.incomplete
+        assert mark in dump.description.incomplete
         assert open_kernel_memory(dump).vmcoreinfo.osrelease
     frames = present_frames(path)
     assert frames < present_frames(whole)
@@ -168,7 +168,8 @@ def test_a_pipe_that_closes(raw: Path, whole: Path, tmp_path: Path) -> None:
         assert writer.wait(TIMEOUT_S) == 141
     assert "error[output-gone]" in messages
     assert "Traceback" not in messages
-    frames = check_incomplete(out, raw, whole)
+    # crash believes the first header of a stream, so that one has the mark in another form.
+    frames = check_incomplete(out, raw, whole, mark="the file ends before its pages do")
     assert frames
     assert has_kernel_text(out)
 

@@ -119,7 +119,8 @@ def test_makedumpfile_that_does_not_know_compound_info_is_caught(
     path = _filter([*crash_lab.makedumpfile.command], crash.raw, tmp_path / "dump", "31")
     for source in (None, crash.raw):
         test = _check(path, source=source)
-        assert [result.name for result in test.failures] == ["tasks"]
+        # Whether the task that crashed is among those that are lost is chance.
+        assert {"tasks"} <= {result.name for result in test.failures} <= {"tasks", "crashing task"}
         assert "left out by the filter" in test.summary
 
 
