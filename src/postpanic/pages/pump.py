@@ -4,10 +4,11 @@ The page pump: read in large blocks, test for zero, encode on threads, write in 
 Workers read and encode batches; what is ready is written by whichever worker
 finds the next batch in the row, so that there is always one that writes and
 none that waits for its turn. Batches are written in the order in which they
-were handed out: the same input gives the same file whatever the number of
-threads. Memory is bounded by the carriers, the buffers in which batches
-travel. What takes time (reading, numpy, the codecs, hashing, writing) runs
-outside the interpreter's lock.
+were handed out, so that the file does not depend on the number of threads
+(as far as the codec allows: ISA-L's does not always make the same bytes).
+Memory is bounded by the carriers, the buffers in which batches travel. What
+takes time (reading, numpy, the codecs, hashing, writing) runs outside the
+interpreter's lock.
 
 ::
 
