@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from postpanic.errors import CorruptError
 from postpanic.units import KIB
 
-__all__ = ["MAX_RUNS", "Bitmap", "count_bits"]
+__all__ = ["MAX_RUNS", "Bitmap", "count_bits", "find_edges"]
 
 MAX_RUNS = 1 << 20
 """Runs of set bits that :meth:`Bitmap.runs` gives; RAM has a few hundred at most."""
@@ -130,15 +130,8 @@ class Bitmap:
         count = 0
         carry = 0
         for start, raw in self._scan():
-            chunk = np.frombuffer(raw, dtype=np.uint8)
-            above = np.empty_like(chunk)
-            above[0] = carry
-            above[1:] = chunk[:-1] >> 7
-            changed: NDArray[np.uint8] = np.bitwise_xor(chunk, chunk << 1 | above, dtype=np.uint8)
-            carry = int(chunk[-1]) >> 7
-            busy = np.flatnonzero(changed)
-            places = np.flatnonzero(np.unpackbits(changed[busy], bitorder="little"))
-            edges.append(start + (busy[places >> 3] << 3) + (places & 7))
+            places, carry = find_edges(np.frombuffer(raw, dtype=np.uint8), carry)
+            edges.append(start + places)
             count += len(places)
             if count > 2 * MAX_RUNS:
                 raise CorruptError(f"the bitmap of RAM has more than {MAX_RUNS} runs of frames")
@@ -195,6 +188,31 @@ class Bitmap:
         edges = np.flatnonzero(np.diff(numbers[order])) + 1
         for group in np.split(order, edges):
             yield group, np.frombuffer(self._chunk(int(numbers[group[0]])), dtype=np.uint8)
+
+
+def find_edges(chunk: NDArray[np.uint8], carry: int) -> tuple[NDArray[np.int64], int]:
+    """
+    Find where runs of set bits begin and end in a piece of a bitmap.
+
+    Parameters
+    ----------
+    carry : int
+        The last bit of the piece before.
+
+    Returns
+    -------
+    places : ndarray of int64
+        Numbers of the bits that differ from the one before, counted from the piece's first.
+    carry : int
+        The last bit of this piece.
+    """
+    above = np.empty_like(chunk)
+    above[0] = carry
+    above[1:] = chunk[:-1] >> 7
+    changed: NDArray[np.uint8] = np.bitwise_xor(chunk, chunk << 1 | above, dtype=np.uint8)
+    busy = np.flatnonzero(changed)
+    places = np.flatnonzero(np.unpackbits(changed[busy], bitorder="little"))
+    return (busy[places >> 3] << 3) + (places & 7), int(chunk[-1]) >> 7
 
 
 def count_bits(words: NDArray[np.uint64]) -> NDArray[np.uint8]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from postpanic.dumps.bitmap import count_bits
+from postpanic.dumps.bitmap import count_bits, find_edges
 
 __all__ = ["FrameSet"]
 
@@ -98,15 +98,8 @@ class FrameSet:
         edges: list[NDArray[np.int64]] = []
         carry = 0
         for start in range(0, len(self.bits), _SCAN_BYTES):
-            chunk = self.bits[start : start + _SCAN_BYTES]
-            above = np.empty_like(chunk)
-            above[0] = carry
-            above[1:] = chunk[:-1] >> 7
-            changed: NDArray[np.uint8] = np.bitwise_xor(chunk, chunk << 1 | above, dtype=np.uint8)
-            carry = int(chunk[-1]) >> 7
-            busy = np.flatnonzero(changed)
-            places = np.flatnonzero(np.unpackbits(changed[busy], bitorder="little"))
-            edges.append((start + busy[places >> 3] << 3) + (places & 7))
+            places, carry = find_edges(self.bits[start : start + _SCAN_BYTES], carry)
+            edges.append(start * 8 + places)
         flat = np.concatenate(edges) if edges else np.empty(0, dtype=np.int64)
         if len(flat) % 2:
             flat = np.append(flat, self.limit)

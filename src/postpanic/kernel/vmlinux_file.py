@@ -20,27 +20,13 @@ from postpanic.dumps.source import FileSource
 from postpanic.errors import CorruptError, FileFaultError, NotADumpError, TruncatedError, UnsupportedError
 from postpanic.kernel.btf import Btf, decode_btf
 from postpanic.kernel.btf.layout import MAX_DATA_BYTES
+from postpanic.kernel.elf_layout import SHDR, SYM
 from postpanic.kernel.kallsyms import SymbolTable, make_symbol_table
 from postpanic.units import MIB, format_size
 
 __all__ = ["VmlinuxFile", "read_vmlinux"]
 
 _EHDR_BYTES = 64
-_SHDR = np.dtype(
-    [
-        ("name", "<u4"),
-        ("type", "<u4"),
-        ("flags", "<u8"),
-        ("addr", "<u8"),
-        ("offset", "<u8"),
-        ("size", "<u8"),
-        ("link", "<u4"),
-        ("info", "<u4"),
-        ("addralign", "<u8"),
-        ("entsize", "<u8"),
-    ]
-)
-_SYM = np.dtype([("name", "<u4"), ("info", "u1"), ("other", "u1"), ("shndx", "<u2"), ("value", "<u8"), ("size", "<u8")])
 _ET_EXEC, _ET_DYN = 2, 3
 _SHT_SYMTAB, _SHT_NOTE, _SHT_NOBITS = 2, 7, 8
 _SHF_COMPRESSED = 0x800
@@ -142,9 +128,9 @@ class _Reader:
         self.names = self._read_names(names)
 
     def _read_sections(self, offset: int, entry: int, count: int) -> NDArray[np.void]:
-        if not offset or entry != _SHDR.itemsize:
+        if not offset or entry != SHDR.itemsize:
             raise CorruptError(
-                f"section headers of {entry} bytes at {offset:#x}, must be {_SHDR.itemsize}", where=self.name
+                f"section headers of {entry} bytes at {offset:#x}, must be {SHDR.itemsize}", where=self.name
             )
         if count == 0:
             # More sections than the field can hold: the first one's size is their number.
@@ -154,10 +140,10 @@ class _Reader:
         return self._table(offset, count)
 
     def _table(self, offset: int, count: int) -> NDArray[np.void]:
-        raw = self.source.read(offset, count * _SHDR.itemsize)
-        if len(raw) < count * _SHDR.itemsize:
+        raw = self.source.read(offset, count * SHDR.itemsize)
+        if len(raw) < count * SHDR.itemsize:
             raise TruncatedError("the section headers are cut", where=f"{self.name}+{offset:#x}")
-        return np.frombuffer(raw, dtype=_SHDR)
+        return np.frombuffer(raw, dtype=SHDR)
 
     def _read_names(self, index: int) -> list[str]:
         if index >= len(self.sections):
@@ -222,7 +208,7 @@ class _Reader:
             )
         section = self.sections[found[0]]
         raw = self._contents(section, _MAX_SYMBOLS_BYTES)
-        rows = np.frombuffer(raw, dtype=_SYM, count=len(raw) // _SYM.itemsize)
+        rows = np.frombuffer(raw, dtype=SYM, count=len(raw) // SYM.itemsize)
         if int(section["link"]) >= len(self.sections):
             raise CorruptError("the symbol table's names are in no section", where=self.name)
         names = self._contents(self.sections[int(section["link"])], _MAX_SYMBOLS_BYTES) + b"\0"

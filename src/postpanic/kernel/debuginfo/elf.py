@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from postpanic.errors import UnsupportedError
+from postpanic.kernel.elf_layout import SHDR, SYM
 
 __all__ = ["ET_EXEC", "ET_REL", "ElfSection", "SectionFlag", "build_id_note", "elf_file", "symbol_sections"]
 
@@ -47,21 +48,6 @@ _PHDR = np.dtype(
         ("align", "<u8"),
     ]
 )
-_SHDR = np.dtype(
-    [
-        ("name", "<u4"),
-        ("type", "<u4"),
-        ("flags", "<u8"),
-        ("addr", "<u8"),
-        ("offset", "<u8"),
-        ("size", "<u8"),
-        ("link", "<u4"),
-        ("info", "<u4"),
-        ("addralign", "<u8"),
-        ("entsize", "<u8"),
-    ]
-)
-_SYM = np.dtype([("name", "<u4"), ("info", "u1"), ("other", "u1"), ("shndx", "<u2"), ("value", "<u8"), ("size", "<u8")])
 
 
 class SectionFlag:
@@ -122,7 +108,7 @@ def elf_file(
     notes = [at for at, section in enumerate(sections) if section.type == SHT_NOTE]
     segments = (len(loads) + len(notes)) if file_type == ET_EXEC else 0
     names, name_offsets = _string_table(["", *(section.name for section in sections), ".shstrtab"])
-    headers: NDArray[np.void] = np.zeros(len(sections) + 2, dtype=_SHDR)
+    headers: NDArray[np.void] = np.zeros(len(sections) + 2, dtype=SHDR)
     position = _EHDR_SIZE_BYTES + segments * _PHDR.itemsize
     parts: list[bytes | NDArray[np.uint8]] = []
     by_name = {section.name: at + 1 for at, section in enumerate(sections)}
@@ -206,7 +192,7 @@ def _file_header(machine: str, file_type: int, segments: int, section_table: int
         _EHDR_SIZE_BYTES.to_bytes(2, "little"),
         (_PHDR.itemsize if segments else 0).to_bytes(2, "little"),
         segments.to_bytes(2, "little"),
-        _SHDR.itemsize.to_bytes(2, "little"),
+        SHDR.itemsize.to_bytes(2, "little"),
         sections.to_bytes(2, "little"),
         (sections - 1).to_bytes(2, "little"),
     )
@@ -254,7 +240,7 @@ def symbol_sections(
     weak = np.isin(letters, np.frombuffer(b"WwVv", dtype=np.uint8))
     binding = np.where(weak, 2, np.where(upper, 1, 0))
     order = np.argsort(binding != 0, kind="stable")
-    symbols: NDArray[np.void] = np.zeros(len(values) + 1 + section_symbols, dtype=_SYM)
+    symbols: NDArray[np.void] = np.zeros(len(values) + 1 + section_symbols, dtype=SYM)
     symbols["info"][1 : 1 + section_symbols] = _STT_SECTION
     symbols["shndx"][1 : 1 + section_symbols] = np.arange(1, 1 + section_symbols)
     rows = symbols[1 + section_symbols :]
@@ -273,7 +259,7 @@ def symbol_sections(
             type=SHT_SYMTAB,
             link=".strtab",
             info=first_global,
-            entry_bytes=_SYM.itemsize,
+            entry_bytes=SYM.itemsize,
             alignment=8,
         ),
         ElfSection(".strtab", b"\0" + names, type=SHT_STRTAB),
