@@ -13,8 +13,8 @@ from postpanic.pages.verdict import FIRST_DROPPED, Verdict
 
 __all__ = ["SECTION_FRAMES", "Selection", "SelectionBuilder", "WorthMap"]
 
-SECTION_FRAMES = 1 << 15
-"""Frames that the map keeps together; 128 MiB of memory in pages of 4 KiB."""
+SECTION_FRAMES = 1 << 16
+"""Frames that the map keeps together; 256 MiB of memory in pages of 4 KiB."""
 
 
 _COUNTED = tuple(Verdict)
