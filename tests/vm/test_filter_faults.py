@@ -125,14 +125,15 @@ def test_no_room_leaves_the_best_pages(raw: Path, whole: Path, tmp_path: Path, t
     assert "are missing" in one_error(finished, "no-space")
     assert out.stat().st_size <= limit
     frames = check_incomplete(out, raw, whole)
-    assert f"{len(frames)} of" in finished.stderr or len(frames) > 0
+    written = int(finished.stderr.split("; ")[1].split(" of ")[0])
+    # Of the batch that did not fit some pages may be there.
+    assert len(frames) >= written
     # The image comes first: from a point on it is always there.
     if tenth >= 5:
         assert has_kernel_text(out)
-    manifest = json.loads((tmp_path / "dump.manifest.json").read_text()) if tenth > 1 else None
-    if manifest is not None:
-        assert manifest["complete"] is False
-        assert manifest["incomplete"]
+    manifest = json.loads((tmp_path / "dump.manifest.json").read_text())
+    assert manifest["complete"] is False
+    assert manifest["incomplete"]
 
 
 @pytest.mark.parametrize("form", ["-E", "-F"])

@@ -80,7 +80,6 @@ class JobOutcome:
     manifest: Manifest | None = None
     warnings: list[str] = field(default_factory=list)
     erasure: Erasure | None = None
-    scan_seconds: float = 0.0
 
 
 def available_threads() -> int:
@@ -123,9 +122,7 @@ def _filter(dump: Dump, kernel: KernelMemory | None, job: FilterJob, progress: P
     too_large: list[str] = []
     for number, level in enumerate(job.levels):
         progress("classifying pages")
-        started = time.monotonic()
         selection = select_pages(dump, kernel if job.classify else None, level, threads=job.plan.threads)
-        scan_seconds = time.monotonic() - started
         progress.begin(selection.kept.count, dump.page_size_bytes)
         with ExitStack() as stack, _signals_noted() as stop:
             sinks = _open_sinks(job, stack, again=number > 0)
@@ -143,7 +140,6 @@ def _filter(dump: Dump, kernel: KernelMemory | None, job: FilterJob, progress: P
         outcome = JobOutcome(
             job, result, level, 0.0, _measure_outputs(job, result), selection.ram.count, dump.page_size_bytes
         )
-        outcome.scan_seconds = scan_seconds
         outcome.warnings.extend(selection.notes if kernel is not None and job.classify else ())
         outcome.erasure = erasure
         if not isinstance(result.error, NoSpaceError) or level == job.levels[-1]:

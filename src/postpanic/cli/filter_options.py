@@ -127,7 +127,7 @@ def parse_limit(option: str, text: str | None) -> int | None:
 
 def _make_plan(options: Mapping[str, Any]) -> WritePlan:
     from postpanic.pages.filtering import OutputForm, WritePlan
-    from postpanic.pages.pump import DEFAULT_BUFFER_BYTES
+    from postpanic.pages.pump import DEFAULT_BUFFER_BYTES, MAX_THREADS
 
     compression = _choose_compression(options)
     if options["as_elf"]:
@@ -145,7 +145,7 @@ def _make_plan(options: Mapping[str, Any]) -> WritePlan:
         form=OutputForm.ELF if options["as_elf"] else OutputForm.KDUMP,
         compression=compression,
         compression_level=options["compression_level"],
-        threads=options["threads"] or available_threads(),
+        threads=min(options["threads"] or available_threads(), MAX_THREADS),
         buffer_bytes=memory or DEFAULT_BUFFER_BYTES,
         by_worth=options["order"] == "worth",
     )

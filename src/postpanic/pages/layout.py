@@ -220,24 +220,12 @@ def find_page_layout(vmcoreinfo: Vmcoreinfo, extra: Mapping[str, int] | None = N
         If an entry has a value that no kernel has.
     """
     entries = _Entries(vmcoreinfo, extra or {})
-    size = entries.size("page")
-    if size is None:
-        raise FactAbsentError("VMCOREINFO has no SIZE(page)")
-    if not _MIN_PAGE_BYTES <= size <= _MAX_PAGE_BYTES or size % 8:
-        raise CorruptError(
-            f"VMCOREINFO entry SIZE(page) is {size}, must be {_MIN_PAGE_BYTES} to {_MAX_PAGE_BYTES} in steps of 8"
-        )
-    flags = entries.member("page.flags", 8, size)
-    if flags is None:
-        raise FactAbsentError("VMCOREINFO has no OFFSET(page.flags)")
+    size, flags = _find_basics(entries)
     # 7.1 renamed it, as it may hold a mask instead of a pointer; bit 0 has stayed (f50c015 in makedumpfile).
     head = entries.member("page.compound_info", 8, size)
     if head is None:
         head = entries.member("page.compound_head", 8, size)
     buddy = entries.number("PAGE_BUDDY_MAPCOUNT_VALUE")
-    free_orders = entries.length("zone.free_area")
-    if free_orders is not None and not 0 < free_orders <= _MAX_FREE_ORDERS:
-        raise CorruptError(f"VMCOREINFO entry LENGTH(zone.free_area) is {free_orders}, must be 1 to {_MAX_FREE_ORDERS}")
     head_mask = (entries.number("PG_head_mask") or 0) & (1 << 64) - 1
     hugetlb = entries.type("HUGETLB")
     return PageLayout(
@@ -263,10 +251,33 @@ def find_page_layout(vmcoreinfo: Vmcoreinfo, extra: Mapping[str, int] | None = N
         hugetlb=hugetlb,
         hugetlb_tail_mask=0 if hugetlb else entries.flag("PG_hugetlb"),
         hugetlb_dtor=_find_dtor(entries, size) if hugetlb is None else None,
-        free_orders=free_orders,
+        free_orders=_find_free_orders(entries),
         missing=_find_missing(entries, head_mask),
         notes=_list_notes(entries),
     )
+
+
+def _find_basics(entries: _Entries) -> tuple[int, int]:
+    """Find what nothing can be told without: the size of ``struct page`` in bytes, and the offset of its flags."""
+    size = entries.size("page")
+    if size is None:
+        raise FactAbsentError("VMCOREINFO has no SIZE(page)")
+    if not _MIN_PAGE_BYTES <= size <= _MAX_PAGE_BYTES or size % 8:
+        raise CorruptError(
+            f"VMCOREINFO entry SIZE(page) is {size}, must be {_MIN_PAGE_BYTES} to {_MAX_PAGE_BYTES} in steps of 8"
+        )
+    flags = entries.member("page.flags", 8, size)
+    if flags is None:
+        raise FactAbsentError("VMCOREINFO has no OFFSET(page.flags)")
+    return size, flags
+
+
+def _find_free_orders(entries: _Entries) -> int | None:
+    """Find how many orders of free blocks there are (``NR_PAGE_ORDERS``)."""
+    orders = entries.length("zone.free_area")
+    if orders is not None and not 0 < orders <= _MAX_FREE_ORDERS:
+        raise CorruptError(f"VMCOREINFO entry LENGTH(zone.free_area) is {orders}, must be 1 to {_MAX_FREE_ORDERS}")
+    return orders
 
 
 def _find_order(entries: _Entries, flags: int, size: int) -> int:

@@ -37,6 +37,8 @@ DEFAULT_BUFFER_BYTES = 24 * MIB
 """Of all batches in flight, what the codecs make of them included: fits the smallest usual capture kernel."""
 
 MAX_THREADS = 64
+"""More would only wait for each other."""
+
 _LARGEST_BATCH_BYTES = 2 * MIB
 """Larger ones gain nothing, and leave the processor's cache."""
 _SMALLEST_BATCH_FRAMES = 16
