@@ -1,0 +1,1 @@
+"""Make a machine ready to capture its crash: image, kexec, panic policy, configuration."""
