@@ -9,8 +9,11 @@ good :mod:`postpanic.pages.selftest`'s.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
 
 from postpanic.dumps.digest import FileDigest
 from postpanic.dumps.kdump.codecs import Compression
@@ -23,7 +26,7 @@ from postpanic.pages.outline import make_outline
 from postpanic.pages.pump import DEFAULT_BUFFER_BYTES, Erase, PumpOutcome, choose_batch_frames, pump_pages
 from postpanic.pages.selection import Selection
 
-__all__ = ["FilterResult", "OutputForm", "WritePlan", "divide_frames", "write_dump"]
+__all__ = ["FilterResult", "GrowingDump", "OutputForm", "WritePlan", "divide_frames", "write_dump"]
 
 
 class OutputForm(enum.Enum):
@@ -144,27 +147,99 @@ def write_dump(
     result = FilterResult(selection)
     ranges = divide_frames(selection, len(sinks)) if len(sinks) > 1 else [None]
     for sink, pfn_range in zip(sinks, ranges, strict=True):
-        writer = _make_writer(dump, kernel, selection, sink, plan, pfn_range)
-        writer.begin()
+        file = GrowingDump(dump, kernel, selection, sink, plan, result=result, pfn_range=pfn_range)
+        file.begin()
+        outcome = file.pump(erase=erase, progress=progress, stop=stop)
+        file.finish(eraseinfo)
+        if outcome.stopped or outcome.failures:
+            break
+    return result
+
+
+class GrowingDump:
+    """
+    One dump file that is being written.
+
+    Parameters
+    ----------
+    sink : Sink
+        Empty so far; :meth:`finish` ends it.
+    result : FilterResult, optional
+        Where what happens is added; several files of a split set share one.
+    pfn_range : tuple of int, optional
+        Of a part of a split set.
+    """
+
+    def __init__(
+        self,
+        dump: Dump,
+        kernel: KernelMemory | None,
+        selection: Selection,
+        sink: Sink,
+        plan: WritePlan,
+        *,
+        result: FilterResult | None = None,
+        pfn_range: tuple[int, int] | None = None,
+    ) -> None:
+        self.result = result or FilterResult(selection)
+        self.writer = _make_writer(dump, kernel, selection, sink, plan, pfn_range)
+        self._dump = dump
+        self._plan = plan
+        self._sink = sink
+        self._pfn_range = pfn_range
+
+    @property
+    def batch_frames(self) -> int:
+        """How many pages go through at a time."""
+        return choose_batch_frames(self._plan.buffer_bytes, self._dump.page_size_bytes, self._plan.threads)
+
+    def begin(self) -> None:
+        """Write everything that comes before the pages."""
+        self.writer.begin()
+
+    def pump(
+        self,
+        *,
+        first_page: int = 0,
+        erase: Erase | None = None,
+        progress: Callable[[int], None] | None = None,
+        stop: Callable[[], str] | None = None,
+    ) -> PumpOutcome:
+        """
+        Carry the pages from the dump into the file, from a number in the order of writing on.
+
+        What comes of it is added to the result.
+        """
+        batches = self.result.selection.batches(
+            self.batch_frames, by_worth=self._plan.by_worth, pfn_range=self._pfn_range
+        )
         outcome = pump_pages(
-            dump,
-            selection.batches(
-                choose_batch_frames(plan.buffer_bytes, dump.page_size_bytes, plan.threads),
-                by_worth=plan.by_worth,
-                pfn_range=pfn_range,
-            ),
-            [writer],
-            batch_frames=choose_batch_frames(plan.buffer_bytes, dump.page_size_bytes, plan.threads),
-            threads=plan.threads,
+            self._dump,
+            _skip_pages(batches, first_page),
+            [self.writer],
+            batch_frames=self.batch_frames,
+            threads=self._plan.threads,
             erase=erase,
             progress=progress,
             stop=stop,
         )
-        _add_outcome(result, outcome)
-        _finish(result, writer, sink, eraseinfo)
-        if outcome.stopped or outcome.failures:
-            break
-    return result
+        self.add(outcome)
+        return outcome
+
+    def add(self, outcome: PumpOutcome) -> None:
+        """Add to the result what became of pages."""
+        _add_outcome(self.result, outcome)
+
+    def finish(self, eraseinfo: bytes = b"") -> None:
+        """End the file; one that has no room for its last bytes is incomplete too."""
+        _finish(self.result, self.writer, self._sink, eraseinfo)
+
+
+def _skip_pages(batches: Iterator[NDArray[np.uint64]], count: int) -> Iterator[NDArray[np.uint64]]:
+    for pfns in batches:
+        if count < len(pfns):
+            yield pfns[count:]
+        count = max(count - len(pfns), 0)
 
 
 def divide_frames(selection: Selection, parts: int) -> list[tuple[int, int] | None]:
