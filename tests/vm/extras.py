@@ -9,9 +9,9 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from postpanic.capture.initramfs.modules import ModuleTree
 from postpanic.process import find_program, run
 from postpanic.rehearse.disks import make_empty_disk, make_ext4_disk
-from postpanic.rehearse.initramfs import ModuleTree
 from postpanic.rehearse.kernels import Kernel
 from postpanic.rehearse.programs import ProgramStore
 from tests.vm.guest import BOOT_MODULES, LOAD_MODULES, SCENARIOS_DIR

@@ -2,20 +2,23 @@
 What goes into the guests that are crashed: programs, initramfs, disks.
 
 Everything that decides what a dump looks like is here or in ``scenarios/``:
-the dump cache takes both into account.
+the dump cache goes by what is in the initramfs, how the disks are made and what
+the scenarios say.
 """
 
 from __future__ import annotations
 
+import inspect
 import random
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from postpanic.capture.initramfs.archive import ImageTree
+from postpanic.capture.initramfs.modules import ModuleTree
 from postpanic.process import find_program, run
 from postpanic.rehearse.cache import build_once, digest_file, digest_recipe
 from postpanic.rehearse.disks import make_empty_disk, make_ext4_disk
-from postpanic.rehearse.initramfs import ImageTree, ModuleTree
 from postpanic.rehearse.kernels import Kernel
 from postpanic.rehearse.machine import Disk
 
@@ -26,9 +29,10 @@ __all__ = [
     "SOURCES",
     "CaptureImage",
     "GuestDisks",
-    "build_initramfs",
     "build_programs",
+    "describe_disks",
     "make_disks",
+    "make_initramfs",
     "select_load_modules",
 ]
 
@@ -81,7 +85,7 @@ def build_programs(cache_dir: Path) -> Path:
     return build_once(cache_dir / "programs", digest_recipe(sources), build)
 
 
-def build_initramfs(kernel: Kernel, programs: Path) -> bytes:
+def make_initramfs(kernel: Kernel, programs: Path) -> ImageTree:
     """Make the initramfs of both kernels, the one that is crashed and the one that saves the dump."""
     image = ImageTree()
     image.add_file("init", SCENARIOS_DIR / "init.sh", 0o755)
@@ -96,13 +100,20 @@ def build_initramfs(kernel: Kernel, programs: Path) -> bytes:
     for name in order:
         image.add_bytes(f"lib/{name}.ko", modules.read(name))
     image.add_bytes("lib/boot-modules", "".join(f"{name}.ko\n" for name in order).encode())
-    return image.encode()
+    return image
 
 
 def select_load_modules(modules: ModuleTree) -> list[str]:
     """Return the modules that the guest loads once it is up, in order."""
     at_boot = modules.sort_by_dependency(BOOT_MODULES)
     return [name for name in modules.sort_by_dependency(LOAD_MODULES) if name not in at_boot]
+
+
+def describe_disks() -> list[object]:
+    """Return what :func:`make_disks` makes besides the caller's files: its own text and the values that it uses."""
+    sizes = (DATA_SIZE_BYTES, INPUT_SIZE_BYTES, OUTPUT_SIZE_BYTES, SWAP_SIZE_BYTES)
+    sources = [inspect.getsource(code) for code in (GuestDisks, make_disks, select_load_modules)]
+    return [*sources, BOOT_MODULES, LOAD_MODULES, CAPTURE_COMMAND_LINE, sizes]
 
 
 def make_disks(

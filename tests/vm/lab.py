@@ -25,12 +25,12 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from postpanic.capture.initramfs.archive import ImageTree
+from postpanic.capture.initramfs.modules import ModuleTree
 from postpanic.errors import PostpanicError
 from postpanic.process import find_program, run
-from postpanic.rehearse import initramfs
 from postpanic.rehearse.cache import build_once, digest_file, digest_recipe, hold_lock, prune, remove_entry
 from postpanic.rehearse.disks import read_ext4_file
-from postpanic.rehearse.initramfs import ModuleTree
 from postpanic.rehearse.kernels import DebugInfo, Kernel, KernelStore
 from postpanic.rehearse.machine import Accelerator, Disk, Machine, MachineConfig
 from postpanic.rehearse.programs import ProgramStore, UnpackedProgram
@@ -271,7 +271,7 @@ class Lab:
             An image of the caller's own to be loaded for the panic.
         """
         initrd = directory / "initrd"
-        initrd.write_bytes(guest.build_initramfs(kernel, guest.build_programs(self.cache_dir)))
+        initrd.write_bytes(self._make_initramfs(kernel).encode())
         disks = guest.make_disks(
             directory, kernel, initrd, recipe.scenario, memory_mib=recipe.memory_mib, capture=capture
         )
@@ -340,10 +340,12 @@ class Lab:
                 read_ext4_file(disks.output, "/page-flags", target / "page-flags")
         self.say(f"{kernel.release}: dump saved after {time.monotonic() - started:.0f} s")
 
+    def _make_initramfs(self, kernel: Kernel) -> ImageTree:
+        return guest.make_initramfs(kernel, guest.build_programs(self.cache_dir))
+
     def _name(self, recipe: Recipe, kernel: Kernel, kind: str) -> str:
         scenarios = [guest.SCENARIOS_DIR / name for name in (*guest.SOURCES, f"{recipe.scenario}.sh")]
-        files = [Path(guest.__file__), Path(initramfs.__file__), *scenarios]
-        files += [*extras.find_sources(recipe.setting), find_program("busybox"), find_program("makedumpfile")]
+        files = [*scenarios, *extras.find_sources(recipe.setting)]
         machine = asdict(recipe)
         # The package's version says more than the key.
         del machine["kernel"]
@@ -352,6 +354,8 @@ class Lab:
             "kernel": [kernel.package, kernel.version],
             "machine": machine,
             "command_line": COMMAND_LINE,
+            "initramfs": self._make_initramfs(kernel).digest(),
+            "disks": guest.describe_disks(),
             "files": [[path.name, digest_file(path)] for path in files],
         }
         if recipe.setting != Setting():

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from postpanic.capture.initramfs.archive import ImageTree
+from postpanic.capture.initramfs.modules import ModuleTree
 from postpanic.dumps.kcore import open_kcore
 from postpanic.dumps.memory import Dump
 from postpanic.kernel.memory import open_kernel_memory
@@ -16,7 +18,6 @@ from postpanic.kernel.uts import read_utsname
 from postpanic.pages.usage import count_usage
 from postpanic.process import find_program, run
 from postpanic.rehearse.disks import make_empty_disk
-from postpanic.rehearse.initramfs import ImageTree, ModuleTree
 from postpanic.rehearse.kernels import Kernel
 from postpanic.rehearse.machine import Disk, Machine, MachineConfig
 from tests.vm.guest import SCENARIOS_DIR

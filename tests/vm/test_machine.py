@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from postpanic.capture.initramfs.archive import ImageTree
 from postpanic.errors import FactAbsentError
 from postpanic.process import find_program, run
 from postpanic.rehearse.disks import make_ext4_disk, read_ext4_file
-from postpanic.rehearse.initramfs import ImageTree
 from postpanic.rehearse.kernels import Kernel
 from postpanic.rehearse.machine import Machine, MachineConfig, MachineError, detect_accelerator
 from tests.vm.guest import SCENARIOS_DIR

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from postpanic.capture.initramfs.archive import find_libraries
 from postpanic.errors import FactAbsentError
 from postpanic.process import run
-from postpanic.rehearse.initramfs import find_libraries
 from postpanic.rehearse.packages import Archive, Package
 from postpanic.rehearse.programs import LOADER, ProgramStore, resolve_libraries
 

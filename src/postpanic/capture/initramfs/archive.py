@@ -1,5 +1,5 @@
 """
-Initramfs images: the cpio archive, kernel modules and program libraries.
+Initramfs images: the tree of files and the cpio archive of it.
 
 The archive is the "newc" format that the kernel unpacks
 (Documentation/driver-api/early-userspace/buffer-format.rst): a header of
@@ -9,21 +9,17 @@ NUL, the content; name and content each padded to four bytes.
 
 from __future__ import annotations
 
-import lzma
+import hashlib
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-import zstandard
-
-from postpanic.errors import CorruptError, FactAbsentError, UsageError
+from postpanic.errors import UsageError
 from postpanic.process import find_program, run
 
-__all__ = ["ImageTree", "ModuleTree", "find_libraries", "read_module"]
+__all__ = ["ImageTree", "find_libraries"]
 
-MODULE_SIZE_LIMIT_BYTES = 64 << 20
-_DEPENDS = re.compile(rb"\0depends=([^\0]*)\0")
 _LIBRARY = re.compile(rb"(/\S+) \(0x[0-9a-f]+\)")
 
 
@@ -78,6 +74,13 @@ class ImageTree:
         archive += bytes(-len(archive) % 512)
         return bytes(archive)
 
+    def digest(self) -> str:
+        """Return the SHA-256 of what is in the tree, whatever order it was added in, as hexadecimal text."""
+        digest = hashlib.sha256()
+        for name, (mode, content) in sorted(self._entries.items()):
+            digest.update(b"%s\0%o %d\0" % (name.encode(), mode, len(content)) + content)
+        return digest.hexdigest()
+
     def _claim(self, path: str) -> str:
         name = path.strip("/")
         if not name or ".." in PurePosixPath(name).parts:
@@ -114,95 +117,3 @@ def find_libraries(program: Path) -> list[Path]:
     # ldd exits 1 for a static program, which is no failure here.
     listed = run([find_program("ldd"), program], check=False)
     return [Path(match[1].decode()) for match in _LIBRARY.finditer(listed.stdout)]
-
-
-def read_module(path: Path) -> bytes:
-    """
-    Read a kernel module, decompressed by the ending of its name: ``.ko``, ``.ko.xz``, ``.ko.zst``.
-
-    Raises
-    ------
-    CorruptError
-        If the compressed file is damaged, or larger than any module.
-    """
-    content = path.read_bytes()
-    try:
-        if path.suffix == ".xz":
-            content = lzma.LZMADecompressor().decompress(content, MODULE_SIZE_LIMIT_BYTES + 1)
-        elif path.suffix == ".zst":
-            with zstandard.ZstdDecompressor().stream_reader(content) as reader:
-                content = reader.read(MODULE_SIZE_LIMIT_BYTES + 1)
-    except (lzma.LZMAError, zstandard.ZstdError) as exc:
-        raise CorruptError(f"not a compressed module: {exc}", where=str(path)) from exc
-    if len(content) > MODULE_SIZE_LIMIT_BYTES:
-        raise CorruptError(f"a module of more than {MODULE_SIZE_LIMIT_BYTES} bytes", where=str(path))
-    return content
-
-
-class ModuleTree:
-    """
-    The modules of one kernel, found by name, each after those it depends on.
-
-    Dependencies come from the modules' own ``depends=`` (``.modinfo``), so no
-    index made by depmod is needed.
-
-    Parameters
-    ----------
-    directory : Path
-        ``lib/modules/RELEASE`` of the kernel.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self._paths = {
-            _module_name(path): path
-            for path in sorted(directory.rglob("*.ko*"))
-            if path.suffix in {".ko", ".xz", ".zst"}
-        }
-        self._contents: dict[str, bytes] = {}
-
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name.replace("-", "_") in self._paths
-
-    def read(self, name: str) -> bytes:
-        """
-        Return the module's content, decompressed.
-
-        Raises
-        ------
-        FactAbsentError
-            If the kernel has no such module; it may be built in.
-        """
-        name = name.replace("-", "_")
-        if name not in self._paths:
-            raise FactAbsentError(f"module {name}: not among the kernel's {len(self._paths)} modules")
-        if name not in self._contents:
-            self._contents[name] = read_module(self._paths[name])
-        return self._contents[name]
-
-    def sort_by_dependency(self, names: Iterable[str]) -> list[str]:
-        """
-        Return *names* and all they need, each after what it needs.
-
-        Names of which there is no module are left out: they are built in, or
-        the kernel does not have them.
-        """
-        order: list[str] = []
-        visiting: set[str] = set()
-
-        def visit(name: str) -> None:
-            name = name.replace("-", "_")
-            if name in visiting or name in order or name not in self._paths:
-                return
-            visiting.add(name)
-            found = _DEPENDS.search(self.read(name))
-            for needed in (found[1].decode() if found else "").split(","):
-                visit(needed)
-            order.append(name)
-
-        for name in names:
-            visit(name)
-        return order
-
-
-def _module_name(path: Path) -> str:
-    return path.name.split(".ko", 1)[0].replace("-", "_")

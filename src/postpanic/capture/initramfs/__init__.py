@@ -1,0 +1,1 @@
+"""The image that the capture kernel runs: what goes into it, how it is packed."""
