@@ -76,7 +76,7 @@ LOADED_TIMEOUT_S = 60.0
 PANIC_TIMEOUT_S = 30.0
 ENDED_TIMEOUT_S = 10.0
 UNUSED_S = 14 * 24 * 3600.0
-CACHES = ("crashes", "dumps", "variants", "debug", "kernels", "programs", "unpacked")
+CACHES = ("crashes", "dumps", "variants", "debug", "kernels", "programs", "unpacked", "hosts")
 
 
 @dataclass(frozen=True)

@@ -217,7 +217,7 @@ class Archive:
         # Names that packages only provide have no stanza, and make apt exit with an error.
         stanzas = parse_stanzas(self._apt_cache("show", "--no-all-versions", *names, check=False) if names else "")
         packages = [
-            Package(stanza["Package"], stanza["Version"], _split_depends(stanza.get("Depends", "")))
+            Package(stanza["Package"], stanza["Version"], _read_depends(stanza))
             for stanza in stanzas
             if stanza.get("Package") in names and "Version" in stanza
         ]
@@ -273,6 +273,10 @@ class Archive:
 
 def _compare_packages(one: Package, other: Package) -> int:
     return compare_versions(one.version, other.version)
+
+
+def _read_depends(stanza: dict[str, str]) -> tuple[str, ...]:
+    return _split_depends(",".join(stanza.get(field, "") for field in ("Pre-Depends", "Depends")))
 
 
 def _split_depends(text: str) -> tuple[str, ...]:
