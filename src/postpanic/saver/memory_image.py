@@ -1,0 +1,126 @@
+"""What is saved: the dead kernel's memory, opened once for all targets."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from postpanic.dumps.digest import FileDigest
+from postpanic.dumps.memory import Dump
+from postpanic.errors import PostpanicError
+from postpanic.kernel.memory import KernelMemory, open_kernel_memory
+from postpanic.pages.checks import SelfTest
+from postpanic.pages.filtering import FilterResult, WritePlan
+from postpanic.pages.selection import Selection
+from postpanic.saver.evidence import Evidence, collect_evidence, name_dump
+from postpanic.units import MIB
+
+__all__ = ["MemoryImage", "choose_buffer_bytes"]
+
+_KEPT_FREE = 10 * MIB
+_LEAST, _MOST = 2 * MIB, 24 * MIB
+
+
+class MemoryImage:
+    """
+    A dump that is open, and what all targets need to know of it.
+
+    Parameters
+    ----------
+    dump : Dump
+        ``/proc/vmcore``, or any other.
+    node : str
+        The machine's name, where the memory does not tell it.
+    """
+
+    def __init__(
+        self,
+        dump: Dump,
+        say: Callable[[str], None],
+        *,
+        node: str = "",
+        threads: int = 1,
+        buffer_bytes: int = _LEAST,
+        self_test: bool = True,
+    ) -> None:
+        self.dump = dump
+        self.threads = threads
+        self.buffer_bytes = buffer_bytes
+        self._say = say
+        self._self_test = self_test
+        self._tested: dict[str, SelfTest | None] = {}
+        self._selections: dict[int, Selection] = {}
+        self._lock = threading.Lock()
+        self._started = time.monotonic()
+        self.kernel: KernelMemory | None = None
+        try:
+            self.kernel = open_kernel_memory(dump)
+        except PostpanicError as exc:
+            say(f"the kernel in the memory is not found, all pages are kept: {exc.message}")
+        self.evidence: Evidence = collect_evidence(dump, self.kernel)
+        for fault in self.evidence.faults:
+            say(fault)
+        self.dump_name = name_dump(node, self.evidence.crash_time_s)
+
+    def select(self, level: int) -> Selection:
+        """Choose the pages of a dump level; once for all who ask."""
+        with self._lock:
+            if level not in self._selections:
+                from postpanic.pages.classify import select_pages
+
+                selection = select_pages(self.dump, self.kernel, level, threads=self.threads)
+                for note in selection.notes:
+                    self._say(note)
+                self._selections[level] = selection
+            return self._selections[level]
+
+    def manifest(self, result: FilterResult, plan: WritePlan, names: Sequence[str], test: object = None) -> bytes:
+        """Put the manifest of a file together, as JSON."""
+        from postpanic.pages.recording import record_dump
+
+        digests = [digest or FileDigest(0) for digest in (*result.digests, *[None] * len(names))]
+        manifest = record_dump(
+            self.dump,
+            self.kernel,
+            result,
+            plan,
+            dict(zip(names, digests, strict=False)),
+            duration_s=time.monotonic() - self._started,
+            self_test=test if isinstance(test, SelfTest) else None,
+            notes=result.selection.notes,
+        )
+        return (json.dumps(manifest.to_json(), indent=1) + "\n").encode("ascii")
+
+    def test(self, path: str | None) -> SelfTest | None:
+        """Prove that a written file can be worked with; None where it cannot be read back, or nobody asked."""
+        if path is None or not self._self_test:
+            return None
+        from postpanic.dumps.open import open_dump
+        from postpanic.pages.selftest import check_dump
+
+        with self._lock:
+            try:
+                with open_dump(Path(path)) as written:
+                    return check_dump(written, source=self.dump, source_kernel=self.kernel, quick=True)
+            except (PostpanicError, MemoryError) as exc:
+                self._say(f"no self-test of {Path(path).name}: {exc}")
+                return None
+
+
+def choose_buffer_bytes(targets: int, meminfo: Path = Path("/proc/meminfo")) -> int:
+    """
+    Choose how much memory pages in flight may take, by what is free now.
+
+    Each target may come to read on its own, beside the one read for all.
+    """
+    available = 64 * MIB
+    try:
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                available = int(line.split()[1]) << 10
+    except (OSError, ValueError, IndexError):
+        pass
+    return min(max((available - _KEPT_FREE) // (1 + max(targets, 1)), _LEAST), _MOST)

@@ -1,0 +1,242 @@
+"""
+One save, from the dead kernel's memory to every target: what a child of PID 1 does, or ``postpanic save``.
+
+::
+
+    open memory, read log ─> targets, each in its thread: open, put the log, then
+                             meet ─> one read ─> lanes ─> files ─> manifest ─> self-test
+    none complete? ─> the fallbacks, one after the other
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from postpanic.dumps.memory import Dump
+from postpanic.pages.pump import pump_pages
+from postpanic.saver.console import Console, ProgressLine
+from postpanic.saver.memory_image import MemoryImage, choose_buffer_bytes
+from postpanic.saver.plan import SavePlan, TargetPlan
+from postpanic.saver.rendezvous import Rendezvous
+from postpanic.saver.target_run import TargetRun, TargetState
+from postpanic.saver.targets.base import Target
+
+__all__ = ["Outcome", "SaveOptions", "TargetOutcome", "save"]
+
+_POLL_S = 0.25
+_LOCAL = frozenset({"file", "raw"})
+_FAR_FACTOR = 3.0
+"""Targets beyond a network look after their time themselves, and retry: only one that has lost itself is given up."""
+
+
+@dataclass(frozen=True)
+class SaveOptions:
+    """
+    How much to dare.
+
+    Attributes
+    ----------
+    log_only : bool
+        Leave the pages out.
+    lean : bool
+        As little memory as possible: no self-test, small buffers.
+    skip : frozenset of int
+        Targets that need nothing any more, by number; fallbacks come after targets.
+    """
+
+    log_only: bool = False
+    lean: bool = False
+    skip: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class TargetOutcome:
+    """What came of one target."""
+
+    number: int
+    name: str
+    state: TargetState
+    has_log: bool
+    place: str = ""
+    error: str = ""
+
+
+@dataclass
+class Outcome:
+    """What came of all."""
+
+    targets: list[TargetOutcome] = field(default_factory=list)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether a whole dump is somewhere."""
+        return any(target.state is TargetState.COMPLETE for target in self.targets)
+
+    @property
+    def has_log(self) -> bool:
+        """Whether at least the kernel log is somewhere."""
+        return any(target.has_log for target in self.targets)
+
+
+def save(
+    plan: SavePlan,
+    dump: Dump,
+    console: Console,
+    make_target: Callable[[TargetPlan], Target],
+    *,
+    options: SaveOptions = SaveOptions(),
+    report: Callable[[TargetOutcome], None] = lambda _: None,
+    alive: Callable[[], None] = lambda: None,
+) -> Outcome:
+    """
+    Save a dump to all targets at once, then to fallbacks as long as no target has it whole.
+
+    Parameters
+    ----------
+    report : callable
+        Is told whenever a target's state has changed.
+    alive : callable
+        Is called a few times a second.
+    """
+    count = len(plan.targets)
+    buffer_bytes = 1 if options.lean else plan.buffer_bytes or choose_buffer_bytes(count)
+    image = MemoryImage(
+        dump,
+        console.say,
+        node=plan.node,
+        threads=plan.threads,
+        buffer_bytes=buffer_bytes,
+        self_test=plan.self_test and not options.lean,
+    )
+    session = _Session(image, console, make_target, options, report, alive)
+    outcome = Outcome()
+    first = [number for number in range(count) if number not in options.skip]
+    outcome.targets += session.save_to(list(plan.targets), first)
+    for number, fallback in enumerate(plan.fallbacks, start=count):
+        if outcome.is_complete or number in options.skip:
+            continue
+        console.say(f"no target has the whole dump: trying the fallback {fallback.name}")
+        outcome.targets += session.save_to([*plan.targets, *plan.fallbacks], [number])
+    return outcome
+
+
+@dataclass
+class _Session:
+    """What the rounds share: the targets first, then each fallback."""
+
+    image: MemoryImage
+    console: Console
+    make_target: Callable[[TargetPlan], Target]
+    options: SaveOptions
+    report: Callable[[TargetOutcome], None]
+    alive: Callable[[], None]
+
+    def save_to(self, plans: Sequence[TargetPlan], numbers: Sequence[int]) -> list[TargetOutcome]:
+        """Save to some targets at once; returns when nothing more will come of any."""
+        if not numbers:
+            return []
+        rendezvous = Rendezvous(len(numbers))
+        runs = {number: self._make_run(plans[number], rendezvous) for number in numbers}
+        threads = [run.start() for run in runs.values()]
+        feeder = _Feeder(self.image, rendezvous, self.console.say) if len(runs) > 1 else None
+        watch = _Watch(runs, self, self.image)
+        while not all(run.is_over for run in runs.values()):
+            watch.look()
+            self.alive()
+            time.sleep(_POLL_S)
+        rendezvous.close()
+        watch.look()
+        for thread, run in zip(threads, runs.values(), strict=True):
+            if run.state is not TargetState.FAILED:
+                thread.join(1.0)
+        if feeder is not None:
+            feeder.join(1.0)
+        return [_describe(number, run) for number, run in runs.items()]
+
+    def _make_run(self, plan: TargetPlan, rendezvous: Rendezvous) -> TargetRun:
+        return TargetRun(
+            plan,
+            self.make_target(plan),
+            self.image,
+            rendezvous,
+            self.console.say,
+            self.console.transcript,
+            log_only=self.options.log_only,
+        )
+
+
+class _Watch:
+    """Looks after the targets: tells how far they are, gives up those that do not answer."""
+
+    def __init__(self, runs: dict[int, TargetRun], session: _Session, image: MemoryImage) -> None:
+        self._runs = runs
+        self._session = session
+        self._image = image
+        self._reported: dict[int, TargetOutcome] = {}
+        self._line: ProgressLine | None = None
+
+    def look(self) -> None:
+        """Look once."""
+        for number, run in self._runs.items():
+            limit = run.plan.timeout_s * (1.0 if run.plan.kind in _LOCAL else _FAR_FACTOR)
+            if not run.is_over and run.patience.waited_s() > limit:
+                run.abandon(f"no answer for {limit:.0f} s")
+            outcome = _describe(number, run)
+            if outcome != self._reported.get(number):
+                self._reported[number] = outcome
+                self._session.report(outcome)
+        writing = [run for run in self._runs.values() if run.state is TargetState.WRITING and run.progress.total]
+        if writing:
+            ahead = max(writing, key=lambda run: run.progress.done)
+            if self._line is None:
+                page_size = self._image.dump.page_size_bytes
+                self._line = ProgressLine(self._session.console.show, ahead.progress.total, page_size)
+            self._line.set(ahead.progress.done)
+
+
+class _Feeder:
+    """The one read: from the memory through one encoder to all lanes, in a thread of its own."""
+
+    def __init__(self, image: MemoryImage, rendezvous: Rendezvous, say: Callable[[str], None]) -> None:
+        import threading
+
+        self._image = image
+        self._rendezvous = rendezvous
+        self._say = say
+        self._thread = threading.Thread(target=self._run, name="feeder", daemon=True)
+        self._thread.start()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for its end."""
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        gathered = self._rendezvous.gather()
+        if gathered is None:
+            return
+        file, fan = gathered
+        try:
+            outcome = pump_pages(
+                self._image.dump,
+                file.result.selection.batches(file.batch_frames),
+                [fan],
+                batch_frames=file.batch_frames,
+                threads=self._image.threads,
+            )
+        except BaseException as exc:  # noqa: BLE001 - each target goes on by itself
+            self._say(f"reading for all targets at once ended: {type(exc).__name__}: {exc}")
+            fan.leave_all()
+            return
+        if outcome.failures:
+            # Nobody takes part any more: they have failed, or go on by themselves.
+            return
+        fan.finish(complete=True)
+
+
+def _describe(number: int, run: TargetRun) -> TargetOutcome:
+    """Tell how far a target is."""
+    place = run.target.place if run.state in (TargetState.COMPLETE, TargetState.INCOMPLETE) else ""
+    error = run.error.message if run.error is not None and run.state is TargetState.FAILED else ""
+    return TargetOutcome(number, run.plan.name, run.state, run.has_log, place, error)

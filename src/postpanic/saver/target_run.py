@@ -1,0 +1,268 @@
+"""
+One target's way through a save: open, log first, then the dump, then the proof.
+
+Runs in a thread of its own and shares nothing with other targets but the
+memory that is read. Everything it asks of the target goes through a
+:class:`~postpanic.saver.watched.Patience`, so that whoever waits for all
+targets can tell one that is slow from one that is dead.
+"""
+
+from __future__ import annotations
+
+import enum
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from postpanic.dumps.kdump.codecs import Compression
+from postpanic.dumps.sink import LimitedSink, Sink
+from postpanic.errors import NoSpaceError, OutputError, PostpanicError
+from postpanic.pages.filtering import FilterResult, GrowingDump, WritePlan
+from postpanic.saver.evidence import LOG_NAME, Evidence
+from postpanic.saver.memory_image import MemoryImage
+from postpanic.saver.plan import TargetPlan
+from postpanic.saver.rendezvous import Rendezvous
+from postpanic.saver.targets.base import Target
+from postpanic.saver.watched import Patience, WatchedSink
+
+__all__ = ["DUMP_NAME", "TRANSCRIPT_NAME", "Progress", "TargetRun", "TargetState"]
+
+DUMP_NAME = "vmcore"
+TRANSCRIPT_NAME = "saver.log"
+_KEPT_FREE_BYTES = 2 << 20
+"""For the log and the manifest, when the dump has taken all other room."""
+_PAUSES_S = (1.0, 3.0, 10.0)
+
+
+class TargetState(enum.Enum):
+    """How far a target is; the later, the better, but for the last."""
+
+    WAITING = "waiting"
+    OPENING = "opening"
+    LOG_SAVED = "log saved"
+    WRITING = "writing"
+    INCOMPLETE = "saved, incomplete"
+    COMPLETE = "saved"
+    FAILED = "failed"
+
+
+@dataclass
+class Progress:
+    """How many pages went through."""
+
+    done: int = 0
+    total: int = 0
+
+
+@dataclass
+class TargetRun:
+    """
+    The work for one target.
+
+    Attributes
+    ----------
+    image : MemoryImage
+        What is saved.
+    rendezvous : Rendezvous
+        Where targets that are ready meet, to be fed from one read.
+    log_only : bool
+        Leave the pages out.
+    """
+
+    plan: TargetPlan
+    target: Target
+    image: MemoryImage
+    rendezvous: Rendezvous
+    say: Callable[[str], None]
+    transcript: Callable[[], str]
+    log_only: bool = False
+    state: TargetState = TargetState.WAITING
+    error: PostpanicError | None = None
+    has_log: bool = False
+    deleted: list[str] = field(default_factory=list)
+    result: FilterResult | None = None
+    patience: Patience = field(default_factory=Patience)
+    progress: Progress = field(default_factory=Progress)
+    _is_abandoned: bool = False
+
+    def start(self) -> threading.Thread:
+        """Begin, in a thread that does not keep the process from ending."""
+        thread = threading.Thread(target=self.run, name=f"target-{self.plan.kind}", daemon=True)
+        thread.start()
+        return thread
+
+    def run(self) -> None:
+        """Try as often as the plan says; never raises."""
+        try:
+            self._try_repeatedly()
+        except BaseException as exc:  # noqa: BLE001 - the other targets go on
+            self._fail(OutputError(f"internal error: {type(exc).__name__}: {exc}", where=self.plan.name))
+        finally:
+            self.rendezvous.withdraw(self)
+
+    def abandon(self, reason: str) -> None:
+        """Give it up: its thread is stuck in the target, and is left there."""
+        self._is_abandoned = True
+        self._fail(OutputError(reason, where=self.plan.name))
+        self.rendezvous.withdraw(self, self.error)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will come of it."""
+        return self.state in (TargetState.FAILED, TargetState.COMPLETE, TargetState.INCOMPLETE)
+
+    def _try_repeatedly(self) -> None:
+        for attempt in range(max(self.plan.attempts, 1)):
+            try:
+                self._try_once()
+            except PostpanicError as exc:
+                self.error = exc
+                self.say(f"{self.plan.name}: {exc.message}")
+                with self.patience.waiting():
+                    self.target.close()
+                if self._is_abandoned or attempt + 1 >= self.plan.attempts:
+                    break
+                time.sleep(_PAUSES_S[min(attempt, len(_PAUSES_S) - 1)])
+                self.say(f"{self.plan.name}: attempt {attempt + 2} of {self.plan.attempts}")
+            else:
+                return
+        self._fail(self.error or OutputError("not tried", where=self.plan.name))
+
+    def _try_once(self) -> None:
+        self.state = TargetState.OPENING
+        with self.patience.waiting():
+            self.target.open(self.image.dump_name)
+        try:
+            self._put_evidence(self.image.evidence)
+            if self.log_only:
+                self._finish(TargetState.INCOMPLETE)
+                return
+            self._save_dump()
+        except BaseException:
+            if not self._is_abandoned:
+                self._put_transcript()
+            raise
+
+    def _put_evidence(self, evidence: Evidence) -> None:
+        for name, content in evidence.files.items():
+            with self.patience.waiting():
+                self.target.put(name, content)
+        self.state = TargetState.LOG_SAVED
+        if LOG_NAME in evidence.files:
+            self.has_log = True
+            self.say(f"{self.plan.name}: log saved")
+
+    def _save_dump(self) -> None:
+        """Try the levels until one fits."""
+        levels = self.plan.dump_levels or (31,)
+        for level in levels:
+            result = self._write(level)
+            if not isinstance(result.error, NoSpaceError) or level == levels[-1]:
+                break
+            self.say(f"{self.plan.name}: level {level} does not fit: {result.error.message}")
+        self.result = result
+        if result.error is not None and not isinstance(result.error, NoSpaceError):
+            raise result.error
+        self._conclude(result, level)
+
+    def _write(self, level: int) -> FilterResult:
+        """Write the dump once, with the others as long as that goes, then alone."""
+        self.state = TargetState.WRITING
+        selection = self.image.select(level)
+        with self.patience.waiting():
+            sink = self.target.open_dump(DUMP_NAME)
+        try:
+            file = GrowingDump(
+                self.image.dump, self.image.kernel, selection, self._guard(sink), self._write_plan(), result=None
+            )
+            self.progress.done, self.progress.total = 0, selection.kept.count
+            file.begin()
+            lane = self.rendezvous.join(self, self.plan, file, level)
+            if lane is not None:
+                lane.run(self._advance)
+                file.add(lane.outcome)
+            if lane is None or (lane.resume_page is not None and not lane.has_failed):
+                first = lane.resume_page or 0 if lane is not None else 0
+                if lane is not None:
+                    self.say(f"{self.plan.name}: slower than the others, goes on alone")
+                file.pump(first_page=first, progress=self._advance, stop=self._reason_to_stop)
+            file.finish()
+        finally:
+            with self.patience.waiting():
+                sink.close()
+        return file.result
+
+    def _guard(self, sink: Sink) -> Sink:
+        """Watch the sink, and keep some room free for what comes last."""
+        limits = [self.plan.limit_bytes] if self.plan.limit_bytes else []
+        with self.patience.waiting():
+            room = self.target.room_bytes()
+        if room is not None:
+            limits.append(max(room - _KEPT_FREE_BYTES, 0))
+        watched: Sink = WatchedSink(sink, self.patience)
+        return LimitedSink(watched, min(limits)) if limits else watched
+
+    def _write_plan(self) -> WritePlan:
+        return WritePlan(
+            compression=Compression.ZSTD if self.plan.compression == "zstd" else None,
+            compression_level=self.plan.compression_level,
+            threads=self.image.threads,
+            buffer_bytes=self.image.buffer_bytes,
+        )
+
+    def _conclude(self, result: FilterResult, level: int) -> None:
+        """Name the dump, prove it, and tell."""
+        state = TargetState.COMPLETE if result.complete else TargetState.INCOMPLETE
+        self._put_manifest(result)
+        if result.written_pages:
+            with self.patience.waiting():
+                self.target.commit()
+        self.say(f"{self.plan.name}: {state.value}, level {level}: {self.target.place}")
+        test = self.image.test(self.target.read_back() if result.written_pages else None)
+        if test is not None:
+            self._put_manifest(result, test=test)
+            bad = [check for check in test.results if check.outcome.name == "FAILED"]
+            self.say(
+                f"{self.plan.name}: self-test {'passed' if not bad else f'failed: {bad[0].name}: {bad[0].detail}'}"
+            )
+        if state is TargetState.COMPLETE and not (test is not None and bad):
+            with self.patience.waiting():
+                self.deleted = self.target.rotate()
+            for name in self.deleted:
+                self.say(f"{self.plan.name}: deleted the old dump {name}")
+        self._finish(state)
+
+    def _finish(self, state: TargetState) -> None:
+        self._put_transcript()
+        with self.patience.waiting():
+            self.target.close()
+        if not self._is_abandoned:
+            self.state = state
+
+    def _put_manifest(self, result: FilterResult, *, test: object = None) -> None:
+        manifest = self.image.manifest(result, self._write_plan(), self.target.dump_files or (DUMP_NAME,), test)
+        try:
+            with self.patience.waiting():
+                self.target.put(f"{DUMP_NAME}.manifest.json", manifest)
+        except NoSpaceError as exc:
+            self.say(f"{self.plan.name}: no room for the manifest: {exc.message}")
+
+    def _put_transcript(self) -> None:
+        """Leave word of what happened, where that is possible."""
+        try:
+            with self.patience.waiting():
+                self.target.put(TRANSCRIPT_NAME, self.transcript().encode())
+        except PostpanicError:
+            pass
+
+    def _fail(self, error: PostpanicError) -> None:
+        self.error = error
+        self.state = TargetState.FAILED
+        self.say(f"{self.plan.name}: given up: {error.message}")
+
+    def _advance(self, pages: int) -> None:
+        self.progress.done += pages
+
+    def _reason_to_stop(self) -> str:
+        return "given up" if self._is_abandoned else ""

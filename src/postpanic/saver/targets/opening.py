@@ -1,0 +1,33 @@
+"""Make a target of its plan; what a kind of target needs is only imported when there is one."""
+
+from __future__ import annotations
+
+from postpanic.saver.plan import FilePlan, HttpPlan, NfsPlan, RawPlan, SshPlan, TargetPlan
+from postpanic.saver.targets.base import Target
+
+__all__ = ["make_target"]
+
+
+def make_target(plan: TargetPlan) -> Target:
+    """Make the target; nothing is touched before its ``open()``."""
+    match plan:
+        case FilePlan():
+            from postpanic.saver.targets.file import FileTarget
+
+            return FileTarget(plan)
+        case RawPlan():
+            from postpanic.saver.targets.raw import RawTarget
+
+            return RawTarget(plan)
+        case NfsPlan():
+            from postpanic.saver.targets.nfs import NfsTarget
+
+            return NfsTarget(plan)
+        case SshPlan():
+            from postpanic.saver.targets.ssh import SshTarget
+
+            return SshTarget(plan)
+        case HttpPlan():
+            from postpanic.saver.targets.http import HttpTarget
+
+            return HttpTarget(plan)
