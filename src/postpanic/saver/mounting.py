@@ -81,27 +81,9 @@ _FLAGS: dict[str, tuple[int, bool]] = {
 # For mount(8), systemd and others, never for the kernel.
 _OF_USER_SPACE = frozenset(
     [
-        "defaults",
-        "auto",
-        "noauto",
-        "user",
-        "nouser",
-        "users",
-        "nousers",
-        "owner",
-        "noowner",
-        "group",
-        "nogroup",
-        "nofail",
-        "_netdev",
-        "mand",
-        "nomand",
-        "iversion",
-        "noiversion",
-        "bootwait",
-        "nobootwait",
-        "fail",
-        "loop",
+        *("defaults", "auto", "noauto", "nofail", "fail", "_netdev", "loop", "bootwait", "nobootwait"),
+        *("user", "nouser", "users", "nousers", "owner", "noowner", "group", "nogroup"),
+        *("mand", "nomand", "iversion", "noiversion"),
     ]
 )
 _OF_USER_SPACE_KEYS = ("x-", "X-", "comment=", "loop=", "offset=", "sizelimit=", "encryption=", "helper=", "uhelper=")
