@@ -20,7 +20,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -259,6 +259,9 @@ class Lab:
         *,
         load_capture: bool = True,
         capture: guest.CaptureImage | None = None,
+        more_disks: Sequence[Disk] = (),
+        more_words: Sequence[str] = (),
+        is_isolated: bool = True,
     ) -> Iterator[tuple[Machine, guest.GuestDisks]]:
         """
         Boot, load and crash a machine; yield it right after its panic, with its disks.
@@ -269,6 +272,12 @@ class Lab:
             Gets the console; the disks are in it until the end.
         capture : CaptureImage, optional
             An image of the caller's own to be loaded for the panic.
+        more_disks : sequence of Disk
+            After the lab's own: ``/dev/vde`` and so on; they stay.
+        more_words : sequence of str
+            For QEMU's command.
+        is_isolated : bool
+            Whether the guest's network ends at its card.
         """
         initrd = directory / "initrd"
         initrd.write_bytes(self._make_initramfs(kernel).encode())
@@ -276,7 +285,7 @@ class Lab:
             directory, kernel, initrd, recipe.scenario, memory_mib=recipe.memory_mib, capture=capture
         )
         extra = extras.make_extra_disk(directory, kernel, recipe.setting, self.cache_dir)
-        attached = (*disks.attach(), *([Disk(extra)] if extra else []))
+        own = (*disks.attach(), *([Disk(extra)] if extra else []))
         # A socket's path is limited to 107 bytes, a cache directory's is not.
         stub = Path(tempfile.gettempdir()) / f"lab-{os.getpid()}-{time.monotonic_ns():x}.gdb"
         balloon = ("-device", "virtio-balloon-pci") if recipe.setting.balloon else ()
@@ -285,12 +294,13 @@ class Lab:
             kernel=kernel.image,
             initrd=initrd,
             command_line=" ".join(word for word in words if word),
-            disks=attached,
+            disks=(*own, *more_disks),
             memory_mib=recipe.memory_mib,
             cpus=recipe.cpus,
             cpu=recipe.cpu,
             network=True,
-            extra=("-gdb", f"unix:{stub},server=on,wait=off", *balloon),
+            is_isolated=is_isolated,
+            extra=("-gdb", f"unix:{stub},server=on,wait=off", *balloon, *more_words),
         )
         # One guest at a time: two would starve each other on a small machine.
         with hold_lock(self.cache_dir / ".machine.lock"):
@@ -309,7 +319,7 @@ class Lab:
                 if not load_capture:
                     machine.wait_for(r"end Kernel panic", timeout_s=PANIC_TIMEOUT_S)
                 yield machine, disks
-        for path in (*(disk.path for disk in attached), initrd, directory / "qemu.log"):
+        for path in (*(disk.path for disk in own), initrd, directory / "qemu.log"):
             path.unlink(missing_ok=True)
 
     @contextlib.contextmanager

@@ -106,6 +106,8 @@ class MachineConfig:
         QEMU's CPU model. ``max`` alone turns 5-level paging on.
     network : bool
         Whether to have a network card, in a network of its own.
+    is_isolated : bool
+        Whether that network ends there; else the guest reaches the host's loopback interface as 10.0.2.2.
     vmcoreinfo : bool
         Whether the guest can tell QEMU where its VMCOREINFO is.
     extra : tuple of str
@@ -121,6 +123,7 @@ class MachineConfig:
     cpu: str = "max,la57=off"
     machine: str = "pc"
     network: bool = False
+    is_isolated: bool = True
     vmcoreinfo: bool = True
     extra: tuple[str, ...] = ()
 
@@ -146,7 +149,8 @@ def build_command(config: MachineConfig, console: Path, accelerator: Accelerator
         words += ["-drive", f"file={_option_path(disk.path)},format=raw,if=none,id=disk{number},{mode}"]
         words += ["-device", f"virtio-blk-pci,drive=disk{number}"]
     if config.network:
-        words += ["-netdev", "user,id=net0,restrict=on", "-device", "virtio-net-pci,netdev=net0,romfile="]
+        isolation = "on" if config.is_isolated else "off"
+        words += ["-netdev", f"user,id=net0,restrict={isolation}", "-device", "virtio-net-pci,netdev=net0,romfile="]
     if config.vmcoreinfo:
         words += ["-device", "vmcoreinfo"]
     return [*words, *config.extra]

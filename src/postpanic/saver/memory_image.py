@@ -12,6 +12,7 @@ from postpanic.dumps.digest import FileDigest
 from postpanic.dumps.memory import Dump
 from postpanic.errors import PostpanicError
 from postpanic.kernel.memory import KernelMemory, open_kernel_memory
+from postpanic.kernel.uts import read_utsname
 from postpanic.pages.checks import SelfTest
 from postpanic.pages.filtering import FilterResult, WritePlan
 from postpanic.pages.selection import Selection
@@ -63,7 +64,14 @@ class MemoryImage:
         self.evidence: Evidence = collect_evidence(dump, self.kernel)
         for fault in self.evidence.faults:
             say(fault)
-        self.dump_name = name_dump(node, self.evidence.crash_time_s)
+        self.dump_name = name_dump(node or self._read_node(), self.evidence.crash_time_s)
+
+    def _read_node(self) -> str:
+        """Read the machine's name out of its memory; empty where that fails."""
+        try:
+            return read_utsname(self.kernel).nodename if self.kernel is not None else ""
+        except PostpanicError:
+            return ""
 
     def select(self, level: int) -> Selection:
         """Choose the pages of a dump level; once for all who ask."""

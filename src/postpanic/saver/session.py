@@ -237,6 +237,6 @@ class _Feeder:
 
 def _describe(number: int, run: TargetRun) -> TargetOutcome:
     """Tell how far a target is."""
-    place = run.target.place if run.state in (TargetState.COMPLETE, TargetState.INCOMPLETE) else ""
+    place = run.place if run.is_over and run.state is not TargetState.FAILED else ""
     error = run.error.message if run.error is not None and run.state is TargetState.FAILED else ""
     return TargetOutcome(number, run.plan.name, run.state, run.has_log, place, error)

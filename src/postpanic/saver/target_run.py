@@ -42,9 +42,13 @@ class TargetState(enum.Enum):
     OPENING = "opening"
     LOG_SAVED = "log saved"
     WRITING = "writing"
+    LOG_ONLY = "log only"
     INCOMPLETE = "saved, incomplete"
     COMPLETE = "saved"
     FAILED = "failed"
+
+
+_OVER = frozenset({TargetState.FAILED, TargetState.COMPLETE, TargetState.INCOMPLETE, TargetState.LOG_ONLY})
 
 
 @dataclass
@@ -80,6 +84,7 @@ class TargetRun:
     state: TargetState = TargetState.WAITING
     error: PostpanicError | None = None
     has_log: bool = False
+    place: str = ""
     deleted: list[str] = field(default_factory=list)
     result: FilterResult | None = None
     patience: Patience = field(default_factory=Patience)
@@ -110,7 +115,7 @@ class TargetRun:
     @property
     def is_over(self) -> bool:
         """Whether nothing more will come of it."""
-        return self.state in (TargetState.FAILED, TargetState.COMPLETE, TargetState.INCOMPLETE)
+        return self.state in _OVER
 
     def _try_repeatedly(self) -> None:
         for attempt in range(max(self.plan.attempts, 1)):
@@ -136,7 +141,8 @@ class TargetRun:
         try:
             self._put_evidence(self.image.evidence)
             if self.log_only:
-                self._finish(TargetState.INCOMPLETE)
+                self.place = self.target.place
+                self._finish(TargetState.LOG_ONLY)
                 return
             self._save_dump()
         except BaseException:
@@ -213,12 +219,13 @@ class TargetRun:
 
     def _conclude(self, result: FilterResult, level: int) -> None:
         """Name the dump, prove it, and tell."""
+        self.place = self.target.place
         state = TargetState.COMPLETE if result.complete else TargetState.INCOMPLETE
         self._put_manifest(result)
         if result.written_pages:
             with self.patience.waiting():
                 self.target.commit()
-        self.say(f"{self.plan.name}: {state.value}, level {level}: {self.target.place}")
+        self.say(f"{self.plan.name}: {state.value}, level {level}: {self.place}")
         test = self.image.test(self.target.read_back() if result.written_pages else None)
         if test is not None:
             self._put_manifest(result, test=test)

@@ -177,7 +177,7 @@ def test_only_what_is_asked_for_is_done(source: Dump, tmp_path: Path) -> None:
     folders = [Folder(tmp_path / name) for name in "ab"]
     outcome, _ = run(source, folders, options=SaveOptions(log_only=True, lean=True, skip=frozenset({0})))
     assert folders[0].opened == 0
-    assert [target.state for target in outcome.targets] == [TargetState.INCOMPLETE]
+    assert [target.state for target in outcome.targets] == [TargetState.LOG_ONLY]
     assert not (Path(folders[1].place) / "vmcore").exists()
     assert (Path(folders[1].place) / "saver.log").exists()
 
