@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from postpanic.dumps.sink import Sink
 from postpanic.errors import OutputError, PostpanicError
+from postpanic.saver.blocks import BlockFinder
+from postpanic.saver.devices import DeviceBinder
 from postpanic.saver.plan import NetworkPlan, SavePlan, TargetPlan
 from postpanic.saver.targets.base import Target
 from postpanic.saver.targets.opening import make_target
@@ -29,26 +31,28 @@ class Preparation:
     def __init__(self, plan: SavePlan, say: Callable[[str], None]) -> None:
         self._plan = plan
         self._say = say
+        self._binder = DeviceBinder(plan.devices)
         self._network_done = threading.Event()
         self._network_error: PostpanicError | None = None
 
     def start(self) -> None:
         """Load modules, bind devices, start the network; what fails is said, and costs what needs it."""
-        from postpanic.saver.devices import bind_devices, hold_devices
         from postpanic.saver.modules import load_modules
 
         plan = self._plan
-        hold_devices(plan.devices, self._say)
-        for result in load_modules(plan.modules):
+        self._binder.hold_back()
+        for result in load_modules(plan.modules, after_each=self._binder.hold_back):
             if not result.is_loaded:
-                self._say(f"module {result.name}: {result.error}")
-        bind_devices(plan.devices, self._say)
+                self._say(f"module {result.path.rsplit('/', 1)[-1]}: {result.error}")
+        self._binder.bind()
+        for failure in self._binder.failures:
+            self._say(failure)
         if plan.network is not None:
             threading.Thread(target=self._set_up_network, args=(plan.network,), name="network", daemon=True).start()
 
     def make_target(self, plan: TargetPlan) -> Target:
         """Make a target that waits for what it needs when it is opened."""
-        target = make_target(plan)
+        target = make_target(plan, BlockFinder(self._binder.bind))
         return target if plan.kind in _LOCAL else _Connected(target, self._wait_for_network)
 
     def _set_up_network(self, network: NetworkPlan) -> None:

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from postpanic.saver.blocks import BlockFinder
 from postpanic.saver.plan import FilePlan, HttpPlan, NfsPlan, RawPlan, SshPlan, TargetPlan
 from postpanic.saver.targets.base import Target
 
 __all__ = ["make_target"]
 
 
-def make_target(plan: TargetPlan) -> Target:
-    """Make the target; nothing is touched before its ``open()``."""
+def make_target(plan: TargetPlan, finder: BlockFinder | None = None) -> Target:
+    """
+    Make the target; nothing is touched before its ``open()``.
+
+    Parameters
+    ----------
+    finder : BlockFinder, optional
+        Finds block devices, and binds those that turn up.
+    """
     match plan:
         case FilePlan():
             from postpanic.saver.targets.file import FileTarget
 
-            return FileTarget(plan)
+            return FileTarget(plan, finder=finder)
         case RawPlan():
             from postpanic.saver.targets.raw import RawTarget
 
-            return RawTarget(plan)
+            return RawTarget(plan, finder=finder)
         case NfsPlan():
             from postpanic.saver.targets.nfs import NfsTarget
 
