@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import groupby, islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +24,13 @@ from postpanic.dumps.memory import Dump, PageState
 from postpanic.errors import PostpanicError, UnsupportedError
 from postpanic.kernel.memory import KernelMemory
 from postpanic.pages.blocks import LaterBlocks, fill_blocks
+from postpanic.pages.free_groups import GROUP_FRAMES, FreeTest
 from postpanic.pages.kernel_map import KernelMap, find_kernel_map
 from postpanic.pages.layout import find_page_layout
 from postpanic.pages.mem_map import find_mem_map
 from postpanic.pages.rules import Judgement, Rules
 from postpanic.pages.selection import SECTION_FRAMES, Selection, SelectionBuilder
-from postpanic.pages.struct_pages import FilledRun, StructPageReader
+from postpanic.pages.struct_pages import Extent, FilledRun, StructPageReader
 from postpanic.pages.verdict import FIRST_DROPPED, Verdict
 from postpanic.units import MIB, format_size
 
@@ -38,7 +39,10 @@ __all__ = ["Progress", "select_pages"]
 DEFAULT_MEMORY_BYTES = 64 * MIB
 _LARGEST_BITMAP_BYTES = 1 << 30
 _UNIT_BYTES = SECTION_FRAMES // 8
-_UNITS_PER_THREAD = 16
+_GROUP_BYTES = GROUP_FRAMES // 8
+_UNITS_PER_THREAD = 8
+_UNITS_PER_PLAN = 16
+_FREED_BYTES = 2 * MIB
 
 Progress = Callable[[int, int], None]
 """Called with the frames that are done, and with how many there are."""
@@ -69,7 +73,7 @@ def select_pages(
     threads : int
         How many threads read and decide; a small memory is not worth more than one.
     memory_limit_bytes : int
-        What the buffers may take, 2.3 MiB and more for each thread: fewer threads
+        What the buffers may take, 5 MiB and more for each thread: fewer threads
         are used where it is small. The result comes on top: two bits for each frame
         up to the highest, and half a byte where neighbours are not alike.
 
@@ -208,30 +212,52 @@ def _make_source(
     applied, reasons = layout.limit_level(level)
     kernel_map = find_kernel_map(dump, kernel, mem_map, ram.limit)
     notes.extend((*reasons, *mem_map.notes, *kernel_map.notes))
-    reader = StructPageReader(dump, kernel, layout, mem_map)
-    return _StructPageUnits(reader, Rules(layout, applied), ram), kernel_map
+    free_test = FreeTest(layout, applied)
+    reader = StructPageReader(dump, kernel, layout, mem_map, free_test)
+    return _StructPageUnits(reader, Rules(layout, applied), ram, free_test.is_possible), kernel_map
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A unit that is to be read: where its struct pages are, and frames of which they are not needed."""
+
+    number: int
+    extents: list[Extent]
+    free: list[tuple[int, int]]
+
+
+def _keep_freed_memory() -> None:
+    """
+    Make the C library keep what numpy frees, so that not every unit's arrays are memory fresh from the kernel.
+
+    glibc gives back what is free at the end of the heap beyond twice the size of
+    the largest block that it ever freed (``mallopt(3)``, ``M_MMAP_THRESHOLD``). Nothing is touched.
+    """
+    np.empty(_FREED_BYTES, dtype=np.uint8)
 
 
 class _StructPageUnits:
     """Gives units as their struct pages tell."""
 
-    def __init__(self, reader: StructPageReader, rules: Rules, ram: FrameSet) -> None:
+    def __init__(self, reader: StructPageReader, rules: Rules, ram: FrameSet, may_leave_out: bool) -> None:
         self._reader = reader
         self._rules = rules
         self._ram = ram
+        self._may_leave_out = may_leave_out
 
     def units(self, numbers: list[int], threads: int, memory_limit_bytes: int) -> Iterator[_Unit]:
         """Decide on units, in the order in which they are given."""
+        _keep_freed_memory()
         buffer = self._reader.make_buffer(SECTION_FRAMES)
         # A buffer, the columns of one unit, and what numpy takes meanwhile.
         threads = min(threads, memory_limit_bytes // (buffer.nbytes + MIB), len(numbers) // _UNITS_PER_THREAD)
         if threads < 2:
-            for number in numbers:
-                yield self._decide(number, self._read(number, buffer))
+            for task in self._plan(numbers):
+                yield self._decide(task, self._read(task, buffer), buffer)
             return
         free = [buffer, *(self._reader.make_buffer(SECTION_FRAMES) for _ in range(threads - 1))]
-        ahead = iter(numbers)
-        waiting: deque[tuple[int, NDArray[np.uint8], Future[list[FilledRun]]]] = deque()
+        ahead = self._plan(numbers)
+        waiting: deque[tuple[_Task, NDArray[np.uint8], Future[list[FilledRun]]]] = deque()
         with ThreadPoolExecutor(threads - 1, thread_name_prefix="struct-pages") as pool:
             while True:
                 for coming in islice(ahead, len(free)):
@@ -239,24 +265,53 @@ class _StructPageUnits:
                     waiting.append((coming, buffer, pool.submit(self._read, coming, buffer)))
                 if not waiting:
                     return
-                number, buffer, future = waiting.popleft()
-                unit = self._decide(number, future.result())
+                task, buffer, future = waiting.popleft()
+                unit = self._decide(task, future.result(), buffer)
                 free.append(buffer)
                 yield unit
 
-    def _read(self, number: int, buffer: NDArray[np.uint8]) -> list[FilledRun]:
-        """Read the struct pages of a unit, from its first frame of RAM to its last."""
-        first = number * SECTION_FRAMES
-        busy = np.flatnonzero(self._bits(number))
-        start, end = first + int(busy[0]) * 8, first + int(busy[-1]) * 8 + 8
-        return self._reader.fill(start, end, buffer)
+    def _plan(self, numbers: list[int]) -> Iterator[_Task]:
+        """Find out what is to be read of units, for several at a time: that takes many short calls."""
+        for _, batch in groupby(numbers, lambda number: number // _UNITS_PER_PLAN):
+            units = list(batch)
+            extents = self._reader.locate(units[0] * SECTION_FRAMES, (units[-1] + 1) * SECTION_FRAMES)
+            groups = [self._list_groups(number) for number in units] if self._may_leave_out else []
+            free = self._reader.find_free(extents, np.concatenate(groups)) if groups else np.empty(0, dtype=np.int64)
+            for number in units:
+                mine = free[free // SECTION_FRAMES == number].tolist()
+                yield _Task(number, extents, [(start, start + GROUP_FRAMES) for start in mine])
 
-    def _decide(self, number: int, runs: list[FilledRun]) -> _Unit:
+    def _list_groups(self, number: int) -> NDArray[np.int64]:
+        """List the groups of a unit that are all RAM."""
+        bits = self._bits(number)
+        whole = bits[: len(bits) // _GROUP_BYTES * _GROUP_BYTES].reshape(-1, _GROUP_BYTES)
+        return number * SECTION_FRAMES + np.flatnonzero((whole == 0xFF).all(axis=1)) * GROUP_FRAMES
+
+    def _read(self, task: _Task, buffer: NDArray[np.uint8]) -> list[FilledRun]:
+        """Read the struct pages of a unit, from its first frame of RAM to its last."""
+        first = task.number * SECTION_FRAMES
+        busy = np.flatnonzero(self._bits(task.number))
+        start, end = first + int(busy[0]) * 8, first + int(busy[-1]) * 8 + 8
+        return self._reader.fill(task.extents, start, end, task.free, buffer)
+
+    def _decide(self, task: _Task, runs: list[FilledRun], buffer: NDArray[np.uint8]) -> _Unit:
+        """Decide on a unit as it was read; once more with all of it read, where what was left out might matter."""
+        unit = self._judge(task, runs)
+        if task.free and unit.found.may_go_on:
+            task = _Task(task.number, task.extents, [])
+            unit = self._judge(task, self._read(task, buffer))
+        return unit
+
+    def _judge(self, task: _Task, runs: list[FilledRun]) -> _Unit:
+        number = task.number
         first = number * SECTION_FRAMES
         verdicts = np.full(SECTION_FRAMES, Verdict.UNKNOWN, dtype=np.uint8)
         unit = _Unit(number, verdicts)
         is_ram = self._ram_mask(number)
         unit.bare = SECTION_FRAMES if is_ram is None else int(np.count_nonzero(is_ram))
+        for start, end in task.free:
+            verdicts[start - first : end - first] = Verdict.FREE
+            unit.bare -= end - start
         for run in runs:
             offset = run.first - first
             inside = slice(offset, offset + run.count)

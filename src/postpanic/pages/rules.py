@@ -44,12 +44,15 @@ class Judgement:
     """Frames with ``PG_hwpoison``, tail pages among them."""
     doubtful: list[NDArray[np.int64]] = field(default_factory=list)
     """First frames of blocks that would be dropped if their order could be right."""
+    may_go_on: bool = False
+    """Whether a compound might have tail pages beyond the run that it begins in."""
 
     def extend(self, other: Judgement) -> None:
         """Take in what was found of another run of the same unit."""
         self.blocks.extend(other.blocks)
         self.doubtful.extend(other.doubtful)
         self.poisoned = np.concatenate([self.poisoned, other.poisoned])
+        self.may_go_on |= other.may_go_on
 
 
 class Rules:
@@ -97,7 +100,7 @@ class Rules:
         if layout.slab is None:
             free &= ~slab
         heads = _Heads(layout, pages, np.flatnonzero(flags.has(layout.head_mask) & is_one))
-        found = Judgement()
+        found = Judgement(may_go_on=heads.may_go_on)
         # Of what could be two things, which no page is, the larger verdict is the one that is asked for first.
         _mark_kernel(layout, pages, is_one, slab, verdicts)
         self._mark_user(pages, flags, is_one, slab, verdicts)
@@ -248,6 +251,7 @@ class _Heads:
         spans = np.left_shift(1, np.minimum(self.orders, MAX_ORDER).astype(np.int64))
         last = np.minimum(rows + spans - 1, top)
         is_whole = has_second & pages.is_tail[last] | (self.orders == 0)
+        self.may_go_on = bool((rows + np.maximum(spans, 2) > len(pages)).any())
         self.can_be = (self.orders <= MAX_ORDER) & is_aligned(rows + pages.first, self.orders) & is_whole
         if layout.hugetlb is not None:
             self.is_hugetlb = layout.hugetlb.matches(pages.types[rows])

@@ -17,9 +17,6 @@ SECTION_FRAMES = 1 << 16
 """Frames that the map keeps together; 256 MiB of memory in pages of 4 KiB."""
 
 
-_COUNTED = tuple(Verdict)
-
-
 class WorthMap:
     """
     The worth of every kept frame, in half a byte, less where neighbours are alike.
@@ -161,7 +158,9 @@ class SelectionBuilder:
         self._bits[first : first + len(kept)] = kept
         is_all = len(ram_bytes) * 8 == SECTION_FRAMES and bool((ram_bytes == 0xFF).all())
         is_ram = None if is_all else np.unpackbits(ram_bytes, bitorder="little").view(np.bool_)
-        counts = _count_verdicts(verdicts if is_ram is None else verdicts[: len(is_ram)][is_ram])
+        # What there was most of so far is likely to be all that there is here.
+        ranked = sorted(self._counts, key=self._counts.__getitem__, reverse=True)
+        counts = _count_verdicts(verdicts if is_ram is None else verdicts[: len(is_ram)][is_ram], ranked)
         for verdict, count in counts.items():
             self._counts[verdict] += count
         self._worth.set(section, verdicts, [verdict for verdict in counts if verdict < FIRST_DROPPED])
@@ -172,11 +171,11 @@ class SelectionBuilder:
         return Selection(self.level, self.ram, FrameSet(self._bits, self.ram.limit), self._worth, counts, notes)
 
 
-def _count_verdicts(verdicts: NDArray[np.uint8]) -> dict[Verdict, int]:
+def _count_verdicts(verdicts: NDArray[np.uint8], ranked: Sequence[Verdict]) -> dict[Verdict, int]:
     """Count each verdict; a pass for each of the few that there are is quicker than one that sorts them out."""
     counts: dict[Verdict, int] = {}
     left = len(verdicts)
-    for verdict in _COUNTED:
+    for verdict in ranked:
         if not left:
             break
         count = int(np.count_nonzero(verdicts == np.uint8(verdict)))

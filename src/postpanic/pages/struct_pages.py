@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,15 +20,18 @@ from numpy.typing import NDArray
 from postpanic.dumps.memory import Dump, PageState
 from postpanic.kernel.memory import KernelMemory
 from postpanic.kernel.paging.tables import NOT_MAPPED
+from postpanic.pages.free_groups import BLOCK_FRAMES, GROUP_BLOCKS, GROUP_FRAMES, FreeTest
 from postpanic.pages.layout import PageLayout
 from postpanic.pages.mem_map import MemMap
 from postpanic.pages.selection import SECTION_FRAMES
 from postpanic.units import VirtAddr
 
-__all__ = ["FilledRun", "StructPageReader", "StructPages"]
+__all__ = ["Extent", "FilledRun", "StructPageReader", "StructPages"]
 
 _HALF = 1 << 32
 _HUGE_BYTES = 2 << 20
+_PROBED_PAGES = 256
+"""Of these the first structure is looked at, at a time."""
 
 
 @dataclass
@@ -97,6 +99,25 @@ class FilledRun:
     states: NDArray[np.uint8]
 
 
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """
+    Where the struct pages of the frames ``[first, stop)`` are.
+
+    Attributes
+    ----------
+    skip : int
+        Bytes of the first page before them.
+    paddrs : ndarray of uint64
+        Of each page that holds them; :data:`~postpanic.kernel.paging.tables.NOT_MAPPED` where there is none.
+    """
+
+    first: int
+    stop: int
+    skip: int
+    paddrs: NDArray[np.uint64]
+
+
 class StructPageReader:
     """
     Reads struct pages of a dump; :meth:`fill` may be called from several threads at a time.
@@ -105,16 +126,21 @@ class StructPageReader:
     ----------
     mem_map : MemMap
         Where they are.
+    free_test : FreeTest
+        Tells what need not be read.
     """
 
-    def __init__(self, dump: Dump, kernel: KernelMemory, layout: PageLayout, mem_map: MemMap) -> None:
+    def __init__(
+        self, dump: Dump, kernel: KernelMemory, layout: PageLayout, mem_map: MemMap, free_test: FreeTest
+    ) -> None:
         self._dump = dump
         self._tables = kernel.tables
         self._layout = layout
         self._mem_map = mem_map
+        self._free_test = free_test
         self._page_size = dump.page_size_bytes
         self._shift = self._page_size.bit_length() - 1
-        self._lock = threading.Lock()
+        self._scratch: NDArray[np.uint8] | None = None
         self._room: dict[str, NDArray[Any]] = {}
 
     def make_buffer(self, frames: int) -> NDArray[np.uint8]:
@@ -122,27 +148,90 @@ class StructPageReader:
         page_count = -(-frames * self._layout.size_bytes // self._page_size) + 1
         return _make_huge(page_count * self._page_size).reshape(page_count, self._page_size)
 
-    def fill(self, start: int, end: int, buffer: NDArray[np.uint8]) -> list[FilledRun]:
+    def locate(self, start: int, end: int) -> list[Extent]:
+        """Find where the struct pages of the frames ``[start, end)`` are, as far as there are any."""
+        extents = []
+        for first, stop, vaddr in self._mem_map.extents(start, end):
+            skip = vaddr & (self._page_size - 1)
+            page_count = self._count_pages(skip, stop - first)
+            extents.append(Extent(first, stop, skip, self._tables.translate_pages(VirtAddr(vaddr - skip), page_count)))
+        return extents
+
+    def find_free(self, extents: list[Extent], groups: NDArray[np.int64]) -> NDArray[np.int64]:
         """
-        Read the struct pages of the frames ``[start, end)`` as they stand, as far as there are any.
+        Find the groups that consist of large free blocks, by the first structures of their blocks alone.
+
+        These must begin pages, as they do where structures have their usual size: of others nothing is found.
+
+        Parameters
+        ----------
+        groups : ndarray of int64
+            First frames of the groups that are asked for, rising.
+        """
+        stride = BLOCK_FRAMES * self._layout.size_bytes
+        found = [groups[:0]]
+        for extent in extents:
+            inside = groups[(groups >= extent.first) & (groups + GROUP_FRAMES <= extent.stop)]
+            starts = extent.skip + (inside - extent.first) * self._layout.size_bytes
+            if stride % self._page_size or (starts & (self._page_size - 1)).any():
+                continue
+            rows = (starts >> self._shift)[:, None] + np.arange(GROUP_BLOCKS) * (stride >> self._shift)
+            # Most groups that are not free tell it at once.
+            for count in (1, GROUP_BLOCKS):
+                chosen = self._test_free(extent.paddrs, rows[:, :count], inside)
+                rows, inside = rows[chosen], inside[chosen]
+            found.append(inside)
+        return np.concatenate(found)
+
+    def _test_free(
+        self, paddrs: NDArray[np.uint64], rows: NDArray[np.int64], groups: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """Look at the first blocks of groups, which *rows* tell the pages of."""
+        count, size = rows.shape[1], self._layout.size_bytes
+        if self._scratch is None:
+            self._scratch = np.empty((_PROBED_PAGES, self._page_size), dtype=np.uint8)
+        is_free = np.zeros(len(groups), dtype=np.bool_)
+        per_read = _PROBED_PAGES // count
+        for start in range(0, len(groups), per_read):
+            part = slice(start, start + per_read)
+            wanted = rows[part].reshape(-1)
+            self._read_pages(paddrs[wanted], self._scratch[: len(wanted)])
+            data = self._scratch[: len(wanted), :size].reshape(-1, count, size)
+            is_free[part] = self._free_test.find_groups(data, groups[part])
+        return is_free
+
+    def fill(
+        self, extents: list[Extent], start: int, end: int, free: list[tuple[int, int]], buffer: NDArray[np.uint8]
+    ) -> list[FilledRun]:
+        """
+        Read the struct pages of the frames ``[start, end)`` as they stand, as far as they were located.
 
         This is long, and leaves the interpreter alone meanwhile: work for another thread.
 
         Parameters
         ----------
+        free : list of tuple of int
+            Frames that are left out, each within an extent, sorted and disjoint.
         buffer : ndarray of uint8, shape (pages, page size)
             Receives the structures.
         """
         runs = []
-        for first, stop, vaddr in self._mem_map.extents(start, end):
-            skip = vaddr & (self._page_size - 1)
-            page_count = -(-(skip + (stop - first) * self._layout.size_bytes) // self._page_size)
-            if page_count > len(buffer):
-                buffer = np.empty((page_count, self._page_size), dtype=np.uint8)
-            states = self._read_pages(VirtAddr(vaddr - skip), buffer[:page_count])
-            runs.append(FilledRun(first, stop - first, buffer[:page_count].reshape(-1)[skip:], skip, states))
-            buffer = buffer[page_count:]
+        for extent in extents:
+            first, stop = max(extent.first, start), min(extent.stop, end)
+            for begin, until in _list_gaps(first, stop, [run for run in free if first <= run[0] < stop]):
+                place = extent.skip + (begin - extent.first) * self._layout.size_bytes
+                page, skip = place >> self._shift, place & (self._page_size - 1)
+                page_count = self._count_pages(skip, until - begin)
+                if page_count > len(buffer):
+                    buffer = np.empty((page_count, self._page_size), dtype=np.uint8)
+                states = self._read_pages(extent.paddrs[page : page + page_count], buffer[:page_count])
+                runs.append(FilledRun(begin, until - begin, buffer[:page_count].reshape(-1)[skip:], skip, states))
+                buffer = buffer[page_count:]
         return runs
+
+    def _count_pages(self, skip: int, frames: int) -> int:
+        """Count the pages that hold the structures of some frames, from a place in the first page on."""
+        return -(-(skip + frames * self._layout.size_bytes) // self._page_size)
 
     def lift(self, run: FilledRun) -> StructPages | None:
         """
@@ -186,10 +275,8 @@ class StructPageReader:
         np.copyto(room[: len(column)], column)
         return room[: len(column)]
 
-    def _read_pages(self, vaddr: VirtAddr, pages: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Read whole pages at a kernel address; their states."""
-        with self._lock:
-            paddrs = self._tables.translate_pages(vaddr, len(pages))
+    def _read_pages(self, paddrs: NDArray[np.uint64], pages: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Read whole pages, zeroes where there are none; their states."""
         pfns = paddrs >> np.uint64(self._shift)
         is_mapped = paddrs != np.uint64(NOT_MAPPED)
         if is_mapped.all():
@@ -197,8 +284,15 @@ class StructPageReader:
         states = np.full(len(pages), PageState.ABSENT, dtype=np.uint8)
         found = np.empty((int(np.count_nonzero(is_mapped)), self._page_size), dtype=np.uint8)
         states[is_mapped] = self._dump.read_pages_into(pfns[is_mapped], found)
+        pages[~is_mapped] = 0
         pages[is_mapped] = found
         return states
+
+
+def _list_gaps(start: int, end: int, runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """List what of ``[start, end)`` is left between runs, which are sorted and disjoint."""
+    edges = [start, *(edge for run in runs for edge in run), end]
+    return [(begin, until) for begin, until in zip(edges[::2], edges[1::2], strict=True) if begin < until]
 
 
 def _make_huge(size_bytes: int) -> NDArray[np.uint8]:
