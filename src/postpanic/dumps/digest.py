@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -19,7 +19,7 @@ from typing import Protocol
 from postpanic.errors import FileFaultError
 from postpanic.units import MIB
 
-__all__ = ["CHUNK_BYTES", "ChunkHashes", "FileDigest", "digest_file"]
+__all__ = ["CHUNK_BYTES", "ChunkHashes", "FileDigest", "RangeReader", "digest_file"]
 
 CHUNK_BYTES = 64 * MIB
 _READ_BYTES = MIB
@@ -36,6 +36,10 @@ class FileDigest:
     """Of each chunk, hexadecimal."""
     sha256: str = ""
     """SHA-256 of the chunks' digests (32 bytes each) one after the other, hexadecimal."""
+
+
+RangeReader = Callable[[int, int], Iterable[bytes]]
+"""Gives the bytes ``[start, end)`` of a file, in parts."""
 
 
 class _Hash(Protocol):
@@ -74,14 +78,14 @@ class ChunkHashes:
             self._running.pop(chunk, None)
             self._spoiled.add(chunk)
 
-    def finish(self, size_bytes: int, fd: int | None) -> FileDigest:
+    def finish(self, size_bytes: int, source: int | RangeReader | None) -> FileDigest:
         """
         Hash what is not hashed yet.
 
         Parameters
         ----------
-        fd : int or None
-            The file, open for reading; None where nothing can be amiss.
+        source : int, callable or None
+            The file, open for reading, or what reads a range ``[start, end)`` of it; None where nothing can be amiss.
 
         Raises
         ------
@@ -101,10 +105,25 @@ class ChunkHashes:
             else:
                 missing.append(chunk)
         if missing:
-            if fd is None:
+            if source is None:
                 raise ValueError(f"{len(missing)} chunks were not written from front to back")
-            digests |= _hash_chunks(fd, missing, self._chunk_bytes, size_bytes)
+            if isinstance(source, int):
+                digests |= _hash_chunks(source, missing, self._chunk_bytes, size_bytes)
+            else:
+                digests |= {chunk: self._hash_chunk(source, chunk, size_bytes) for chunk in missing}
         return _put_together([digests[chunk] for chunk in range(count)], size_bytes, self._chunk_bytes)
+
+    def _hash_chunk(self, read: RangeReader, chunk: int, size_bytes: int) -> bytes:
+        """Hash one chunk through a function that reads."""
+        start = chunk * self._chunk_bytes
+        end = min(start + self._chunk_bytes, size_bytes)
+        digest = hashlib.sha256()
+        for part in read(start, end):
+            digest.update(part)
+            start += len(part)
+        if start != end:
+            raise OSError(0, "the file ended while it was read")
+        return digest.digest()
 
     def _add(self, chunk: int, within: int, part: memoryview) -> None:
         if chunk in self._spoiled:

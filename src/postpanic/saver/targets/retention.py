@@ -16,10 +16,11 @@ from pathlib import Path
 
 from postpanic.saver.plan import RetentionPlan
 
-__all__ = ["OldDump", "delete_old_dumps", "find_dumps", "parse_dump_name", "select_for_deletion"]
+__all__ = ["DUMP_MARKS", "OldDump", "delete_old_dumps", "find_dumps", "parse_dump_name", "select_for_deletion"]
 
 _NAME = re.compile(r"(.+)-(\d{8}-\d{6})(?:-(\d{1,3}))?", re.ASCII)
-_MARKS = ("vmcore.manifest.json", "vmcore", "vmcore.flat", "vmcore-incomplete")
+DUMP_MARKS = ("vmcore.manifest.json", "vmcore", "vmcore.flat", "vmcore-incomplete")
+"""A directory with none of these is no dump."""
 _MAX_ENTRIES = 100_000
 _MAX_FILES = 10_000
 
@@ -156,7 +157,7 @@ def _measure(root_fd: int, name: str, device: int) -> int | None:
         if os.fstat(fd).st_dev != device:
             return None
         files = _list_files(fd)
-        if files is None or not any(mark in files for mark in _MARKS):
+        if files is None or not any(mark in files for mark in DUMP_MARKS):
             return None
         return sum(files.values())
     except OSError:
@@ -187,7 +188,9 @@ def _delete(root_fd: int, name: str) -> bool:
         files = _list_files(fd)
         if files is None:
             return False
-        for file in sorted(files, key=lambda file: (file in _MARKS, -_MARKS.index(file) if file in _MARKS else 0)):
+        for file in sorted(
+            files, key=lambda file: (file in DUMP_MARKS, -DUMP_MARKS.index(file) if file in DUMP_MARKS else 0)
+        ):
             os.unlink(file, dir_fd=fd)
     except OSError:
         return False
