@@ -252,11 +252,11 @@ class _StructPageUnits:
         # A buffer, the columns of one unit, and what numpy takes meanwhile.
         threads = min(threads, memory_limit_bytes // (buffer.nbytes + MIB), len(numbers) // _UNITS_PER_THREAD)
         if threads < 2:
-            for task in self._plan(numbers):
+            for task in self._plan(numbers, [buffer]):
                 yield self._decide(task, self._read(task, buffer), buffer)
             return
         free = [buffer, *(self._reader.make_buffer(SECTION_FRAMES) for _ in range(threads - 1))]
-        ahead = self._plan(numbers)
+        ahead = self._plan(numbers, free)
         waiting: deque[tuple[_Task, NDArray[np.uint8], Future[list[FilledRun]]]] = deque()
         with ThreadPoolExecutor(threads - 1, thread_name_prefix="struct-pages") as pool:
             while True:
@@ -270,13 +270,22 @@ class _StructPageUnits:
                 free.append(buffer)
                 yield unit
 
-    def _plan(self, numbers: list[int]) -> Iterator[_Task]:
-        """Find out what is to be read of units, for several at a time: that takes many short calls."""
+    def _plan(self, numbers: list[int], buffers: list[NDArray[np.uint8]]) -> Iterator[_Task]:
+        """
+        Find out what is to be read of units, for several at a time: that takes many short calls.
+
+        Parameters
+        ----------
+        buffers : list of ndarray
+            Those that are not in use, one at least whenever a unit is asked for: it is written to.
+        """
         for _, batch in groupby(numbers, lambda number: number // _UNITS_PER_PLAN):
             units = list(batch)
             extents = self._reader.locate(units[0] * SECTION_FRAMES, (units[-1] + 1) * SECTION_FRAMES)
             groups = [self._list_groups(number) for number in units] if self._may_leave_out else []
-            free = self._reader.find_free(extents, np.concatenate(groups)) if groups else np.empty(0, dtype=np.int64)
+            free = np.empty(0, dtype=np.int64)
+            if groups:
+                free = self._reader.find_free(extents, np.concatenate(groups), buffers[-1])
             for number in units:
                 mine = free[free // SECTION_FRAMES == number].tolist()
                 yield _Task(number, extents, [(start, start + GROUP_FRAMES) for start in mine])

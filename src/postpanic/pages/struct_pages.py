@@ -30,8 +30,6 @@ __all__ = ["Extent", "FilledRun", "StructPageReader", "StructPages"]
 
 _HALF = 1 << 32
 _HUGE_BYTES = 2 << 20
-_PROBED_PAGES = 256
-"""Of these the first structure is looked at, at a time."""
 
 
 @dataclass
@@ -140,7 +138,6 @@ class StructPageReader:
         self._free_test = free_test
         self._page_size = dump.page_size_bytes
         self._shift = self._page_size.bit_length() - 1
-        self._scratch: NDArray[np.uint8] | None = None
         self._room: dict[str, NDArray[Any]] = {}
 
     def make_buffer(self, frames: int) -> NDArray[np.uint8]:
@@ -157,7 +154,9 @@ class StructPageReader:
             extents.append(Extent(first, stop, skip, self._tables.translate_pages(VirtAddr(vaddr - skip), page_count)))
         return extents
 
-    def find_free(self, extents: list[Extent], groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    def find_free(
+        self, extents: list[Extent], groups: NDArray[np.int64], scratch: NDArray[np.uint8]
+    ) -> NDArray[np.int64]:
         """
         Find the groups that consist of large free blocks, by the first structures of their blocks alone.
 
@@ -167,6 +166,8 @@ class StructPageReader:
         ----------
         groups : ndarray of int64
             First frames of the groups that are asked for, rising.
+        scratch : ndarray of uint8, shape (pages, page size)
+            A buffer that is of no other use meanwhile.
         """
         stride = BLOCK_FRAMES * self._layout.size_bytes
         found = [groups[:0]]
@@ -178,25 +179,27 @@ class StructPageReader:
             rows = (starts >> self._shift)[:, None] + np.arange(GROUP_BLOCKS) * (stride >> self._shift)
             # Most groups that are not free tell it at once.
             for count in (1, GROUP_BLOCKS):
-                chosen = self._test_free(extent.paddrs, rows[:, :count], inside)
+                chosen = self._test_free(extent.paddrs, rows[:, :count], inside, scratch)
                 rows, inside = rows[chosen], inside[chosen]
             found.append(inside)
         return np.concatenate(found)
 
     def _test_free(
-        self, paddrs: NDArray[np.uint64], rows: NDArray[np.int64], groups: NDArray[np.int64]
+        self,
+        paddrs: NDArray[np.uint64],
+        rows: NDArray[np.int64],
+        groups: NDArray[np.int64],
+        scratch: NDArray[np.uint8],
     ) -> NDArray[np.bool_]:
         """Look at the first blocks of groups, which *rows* tell the pages of."""
         count, size = rows.shape[1], self._layout.size_bytes
-        if self._scratch is None:
-            self._scratch = np.empty((_PROBED_PAGES, self._page_size), dtype=np.uint8)
         is_free = np.zeros(len(groups), dtype=np.bool_)
-        per_read = _PROBED_PAGES // count
+        per_read = len(scratch) // count
         for start in range(0, len(groups), per_read):
             part = slice(start, start + per_read)
             wanted = rows[part].reshape(-1)
-            self._read_pages(paddrs[wanted], self._scratch[: len(wanted)])
-            data = self._scratch[: len(wanted), :size].reshape(-1, count, size)
+            self._read_pages(paddrs[wanted], scratch[: len(wanted)])
+            data = scratch[: len(wanted), :size].reshape(-1, count, size)
             is_free[part] = self._free_test.find_groups(data, groups[part])
         return is_free
 
