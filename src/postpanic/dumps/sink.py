@@ -25,6 +25,7 @@ from postpanic.errors import NoSpaceError, OutputError, OutputGoneError
 from postpanic.units import format_size
 
 __all__ = [
+    "DescriptorSink",
     "FileSink",
     "LimitedSink",
     "NullSink",
@@ -54,7 +55,93 @@ class Sink(ByteSink, Protocol):
         """Close without another word; does nothing after :meth:`finish`."""
 
 
-class FileSink:
+class DescriptorSink:
+    """
+    What a file and a part of a block device have in common: bytes at offsets of a descriptor.
+
+    Parameters
+    ----------
+    name : str
+        For messages.
+    fd : int
+        Open for reading and writing; the sink closes it.
+    base : int
+        Where byte 0 of the file is.
+    """
+
+    is_stream = False
+
+    def __init__(self, name: str, fd: int, *, base: int = 0, hashed: bool = True, synced: bool = True) -> None:
+        self.name = name
+        self._fd = fd
+        self._base = base
+        self._hashes = ChunkHashes() if hashed else None
+        self._synced = synced
+
+    def write_at(self, offset: int, parts: Sequence[memoryview | bytes]) -> None:
+        """Write bytes from an offset of the file on."""
+        views = as_views(parts)
+        fd = self._fd
+        try:
+            write_views(lambda some, at: os.pwritev(fd, some, at), views, self._base + offset)
+        except OSError as exc:
+            if self._hashes is not None:
+                self._hashes.spoil(offset, offset + sum(len(view) for view in views))
+            raise as_output_error(exc, self.name) from exc
+        if self._hashes is not None:
+            for view in views:
+                self._hashes.update(offset, view)
+                offset += len(view)
+
+    def write_rows(self, table_offset: int, numbers: NDArray[np.int64], rows: NDArray[np.uint8]) -> None:
+        """Write rows of a table; those close together in one go, around what is there between them."""
+        size = rows.shape[1]
+        for first, last in find_row_groups(numbers, _GAP_BYTES // size):
+            base, count = int(numbers[first]), int(numbers[last - 1]) + 1 - int(numbers[first])
+            offset = table_offset + base * size
+            if count == last - first:
+                self.write_at(offset, [rows[first:last].reshape(-1).data])
+                continue
+            span = np.zeros((count, size), dtype=np.uint8)
+            self._read_into(offset, span.reshape(-1).data)
+            span[numbers[first:last] - base] = rows[first:last]
+            self.write_at(offset, [span.reshape(-1).data])
+
+    def read_at(self, offset: int, size_bytes: int) -> bytes:
+        """Read back what was written; zeroes where nothing was, also beyond the end."""
+        buffer = bytearray(size_bytes)
+        self._read_into(offset, memoryview(buffer))
+        return bytes(buffer)
+
+    def flush(self) -> None:
+        """Wait until all that was written is on the disk."""
+        if not self._synced:
+            return
+        try:
+            os.fdatasync(self._fd)
+        except OSError as exc:
+            raise as_output_error(exc, self.name) from exc
+
+    def fileno(self) -> int:
+        """Give the descriptor, for who writes in another way."""
+        return self._fd
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+    def _read_into(self, offset: int, buffer: memoryview) -> None:
+        done = 0
+        try:
+            while done < len(buffer) and (got := os.preadv(self._fd, [buffer[done:]], self._base + offset + done)):
+                done += got
+        except OSError as exc:
+            raise as_output_error(exc, self.name, "read back") from exc
+
+
+class FileSink(DescriptorSink):
     """
     A file on disk.
 
@@ -80,8 +167,6 @@ class FileSink:
         If the disk has no room for another file.
     """
 
-    is_stream = False
-
     def __init__(
         self,
         path: Path,
@@ -91,18 +176,17 @@ class FileSink:
         synced: bool = True,
         sources: Sequence[Path] = (),
     ) -> None:
-        self.name = str(path)
-        self._synced = synced
-        self._hashes = ChunkHashes() if hashed else None
+        name = str(path)
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
         try:
-            self._fd = os.open(path, flags if overwrite else flags | os.O_EXCL, _MODE)
+            fd = os.open(path, flags if overwrite else flags | os.O_EXCL, _MODE)
         except FileExistsError as exc:
-            raise OutputError("exists already", where=self.name, hint="-f overwrites") from exc
+            raise OutputError("exists already", where=name, hint="-f overwrites") from exc
         except OSError as exc:
-            raise as_output_error(exc, self.name, "open") from exc
+            raise as_output_error(exc, name, "open") from exc
         except ValueError as exc:
-            raise OutputError(f"cannot open: {exc}", where=self.name) from exc
+            raise OutputError(f"cannot open: {exc}", where=name) from exc
+        super().__init__(name, fd, hashed=hashed, synced=synced)
         try:
             self._check_target(sources)
             if os.fstat(self._fd).st_size:
@@ -115,35 +199,6 @@ class FileSink:
             self.close()
             raise
 
-    def write_at(self, offset: int, parts: Sequence[memoryview | bytes]) -> None:
-        """Write bytes from an offset of the file on."""
-        views = as_views(parts)
-        fd = self._fd
-        try:
-            write_views(lambda some, at: os.pwritev(fd, some, at), views, offset)
-        except OSError as exc:
-            if self._hashes is not None:
-                self._hashes.spoil(offset, offset + sum(len(view) for view in views))
-            raise as_output_error(exc, self.name) from exc
-        if self._hashes is not None:
-            for view in views:
-                self._hashes.update(offset, view)
-                offset += len(view)
-
-    def write_rows(self, table_offset: int, numbers: NDArray[np.int64], rows: NDArray[np.uint8]) -> None:
-        """Write rows of a table; those close together in one go, around what is there between them."""
-        size = rows.shape[1]
-        for first, last in find_row_groups(numbers, _GAP_BYTES // size):
-            base, count = int(numbers[first]), int(numbers[last - 1]) + 1 - int(numbers[first])
-            offset = table_offset + base * size
-            if count == last - first:
-                self.write_at(offset, [rows[first:last].reshape(-1).data])
-                continue
-            span = np.zeros((count, size), dtype=np.uint8)
-            self._read_into(offset, span.reshape(-1).data)
-            span[numbers[first:last] - base] = rows[first:last]
-            self.write_at(offset, [span.reshape(-1).data])
-
     def reserve(self, size_bytes: int) -> None:
         """Set the first bytes aside; they take no room until they are written."""
         self.extend(size_bytes)
@@ -153,21 +208,6 @@ class FileSink:
         try:
             if os.fstat(self._fd).st_size < size_bytes:
                 os.ftruncate(self._fd, size_bytes)
-        except OSError as exc:
-            raise as_output_error(exc, self.name) from exc
-
-    def read_at(self, offset: int, size_bytes: int) -> bytes:
-        """Read back what was written; zeroes where nothing was, also beyond the end."""
-        buffer = bytearray(size_bytes)
-        self._read_into(offset, memoryview(buffer))
-        return bytes(buffer)
-
-    def flush(self) -> None:
-        """Wait until all that was written is on the disk."""
-        if not self._synced:
-            return
-        try:
-            os.fdatasync(self._fd)
         except OSError as exc:
             raise as_output_error(exc, self.name) from exc
 
@@ -190,16 +230,6 @@ class FileSink:
         finally:
             self.close()
 
-    def fileno(self) -> int:
-        """Give the descriptor, for who writes in another way."""
-        return self._fd
-
-    def close(self) -> None:
-        """Close the file; a second call does nothing."""
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1
-            os.close(fd)
-
     def _check_target(self, sources: Sequence[Path]) -> None:
         """Make sure that what was opened may be emptied."""
         status = os.fstat(self._fd)
@@ -212,14 +242,6 @@ class FileSink:
                 continue
             if (other.st_dev, other.st_ino) == (status.st_dev, status.st_ino):
                 raise OutputError(f"is the file that is read ({source})", where=self.name, hint="name another file")
-
-    def _read_into(self, offset: int, buffer: memoryview) -> None:
-        done = 0
-        try:
-            while done < len(buffer) and (got := os.preadv(self._fd, [buffer[done:]], offset + done)):
-                done += got
-        except OSError as exc:
-            raise as_output_error(exc, self.name, "read back") from exc
 
 
 class LimitedSink:
