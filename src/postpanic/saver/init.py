@@ -27,6 +27,7 @@ __all__ = ["main"]
 VMCORE = Path("/proc/vmcore")
 _REBOOT_COMMANDS = {"reboot": 0x01234567, "poweroff": 0x4321FEDC, "halt": 0xCDEF0123}
 """``LINUX_REBOOT_CMD_RESTART``, ``_POWER_OFF`` and ``_HALT`` of ``include/uapi/linux/reboot.h``."""
+_LAST_WAIT_S = 10.0
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/"}
 
 
@@ -134,7 +135,7 @@ def _end(action: FinalAction, console: Console) -> None:
 
 
 def _reboot(action: FinalAction, console: Console) -> None:
-    """Call reboot(2); if that fails or hangs, the kernel's panic timeout or a watchdog has to do it."""
+    """Call reboot(2); if that fails, end: the kernel panics without its PID 1, and ``panic=`` brings the machine back."""
     if os.getpid() != 1:
         sys.exit(0)
     try:
@@ -147,8 +148,8 @@ def _reboot(action: FinalAction, console: Console) -> None:
         console.say(f"reboot: {exc}")
     with contextlib.suppress(OSError):
         Path("/proc/sysrq-trigger").write_text("b")
-    while True:
-        time.sleep(60)
+    time.sleep(_LAST_WAIT_S)
+    os._exit(1)
 
 
 def _uptime_s() -> float:
