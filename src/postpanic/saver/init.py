@@ -135,7 +135,7 @@ def _end(action: FinalAction, console: Console) -> None:
 
 
 def _reboot(action: FinalAction, console: Console) -> None:
-    """Call reboot(2); if that fails, end: the kernel panics without its PID 1, and ``panic=`` brings the machine back."""
+    """Call reboot(2); if that fails, end: without its PID 1 the kernel panics, and ``panic=`` reboots."""
     if os.getpid() != 1:
         sys.exit(0)
     try:
