@@ -23,6 +23,7 @@ __all__ = [
     "HooksConfig",
     "HttpTarget",
     "InterfaceConfig",
+    "KeptSettings",
     "LimitsConfig",
     "NetworkConfig",
     "NfsTarget",
@@ -84,7 +85,7 @@ class TargetSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _KeptSettings(TargetSettings):
+class KeptSettings(TargetSettings):
     """Of a target whose old dumps can be listed and deleted."""
 
     keep_count: int = key(
@@ -97,7 +98,7 @@ class _KeptSettings(TargetSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileTarget(_KeptSettings):
+class FileTarget(KeptSettings):
     """``kind = "file"``: a directory of a file system on a block device."""
 
     kind: ClassVar[str] = "file"
@@ -133,7 +134,7 @@ class RawTarget(TargetSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NfsTarget(_KeptSettings):
+class NfsTarget(KeptSettings):
     """``kind = "nfs"``: a directory of an NFS server."""
 
     kind: ClassVar[str] = "nfs"
@@ -145,7 +146,7 @@ class NfsTarget(_KeptSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SshTarget(_KeptSettings):
+class SshTarget(KeptSettings):
     """``kind = "ssh"``: a directory of an SSH server, by SFTP."""
 
     kind: ClassVar[str] = "ssh"
