@@ -24,6 +24,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "info": ("info", "Say what a dump file is and what is in it."),
     "join": ("join", "Make one file of the parts of a split dump."),
     "open": ("open", "Open a dump at a prompt with the commands of crash."),
+    "recover": ("recover", "Fetch dumps that were saved onto raw devices and swap areas."),
     "save": ("save", "Save the memory of the kernel that crashed."),
     "script": ("script", "Run a Python program on a dump."),
     "split": ("split", "Divide a dump among several files."),
