@@ -216,8 +216,29 @@ class CaptureConfig:
         "Which system call loads it: kexec_file_load, or kexec_load by way of the program kexec; "
         "auto takes the second where the first is not there.",
     )
-    kexec_options: tuple[str, ...] = key(
-        v.list_of(v.TEXT), (), "Options of the program kexec, as --reset-vga or --elf64-core-headers."
+    reset_vga: bool = key(
+        v.FLAG,
+        default=False,
+        summary="Of the program kexec: put a VGA card back into text mode, for screens that stay dark.",
+    )
+    console_vga: bool = key(
+        v.FLAG,
+        default=False,
+        summary="Of the program kexec: say on the screen that the capture kernel is about to start.",
+    )
+    core_headers: Literal["auto", "elf32", "elf64"] = key(
+        v.choice("auto", "elf32", "elf64"),
+        "auto",
+        "Of the program kexec: elf32 for capture kernels of 32 bits, elf64 for memory above 4 GiB.",
+    )
+    hotplug: bool = key(
+        v.FLAG,
+        default=False,
+        summary="Of the program kexec: let the kernel follow memory and processors that come and go.",
+    )
+    kexec_options: tuple[str, ...] = key(v.list_of(v.TEXT), (), "Further options of the program kexec.")
+    save_memory: bool = key(
+        v.FLAG, default=True, summary="Switch off what costs the capture kernel memory and saving does not need."
     )
     image_compression: str = key(
         v.choice("auto", "zstd", "xz", "gzip", "none"), "auto", "Of the image; auto takes the best the kernel can read."

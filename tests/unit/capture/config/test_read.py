@@ -79,7 +79,9 @@ command_line_append = 'mce=off dyndbg="file a.c +p"'
 command_line_remove = ["quiet"]
 nr_cpus = 2
 kexec = "legacy"
-kexec_options = ["--reset-vga"]
+reset_vga = true
+core_headers = "elf64"
+kexec_options = ["--debug"]
 modules = ["ahci"]
 firmware = ["bnx2/bnx2-mips-06-6.2.3.fw"]
 include = ["/usr/bin/true"]
