@@ -29,10 +29,13 @@ class Console:
     ----------
     fd : int
         Where they go.
+    appendix : callable, optional
+        Gives what comes after the lines in the transcript.
     """
 
-    def __init__(self, fd: int = 2) -> None:
+    def __init__(self, fd: int = 2, appendix: Callable[[], str] = str) -> None:
         self._fd = fd
+        self._appendix = appendix
         self._lines: list[str] = []
         self._started = time.monotonic()
         self._lock = threading.Lock()
@@ -51,9 +54,11 @@ class Console:
             self._print(f"{_PREFIX}{text}\n")
 
     def transcript(self) -> str:
-        """Give all lines so far."""
+        """Give all lines so far, and the appendix."""
         with self._lock:
-            return "".join(f"{line}\n" for line in self._lines)
+            lines = "".join(f"{line}\n" for line in self._lines)
+        appendix = self._appendix()
+        return f"{lines}\n{appendix}" if appendix else lines
 
     def _print(self, text: str) -> None:
         data = text.encode("utf-8", "backslashreplace")

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from postpanic.errors import PostpanicError
 from postpanic.saver.console import Console
+from postpanic.saver.kernel_messages import read_kernel_messages
 from postpanic.saver.plan import FinalAction, SavePlan
 from postpanic.saver.plan_json import read_plan
 from postpanic.saver.supervisor import Rung, Tally, supervise
@@ -33,7 +34,7 @@ _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 
 def main() -> None:
     """Be PID 1: save, then do with the machine what the plan says. Does not return."""
-    console = Console()
+    console = Console(appendix=read_kernel_messages)
     action: FinalAction = "reboot"
     try:
         action = _run(console)
