@@ -1,4 +1,4 @@
-"""The capture kernel's own messages, for ``saver.log``: why a driver did not find its disk is said there, or nowhere."""
+"""The capture kernel's own messages, for ``saver.log``: why a driver found no disk is said there, or nowhere."""
 
 from __future__ import annotations
 
