@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import struct
 from pathlib import Path
@@ -13,6 +14,8 @@ from postpanic.dumps.elfcore import layout as elf
 from postpanic.dumps.flattened import layout as flattened
 from postpanic.dumps.kdump import layout as kdump
 from postpanic.dumps.kdump.codecs import Compression
+from postpanic.saver.superblocks import RAW_DUMP_SIGNATURE, SWAP_SIGNATURE
+from postpanic.saver.targets import raw_table
 
 DOCS = Path(__file__).parents[2] / "docs" / "formats"
 IDENT = "16s"
@@ -31,6 +34,7 @@ FORMS: dict[tuple[str, str], str] = {
     ("elf", "Section header 0, 64-bit"): elf._SECTION_HEADER_64,
     ("flattened", "Header"): f"{len(flattened.FLAT_SIGNATURE)}s" + flattened._TYPE_AND_VERSION.format.lstrip(">"),
     ("flattened", "Record"): flattened.RECORD.format.lstrip(">"),
+    ("raw", "Table header"): raw_table.HEADER.format.lstrip("<"),
 }
 DTYPES: dict[tuple[str, str], np.dtype[np.void]] = {
     ("kdump", "Page descriptor"): kdump.descriptor_dtype("<"),
@@ -81,7 +85,7 @@ def test_offsets_are_those_of_the_array(name: str, heading: str) -> None:
 
 
 def test_every_offset_table_is_checked() -> None:
-    for name in ("kdump", "elf", "flattened"):
+    for name in ("kdump", "elf", "flattened", "raw"):
         text = (DOCS / f"{name}.md").read_text()
         sections = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
         tables = {part.partition("\n")[0] for part in sections if "| Offset | Size |" in part}
@@ -99,3 +103,24 @@ def test_numbers_of_fields_have_the_names_that_the_code_has() -> None:
     assert struct.calcsize("<" + IDENT + elf._HEADER[2]) == elf.ELF_HEADER_BYTES
     assert struct.calcsize("<" + elf._SECTION_HEADER_64) == elf.SECTION_HEADER_BYTES
     assert elf._SECTION_INFO[2] == (44, "I")
+
+
+def test_dumps_on_a_raw_device_are_where_the_page_says() -> None:
+    text = (DOCS / "raw.md").read_text()
+    assert f"`{RAW_DUMP_SIGNATURE.decode()}`" in text
+    assert SWAP_SIGNATURE.hex() == "53574150535041434532"
+    offsets = re.findall(r"^(\d+) ([KM])iB ", text, flags=re.MULTILINE)
+    assert [int(number) << {"K": 10, "M": 20}[unit] for number, unit in offsets] == [
+        *raw_table.TABLE_OFFSETS,
+        raw_table.DATA_OFFSET,
+    ]
+    keys = {row[0].strip("`") for row in read_tables("raw")["Table"]}
+    table = raw_table.RawTable(
+        1 << 30,
+        4096,
+        SWAP_SIGNATURE,
+        (raw_table.RawEntry("a", writing=raw_table.RawFile("b", raw_table.DATA_OFFSET, 0)),),
+    )
+    value = json.loads(raw_table._encode(table))
+    # The rows between two tables of one section are no keys.
+    assert keys - {"Key", "---"} == {*value, *value["dumps"][0]}
