@@ -88,7 +88,7 @@ def check_before(host: Host, *, legacy: bool = False) -> None:
     if legacy and lockdown in ("integrity", "confidentiality"):
         raise LoadRefusedError(
             f"the kernel is locked down (lockdown={lockdown}): kexec_load is forbidden",
-            hint='method = "file" with a signed kernel works',
+            hint='capture.kexec = "file" with a signed kernel works',
         )
 
 
@@ -170,7 +170,7 @@ _SIGN_HINT = "use the distribution's signed kernel, or enrol the key that signed
 _ANSWERS = {
     errno.ENOSYS: (
         "it has no such system call (built without CONFIG_KEXEC_FILE)",
-        'method = "legacy" needs CONFIG_KEXEC and the kexec program',
+        'capture.kexec = "legacy" needs CONFIG_KEXEC and the kexec program',
     ),
     errno.EKEYREJECTED: ("the signature of the capture kernel is not accepted", _SIGN_HINT),
     errno.ENOKEY: ("it does not have the key that signed the capture kernel", _SIGN_HINT),
