@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,8 +36,9 @@ class FlattenedSink:
 
     Parameters
     ----------
-    fd : int
-        Where to write, from its present position on. It is not closed.
+    output : int or callable
+        Where to write: a descriptor, from its present position on, that is not closed; or what takes all views of
+        bytes that it is given, or raises :class:`~postpanic.errors.OutputError`.
     name : str
         What to call it in errors.
     hashed : bool
@@ -53,14 +54,22 @@ class FlattenedSink:
 
     is_stream = True
 
-    def __init__(self, fd: int, name: str, *, hashed: bool = True, synced: bool = True) -> None:
+    def __init__(
+        self,
+        output: int | Callable[[list[memoryview]], None],
+        name: str,
+        *,
+        hashed: bool = True,
+        synced: bool = True,
+    ) -> None:
         self.name = name
         self._synced = synced
-        self._fd = fd
+        self._fd = output if isinstance(output, int) else -1
+        self._put: Callable[[list[memoryview]], None] = self._write if isinstance(output, int) else output
         self._hashes = ChunkHashes() if hashed else None
         self._sent = 0
         self._broken: OutputError | None = None
-        self._start = _find_position(fd)
+        self._start = _find_position(self._fd) if self._fd >= 0 else None
         self._written = _Extents()
         self._end = 0
         self._send([memoryview(encode_flat_header())])
@@ -107,9 +116,7 @@ class FlattenedSink:
 
     def finish(self) -> FileDigest:
         """Send zeroes for what was never written, then the end record; the descriptor stays open."""
-        for start, end in self._written.find_gaps(self._end):
-            for at in range(start, end, len(_ZEROES)):
-                self.write_at(at, [memoryview(_ZEROES)[: min(len(_ZEROES), end - at)]])
+        self.send_gaps()
         self._send([memoryview(RECORD.pack(_END_MARK, _END_MARK))])
         if self._synced and self._start is not None:
             try:
@@ -120,6 +127,12 @@ class FlattenedSink:
             return FileDigest(self._sent)
         return self._hashes.finish(self._sent, None)
 
+    def send_gaps(self) -> None:
+        """Send zeroes for what was never written."""
+        for start, end in self._written.find_gaps(self._end):
+            for at in range(start, end, len(_ZEROES)):
+                self.write_at(at, [memoryview(_ZEROES)[: min(len(_ZEROES), end - at)]])
+
     def close(self) -> None:
         """Do nothing: the descriptor is the caller's."""
 
@@ -128,16 +141,21 @@ class FlattenedSink:
         if self._broken is not None:
             raise self._broken
         try:
-            write_views(lambda some, _offset: os.writev(self._fd, some), views, 0)
-        except OSError as exc:
-            error = as_output_error(exc, self.name)
-            if not (isinstance(error, NoSpaceError) and self._take_back()):
-                self._broken = error
-            raise error from exc
+            self._put(views)
+        except OutputError as exc:
+            if not (isinstance(exc, NoSpaceError) and self._take_back()):
+                self._broken = exc
+            raise
         for view in views:
             if self._hashes is not None:
                 self._hashes.update(self._sent, view)
             self._sent += len(view)
+
+    def _write(self, views: list[memoryview]) -> None:
+        try:
+            write_views(lambda some, _offset: os.writev(self._fd, some), views, 0)
+        except OSError as exc:
+            raise as_output_error(exc, self.name) from exc
 
     def _take_back(self) -> bool:
         """Cut off what was written of a record that did not fit; whether that was possible."""
