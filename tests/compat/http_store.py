@@ -140,7 +140,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer_early(self, status: int, text: str, headers: dict[str, str]) -> None:
         """Answer before the body is read, and close: not at once, or the answer is lost with what was not read."""
-        self.answer(status, text, headers)
+        self.answer(status, text, {**headers, "Connection": "close"})
         self.close_connection = True
         self.connection.shutdown(socket.SHUT_WR)
         self.connection.settimeout(2)
