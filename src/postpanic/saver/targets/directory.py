@@ -55,7 +55,8 @@ class DirectoryTarget:
         """Make the directory of a new dump; one that an earlier attempt made is used again."""
         try:
             _make_directories(self._root)
-            if not (self._asked_name == dump_name and (self._root / self._dump_name).is_dir()):
+            is_ours = self._dump_name and self._asked_name == dump_name
+            if not (is_ours and (self._root / self._dump_name).is_dir()):
                 self._dump_name = self._make_dump_directory(dump_name)
                 self._asked_name = dump_name
             _sync_directory(self._root)
