@@ -29,6 +29,7 @@ from postpanic.saver.watched import Patience, WatchedSink
 __all__ = ["DUMP_NAME", "TRANSCRIPT_NAME", "Progress", "TargetRun", "TargetState"]
 
 DUMP_NAME = "vmcore"
+INCOMPLETE_SUFFIX = "-incomplete"
 TRANSCRIPT_NAME = "saver.log"
 _KEPT_FREE_BYTES = 2 << 20
 """For the log and the manifest, when the dump has taken all other room."""
@@ -222,7 +223,7 @@ class TargetRun:
         self.place = self.target.place
         state = TargetState.COMPLETE if result.complete else TargetState.INCOMPLETE
         self._put_manifest(result)
-        if result.written_pages:
+        if result.complete:
             with self.patience.waiting():
                 self.target.commit()
         self.say(f"{self.plan.name}: {state.value}, level {level}: {self.place}")
@@ -251,10 +252,13 @@ class TargetRun:
             self.state = state
 
     def _put_manifest(self, result: FilterResult, *, test: object = None) -> None:
-        manifest = self.image.manifest(result, self._write_plan(), self.target.dump_files or (DUMP_NAME,), test)
+        # What is cut keeps the name that says so; objects on a web server cannot be renamed.
+        suffix = "" if result.complete or self.plan.kind == "http" else INCOMPLETE_SUFFIX
+        names = [f"{name}{suffix}" for name in self.target.dump_files or (DUMP_NAME,)]
+        manifest = self.image.manifest(result, self._write_plan(), names, test)
         try:
             with self.patience.waiting():
-                self.target.put(f"{DUMP_NAME}.manifest.json", manifest)
+                self.target.put(f"{DUMP_NAME}{suffix}.manifest.json", manifest)
         except NoSpaceError as exc:
             self.say(f"{self.plan.name}: no room for the manifest: {exc.message}")
 

@@ -67,7 +67,7 @@ class Folder:
         return ("vmcore",)
 
     def read_back(self) -> str | None:
-        return str(Path(self.place) / "vmcore")
+        return str(Path(self.place) / ("vmcore" if self.committed else "vmcore-incomplete"))
 
     def room_bytes(self) -> int | None:
         return self.trouble.room_bytes

@@ -155,9 +155,9 @@ def test_a_full_target_has_an_incomplete_dump_that_opens(source: Dump, tmp_path:
     backup = Folder(tmp_path / "backup")
     outcome, _ = run(source, [folder], fallbacks=[backup])
     assert [target.state for target in outcome.targets] == [TargetState.INCOMPLETE, TargetState.COMPLETE]
-    with open_dump(Path(folder.place) / "vmcore") as written:
+    with open_dump(Path(folder.place) / "vmcore-incomplete") as written:
         assert written.description.incomplete
-    manifest = json.loads(folder.read("vmcore.manifest.json"))
+    manifest = json.loads(folder.read("vmcore-incomplete.manifest.json"))
     assert manifest["complete"] is False
     assert not folder.rotated, "an incomplete dump takes the place of no other"
     assert backup.read("vmcore") == expected
