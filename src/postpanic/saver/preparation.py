@@ -52,7 +52,7 @@ class Preparation:
 
     def make_target(self, plan: TargetPlan) -> Target:
         """Make a target that waits for what it needs when it is opened."""
-        target = make_target(plan, BlockFinder(self._binder.bind))
+        target = make_target(plan, BlockFinder(self._binder.bind), wait_s=self._plan.devices.wait_s)
         return target if plan.kind in _LOCAL else _Connected(target, self._wait_for_network)
 
     def _set_up_network(self, network: NetworkPlan) -> None:

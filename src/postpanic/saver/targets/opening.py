@@ -8,8 +8,10 @@ from postpanic.saver.targets.base import Target
 
 __all__ = ["make_target"]
 
+WAIT_S = 30.0
 
-def make_target(plan: TargetPlan, finder: BlockFinder | None = None) -> Target:
+
+def make_target(plan: TargetPlan, finder: BlockFinder | None = None, *, wait_s: float = WAIT_S) -> Target:
     """
     Make the target; nothing is touched before its ``open()``.
 
@@ -17,16 +19,18 @@ def make_target(plan: TargetPlan, finder: BlockFinder | None = None) -> Target:
     ----------
     finder : BlockFinder, optional
         Finds block devices, and binds those that turn up.
+    wait_s : float
+        For a block device to turn up.
     """
     match plan:
         case FilePlan():
             from postpanic.saver.targets.file import FileTarget
 
-            return FileTarget(plan, finder=finder)
+            return FileTarget(plan, finder=finder, wait_s=wait_s)
         case RawPlan():
             from postpanic.saver.targets.raw import RawTarget
 
-            return RawTarget(plan, finder=finder)
+            return RawTarget(plan, finder=finder, wait_s=wait_s)
         case NfsPlan():
             from postpanic.saver.targets.nfs import NfsTarget
 
