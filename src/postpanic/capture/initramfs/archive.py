@@ -54,6 +54,10 @@ class ImageTree:
         """Add a symbolic link."""
         self._entries[self._claim(path)] = (stat.S_IFLNK | 0o777, target.encode())
 
+    def list_sizes(self) -> dict[str, int]:
+        """Return the size of each regular file in bytes, by path."""
+        return {name: len(content) for name, (mode, content) in self._entries.items() if stat.S_ISREG(mode)}
+
     def add_device(self, path: str, major: int, minor: int, mode: int = 0o600) -> None:
         """Add a character device, such as the console that PID 1 is given."""
         self._entries[self._claim(path)] = (stat.S_IFCHR | mode, b"%d:%d" % (major, minor))

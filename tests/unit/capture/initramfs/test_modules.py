@@ -58,7 +58,7 @@ def test_damaged_compressed_module_is_one_error(tmp_path: Path, ending: str) -> 
 def test_module_that_expands_without_end_is_bounded(
     tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("postpanic.capture.initramfs.modules.MODULE_SIZE_LIMIT_BYTES", 1 << 16)
+    monkeypatch.setattr("postpanic.capture.initramfs.module_files.MODULE_SIZE_LIMIT_BYTES", 1 << 16)
     path = tmp_path / f"bomb{ending}"
     zeros = bytes(1 << 22)
     path.write_bytes(lzma.compress(zeros) if ending.endswith("xz") else zstandard.compress(zeros))

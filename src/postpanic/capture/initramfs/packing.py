@@ -1,0 +1,147 @@
+"""Python in the image: interpreter, modules in one file, extension modules, libraries."""
+
+from __future__ import annotations
+
+import importlib.util
+import marshal
+import re
+import sys
+from pathlib import Path
+
+from postpanic.capture.initramfs import compiling, replaced
+from postpanic.capture.initramfs.contents import PythonModules
+from postpanic.capture.initramfs.elf import read_elf, read_undefined_symbols, strip
+from postpanic.capture.initramfs.libraries import LibraryFinder
+from postpanic.capture.initramfs.placeholder import MACHINES, make_placeholder
+from postpanic.capture.initramfs.python_tree import PythonTree
+from postpanic.process import run
+
+__all__ = ["INIT", "PackedPython", "find_blas_substitute", "pack_python"]
+
+START = "postpanic_start"
+EXTENSIONS_DIR = "/usr/lib/postpanic"
+# Kinds of replaced/start.py.
+_PACKAGE, _SOURCE, _EXTENSION = 1, 2, 4
+_COMPILE_TIMEOUT_S = 300.0
+# What the interpreter imports before the first line of /init runs.
+_EARLY = ("encodings", "encodings.aliases", "encodings.utf_8")
+_BLAS = re.compile(r"lib(scipy_)?(open)?(blas|cblas|blis|flexiblas|mkl_|satlas|tatlas|atlas|f77blas|lapack).*")
+_BLAS_SYMBOL = re.compile(r"(\w+_)?(cblas|lapacke?|openblas)_\w+|[sdcz][a-z0-9]{2,7}_(64_)?")
+
+INIT = """\
+#!{interpreter} {options}
+import {start}
+from {module} import main
+main()
+"""
+OPTIONS = "-BOOPSsXutf8"
+"""
+No bytecode written, docstrings dropped, no directory of scripts, no site, no user's site, UTF-8. Not ``-E``:
+``PYTHONHASHSEED`` of the kernel's command line counts, as there is no entropy yet.
+"""
+
+
+class PackedPython:
+    """
+    The files of Python in the image.
+
+    Attributes
+    ----------
+    files : dict
+        Path in the image to content.
+    programs : frozenset of str
+        Those of them that are run.
+    """
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.programs: set[str] = set()
+
+
+def pack_python(
+    python: PythonTree, modules: PythonModules, libraries: LibraryFinder, entry: str, *, compiled: bool
+) -> PackedPython:
+    """
+    Lay out a Python that imports what is listed and nothing else.
+
+    Parameters
+    ----------
+    libraries : LibraryFinder
+        Gets the libraries that are needed.
+    entry : str
+        The module whose ``main`` is PID 1.
+    compiled : bool
+        Whether modules are compiled here, which takes the same version of Python.
+
+    Raises
+    ------
+    ProcessError
+        If modules cannot be compiled.
+    FactAbsentError
+        If a library is missing.
+    """
+    packed = PackedPython()
+    interpreter = f"/usr/bin/python3.{python.minor}"
+    packed.files[interpreter] = strip(python.root.read(python.interpreter))
+    packed.programs.add(interpreter)
+    libraries.add(python.interpreter)
+    for name, module in modules.extensions.items():
+        libraries.add(module.path, python.interpreter)
+        packed.files[f"{EXTENSIONS_DIR}/{name}.so"] = strip(python.read(module))
+
+    # By these the interpreter knows its directories (Modules/getpath.py).
+    library = f"/usr/{python.library_place}"
+    packed.files[f"{library}/os.py{'c' if compiled else ''}"] = b""
+    packed.files[f"{library}/lib-dynload/.keep"] = b""
+    sources = {**modules.sources, START: ((Path(replaced.__file__).parent / "start.py").read_bytes(), False)}
+    code = _compile_all({name: source for name, (source, _) in sources.items()}) if compiled else None
+    for name in (*_EARLY, START):
+        source, is_package = sources[name]
+        path = f"{library}/{name.replace('.', '/')}{'/__init__' if is_package else ''}.py"
+        packed.files[path + "c" if code else path] = _add_header(code[name]) if code else source
+    packed.files[f"{EXTENSIONS_DIR}/modules"] = _make_modules_file(modules, code)
+    packed.files["/init"] = INIT.format(interpreter=interpreter, options=OPTIONS, start=START, module=entry).encode()
+    packed.programs.add("/init")
+    return packed
+
+
+def find_blas_substitute(name: str, content: bytes) -> bytes | None:
+    """Return a placeholder for a library of linear algebra: see :mod:`.placeholder`; None for other libraries."""
+    if not _BLAS.fullmatch(name):
+        return None
+    machine = read_elf(content, name).machine
+    if machine not in MACHINES:
+        return None
+    symbols = [symbol for symbol in read_undefined_symbols(content, name) if _BLAS_SYMBOL.fullmatch(symbol)]
+    return make_placeholder(name, symbols, machine)
+
+
+def _compile_all(sources: dict[str, bytes]) -> dict[str, bytes]:
+    names = sorted(sources)
+    # A process of its own that knows nothing of us: see compiling.py.
+    finished = run(
+        [sys.executable, "-BSs", "-X", "no_debug_ranges", Path(compiling.__file__)],
+        stdin=marshal.dumps([(name, sources[name]) for name in names]),
+        env={"PYTHONHASHSEED": "0"},
+        timeout_s=_COMPILE_TIMEOUT_S,
+    )
+    compiled = marshal.loads(finished.stdout)  # noqa: S302 - of our own program
+    return dict(zip(names, compiled, strict=True))
+
+
+def _add_header(code: bytes) -> bytes:
+    """Make a .pyc of code: hash-based and never checked (PEP 552)."""
+    return importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + bytes(8) + code
+
+
+def _make_modules_file(modules: PythonModules, code: dict[str, bytes] | None) -> bytes:
+    table: dict[str, tuple[int, int, int]] = dict.fromkeys(modules.extensions, (0, 0, _EXTENSION))
+    content = bytearray()
+    for name, (source, is_package) in sorted(modules.sources.items()):
+        data = code[name] if code else source
+        kind = (_PACKAGE if is_package else 0) | (0 if code else _SOURCE)
+        table[name] = (len(content), len(data), kind)
+        content += data
+    # Version 2 of marshal's format has no references, which depend on who else knows a string.
+    index = marshal.dumps(dict(sorted(table.items())), 2)
+    return len(index).to_bytes(8, "little") + index + bytes(content)
