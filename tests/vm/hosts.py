@@ -32,7 +32,16 @@ from tests.vm import guest
 from tests.vm.host_disk import HOST_PACKAGES, ROOT_UUID, compile_modules, fetch_root_disk, make_disk
 from tests.vm.lab import Lab
 
-__all__ = ["HOST_PACKAGES", "ROOT_UUID", "CommandResult", "CrashedHost", "crash_host", "fetch_root_disk", "run_on_host"]
+__all__ = [
+    "HOST_DIR",
+    "HOST_PACKAGES",
+    "ROOT_UUID",
+    "CommandResult",
+    "CrashedHost",
+    "crash_host",
+    "fetch_root_disk",
+    "run_on_host",
+]
 
 HOST_DIR = Path(__file__).parent / "host"
 SOURCE_DIR = Path(__file__).parents[2] / "src"

@@ -12,9 +12,12 @@ import bz2
 import lzma
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
+
+import zstandard
 
 from postpanic.errors import CorruptError, FileFaultError, ProcessError, UnsupportedError
 from postpanic.process import find_program, run
@@ -180,30 +183,46 @@ def unpack(raw: bytes, *, where: str = "") -> bytes:
         If it is damaged, or larger than any kernel.
     """
     kind = detect_compression(raw)
+    if kind == "lz4":
+        return _check_unpacked(_unpack_lz4(raw, where), where, kind)
+    maker = _UNPACKERS.get(kind)
+    if maker is None:
+        raise UnsupportedError(f"compressed with {kind or 'what is not known'}", where=where)
+    unpacker = maker()
+    content = bytearray()
     try:
-        if kind == "gzip":
-            content = zlib.decompressobj(31).decompress(raw, SIZE_LIMIT_BYTES)
-        elif kind in ("xz", "lzma"):
-            content = lzma.LZMADecompressor().decompress(raw, SIZE_LIMIT_BYTES)
-        elif kind == "bzip2":
-            content = bz2.BZ2Decompressor().decompress(raw, SIZE_LIMIT_BYTES)
-        elif kind == "zstd":
-            import zstandard
+        for at in range(0, len(raw), _CHUNK_BYTES):
+            content += unpacker.decompress(raw[at : at + _CHUNK_BYTES])
+            if unpacker.eof or len(content) > SIZE_LIMIT_BYTES:
+                break
+    except (zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError, ValueError, EOFError) as exc:
+        raise CorruptError(f"the kernel's {kind} is damaged: {exc}", where=where) from exc
+    if not unpacker.eof and len(content) <= SIZE_LIMIT_BYTES:
+        raise CorruptError(f"the kernel's {kind} ends too early, after {len(content)} bytes", where=where)
+    return _check_unpacked(bytes(content), where, kind)
 
-            content = zstandard.ZstdDecompressor().decompressobj().decompress(raw)
-        elif kind == "lz4":
-            content = _unpack_lz4(raw, where)
-        else:
-            raise UnsupportedError(f"compressed with {kind or 'what is not known'}", where=where)
-    except (zlib.error, lzma.LZMAError, OSError, ValueError, EOFError) as exc:
-        raise CorruptError(f"the kernel's {kind} is damaged: {exc}", where=where) from exc
-    except Exception as exc:
-        # zstandard's own exception, without importing it for the others.
-        if type(exc).__name__ != "ZstdError":
-            raise
-        raise CorruptError(f"the kernel's {kind} is damaged: {exc}", where=where) from exc
-    if len(content) >= SIZE_LIMIT_BYTES:
-        raise CorruptError(f"a kernel of more than {SIZE_LIMIT_BYTES >> 20} MiB", where=where)
+
+class _Unpacker(Protocol):
+    @property
+    def eof(self) -> bool: ...
+
+    def decompress(self, data: bytes, /) -> bytes: ...
+
+
+# A chunk of zstd or gzip becomes a thousand times as much at most.
+_CHUNK_BYTES = 64 << 10
+_UNPACKERS: dict[str, Callable[[], _Unpacker]] = {
+    "gzip": lambda: zlib.decompressobj(31),
+    "xz": lzma.LZMADecompressor,
+    "lzma": lzma.LZMADecompressor,
+    "bzip2": bz2.BZ2Decompressor,
+    "zstd": lambda: zstandard.ZstdDecompressor().decompressobj(),
+}
+
+
+def _check_unpacked(content: bytes, where: str, kind: str) -> bytes:
+    if len(content) > SIZE_LIMIT_BYTES:
+        raise CorruptError(f"the kernel's {kind} has more than {SIZE_LIMIT_BYTES >> 20} MiB in it", where=where)
     return content
 
 
