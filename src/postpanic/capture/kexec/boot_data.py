@@ -142,7 +142,7 @@ def _walk(raw: bytes) -> Iterator[tuple[str, str, bytes]]:
     if len(raw) < 40:
         raise CorruptError(f"{len(raw)} bytes, the header of a device tree has 40")
     size, struct_at, strings_at = struct.unpack_from(">III", raw, 4)
-    if not 40 <= size <= min(len(raw), _FDT_LIMIT_BYTES) or struct_at >= size or strings_at >= size:
+    if not 40 <= size <= min(len(raw), _FDT_LIMIT_BYTES) or struct_at >= size or strings_at > size:
         raise CorruptError(
             f"a device tree of {size} bytes in {len(raw)}, its parts at {struct_at:#x} and {strings_at:#x}"
         )
