@@ -16,9 +16,12 @@ from postpanic.errors import FileFaultError, PostpanicError, UsageError
 __all__ = ["VERBS", "cli", "main"]
 
 VERBS: dict[str, tuple[str, str]] = {
+    "arm": ("arm", "Make the machine ready to capture its crash."),
     "completion": ("completion", "Print the completion script of a shell."),
     "convert": ("convert", "Write the same dump in another format."),
+    "crash-test": ("crash_test", "Crash this machine on purpose, to see its capture work."),
     "debuginfo": ("debuginfo", "Write the debug information that a dump holds."),
+    "disarm": ("disarm", "Take the capture kernel away."),
     "dmesg": ("dmesg", "Print the kernel log of a dump."),
     "filter": ("filter", "Write a smaller dump, as makedumpfile does."),
     "info": ("info", "Say what a dump file is and what is in it."),
@@ -112,10 +115,11 @@ def main(arguments: list[str] | None = None) -> int:
         status = cli.main(args=arguments, prog_name="postpanic", standalone_mode=False)
     except click.exceptions.Abort:
         return INTERRUPTED_STATUS
-    except click.exceptions.NoArgsIsHelpError as exc:
-        exc.show()
-        return UsageError.exit_status
     except click.ClickException as exc:
+        # A class that click has since 8.2: the message is the whole help.
+        if type(exc).__name__ == "NoArgsIsHelpError":
+            exc.show()
+            return UsageError.exit_status
         return _report(UsageError.code, exc.format_message(), _usage_hint(exc), UsageError.exit_status)
     except PostpanicError as exc:
         return _report(exc.code, str(exc), exc.hint, exc.exit_status)
