@@ -30,6 +30,8 @@ _TEXT_LIMIT_BYTES = 4 << 20
 _CONFIG_LIMIT_BYTES = 4 << 20
 _IOMEM_LINE = re.compile(r"^( *)([0-9a-f]+)-([0-9a-f]+) : (.*)$", re.MULTILINE)
 _CONFIG_LINE = re.compile(r"^(?:(CONFIG_\w+)=(.*)|# (CONFIG_\w+) is not set)$", re.MULTILINE)
+# Of the first processor of /proc/cpuinfo, which is number 0.
+_BOOT_APIC_ID = re.compile(r"\Aprocessor\s*: 0$.*?^initial apicid\s*: (\d+)$", re.MULTILINE | re.DOTALL)
 _CHOSEN = re.compile(r"\[(\w+)\]")
 _SECURE_BOOT = "firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 _IMAGE_PLACES = (
@@ -207,6 +209,11 @@ class Host:
             return None
         # Four bytes of attributes come first.
         return content[4:5] == b"\1"
+
+    def read_boot_apic_id(self) -> int | None:
+        """Return the APIC number of the processor that the machine booted on; None where it has none (not x86)."""
+        found = _BOOT_APIC_ID.search(self.read_text("proc/cpuinfo") or "")
+        return int(found[1]) if found else None
 
     def read_vmcoreinfo_place(self) -> tuple[int, int] | None:
         """Return physical address and size in bytes of the running kernel's VMCOREINFO note, where root may know."""

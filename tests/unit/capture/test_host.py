@@ -110,6 +110,12 @@ def test_image_and_modules(place: str, tmp_path: Path) -> None:
         assert caught.value.hint
 
 
+def test_processor_that_the_host_booted_on(tmp_path: Path) -> None:
+    text = "processor\t: 0\napicid\t\t: 4\ninitial apicid\t: 4\n\nprocessor\t: 1\ninitial apicid\t: 6\n"
+    assert put(tmp_path / "x86", proc__cpuinfo=text).read_boot_apic_id() == 4
+    assert put(tmp_path / "arm", proc__cpuinfo="processor\t: 0\nBogoMIPS\t: 50\n").read_boot_apic_id() is None
+
+
 def test_the_running_host() -> None:
     host = Host.running()
     assert host.machine

@@ -26,6 +26,7 @@ _MAX_PROGRAM_HEADERS = 32768
 _LOW_END = 1 << 20
 _KERNEL_TEXT_START = {"x86_64": 0xFFFF_FFFF_8000_0000}
 _PAGE_BYTES = 4096
+_LAST_ADDRESS = (1 << 64) - 1
 
 Range = tuple[int, int]
 
@@ -87,7 +88,7 @@ def decode_core_header(raw: bytes, *, where: str = "") -> CoreHeader:
             # The physical address is in both; the reader of the capture kernel takes the offset.
             notes.append((int(entry["offset"]), size))
         elif kind == _PT_LOAD:
-            (texts if machine == "x86_64" and vaddr >= text_start else loads).append((paddr, paddr + size))
+            (texts if machine == "x86_64" and vaddr >= text_start else loads).append((paddr, min(paddr + size, _LAST_ADDRESS)))
     return CoreHeader(machine, tuple(notes), tuple(loads), tuple(texts))
 
 

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from postpanic.capture.host import IoMemory, MemoryRange
+from postpanic.capture.kexec.core_header import (
+    CoreHeader,
+    compare_coverage,
+    decode_core_header,
+    find_repeated,
+    merge,
+    subtract,
+)
+from postpanic.errors import CorruptError, FileFaultError, PostpanicError
+from tests.builders.elfcore import EM_AARCH64, Segment, build_elf_core
+
+SPANS = st.lists(
+    st.tuples(st.integers(0, 60), st.integers(0, 12)).map(lambda pair: (pair[0], pair[0] + pair[1])), max_size=6
+)
+
+
+def points(spans: list[tuple[int, int]]) -> set[int]:
+    return {point for start, end in spans for point in range(start, end)}
+
+
+def note(paddr: int) -> Segment:
+    return Segment(paddr, filesz=0x160, memsz=0x160, offset=paddr, type=4)
+
+
+def load(start: int, end: int, vaddr: int = 0) -> Segment:
+    return Segment(start, vaddr=vaddr, filesz=end - start, memsz=end - start, offset=start)
+
+
+def test_text_of_x86_is_not_memory_twice() -> None:
+    raw = build_elf_core(
+        [note(0x5000), load(0x1000000, 0x2000000, 0xFFFFFFFF81000000), load(0x100000, 0x8000000, 0xFFFF888000100000)],
+        notes=b"",
+    ).raw
+    assert decode_core_header(raw) == CoreHeader(
+        "x86_64", ((0x5000, 0x160),), ((0x100000, 0x8000000),), ((0x1000000, 0x2000000),)
+    )
+
+
+def test_header_of_arm64_has_no_text() -> None:
+    raw = build_elf_core(
+        [note(0x5000), load(0x40000000, 0x80000000, 0xFFFF000000000000)], notes=b"", machine=EM_AARCH64
+    ).raw
+    header = decode_core_header(raw)
+    assert (header.machine, header.loads, header.texts) == ("aarch64", ((0x40000000, 0x80000000),), ())
+    memory = IoMemory((MemoryRange(0x40000000, 0x80000000, "System RAM"),), (), is_hidden=False)
+    assert not compare_coverage(header, memory)
+
+
+def test_arm64_header_of_a_program_that_knew_no_symbols() -> None:
+    """What kexec 2.0.25 writes on a kernel whose ``_text`` it cannot find: a load of nearly all addresses."""
+    wrong = Segment(0x40000000, filesz=(1 << 64) - 0x1000, memsz=(1 << 64) - 0x1000, offset=0x40000000)
+    header = decode_core_header(build_elf_core([wrong], notes=b"", machine=EM_AARCH64).raw)
+    memory = IoMemory((MemoryRange(0x40000000, 0x80000000, "System RAM"),), (), is_hidden=False)
+    assert compare_coverage(header, memory).foreign
+
+
+@pytest.mark.parametrize("size", [0, 10, 63, 64, 100, 119])
+def test_cut_header(size: int) -> None:
+    raw = build_elf_core([load(0x1000, 0x2000)], notes=b"").raw
+    with pytest.raises(FileFaultError):
+        decode_core_header(raw[:size])
+
+
+def test_header_without_entries() -> None:
+    with pytest.raises(CorruptError, match="0 program headers"):
+        decode_core_header(build_elf_core([], notes=b"").raw)
+
+
+@given(st.integers(0, 180), st.binary(min_size=1, max_size=8))
+def test_damaged_header_is_one_error(at: int, noise: bytes) -> None:
+    raw = build_elf_core([note(0x5000), load(0x1000, 0x2000)], notes=b"").raw[:200]
+    memory = IoMemory((MemoryRange(0x1000, 0x2000, "System RAM"),), (), is_hidden=False)
+    with contextlib.suppress(PostpanicError):
+        compare_coverage(decode_core_header(raw[:at] + noise + raw[at + len(noise) :]), memory)
+
+
+@given(SPANS, SPANS)
+def test_subtract_is_that_of_sets(spans: list[tuple[int, int]], others: list[tuple[int, int]]) -> None:
+    assert points(subtract(spans, others)) == points(spans) - points(others)
+    assert points(merge(spans)) == points(spans)
+
+
+@given(SPANS)
+def test_repeated_is_what_two_have(spans: list[tuple[int, int]]) -> None:
+    counts = [sum(start <= point < end for start, end in spans) for point in range(80)]
+    assert points(find_repeated(spans)) == {point for point, count in enumerate(counts) if count > 1}
