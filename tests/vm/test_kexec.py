@@ -48,6 +48,8 @@ def test_loads_are_verified_replaced_and_unloaded(on_host: Run, key: str) -> Non
             f"{PROBE} load legacy KERNEL /initrd",
             f"{PROBE} verify KERNEL /initrd",
             f"{PROBE} load auto KERNEL -",
+            # Hides addresses from root, too.
+            "echo 2 >/proc/sys/kernel/kptr_restrict",
             f"{PROBE} verify KERNEL -",
             f"{PROBE} unload",
             f"{PROBE} unload",

@@ -88,7 +88,8 @@ def decode_core_header(raw: bytes, *, where: str = "") -> CoreHeader:
             # The physical address is in both; the reader of the capture kernel takes the offset.
             notes.append((int(entry["offset"]), size))
         elif kind == _PT_LOAD:
-            (texts if machine == "x86_64" and vaddr >= text_start else loads).append((paddr, min(paddr + size, _LAST_ADDRESS)))
+            place = texts if machine == "x86_64" and vaddr >= text_start else loads
+            place.append((paddr, min(paddr + size, _LAST_ADDRESS)))
     return CoreHeader(machine, tuple(notes), tuple(loads), tuple(texts))
 
 

@@ -15,13 +15,16 @@ from dataclasses import dataclass
 
 from postpanic.capture.host import Host, IoMemory, MemoryRange
 from postpanic.dumps.memory import Dump
-from postpanic.errors import CorruptError, FactAbsentError
+from postpanic.errors import CorruptError, FactAbsentError, PostpanicError
 from postpanic.kernel.btf.peek import PeekedStruct, peek_struct
-from postpanic.kernel.memory import open_kernel_memory
+from postpanic.kernel.kallsyms.lookup import find_symbols
+from postpanic.kernel.memory import KernelMemory, open_kernel_memory
 
 __all__ = ["Segment", "read_segments"]
 
-_SYMBOL = re.compile(r"^([0-9a-f]+) \w kexec_crash_image$", re.MULTILINE)
+_NAME = "kexec_crash_image"
+_SYMBOL = re.compile(rf"^([0-9a-f]+) \w {_NAME}$", re.MULTILINE)
+_KALLSYMS_LIMIT_BYTES = 64 << 20
 _BTF = "sys/kernel/btf/vmlinux"
 _SEGMENT_LIMIT = 64
 _PAGE_BYTES = 4096
@@ -66,10 +69,9 @@ def read_segments(host: Host, kcore: Dump) -> tuple[Segment, ...] | None:
     CorruptError
         If what is there makes no sense.
     """
-    vaddr = _find_symbol(host)
     kimage, segment = _read_layouts(host)
     memory = open_kernel_memory(kcore)
-    pointer = memory.read_u64(vaddr)
+    pointer = memory.read_u64(_find_symbol(host, memory))
     if pointer == 0:
         return None
     count = memory.read_u64(pointer + kimage.offsets["nr_segments"])
@@ -83,17 +85,24 @@ def read_segments(host: Host, kcore: Dump) -> tuple[Segment, ...] | None:
     return tuple(segments)
 
 
-def _find_symbol(host: Host) -> int:
+def _find_symbol(host: Host, memory: KernelMemory) -> int:
     try:
         with host.path("proc/kallsyms").open("rb") as stream:
-            # The variable is the kernel's own: modules come last, and there may be many.
-            found = _SYMBOL.search(stream.read(64 << 20).decode(errors="replace"))
+            # The kernel's own symbols come first, modules after them.
+            found = _SYMBOL.search(stream.read(_KALLSYMS_LIMIT_BYTES).decode(errors="replace"))
     except OSError as exc:
         raise FactAbsentError(f"cannot read symbols: {exc.strerror}", where="/proc/kallsyms") from exc
-    if found is None or int(found[1], 16) == 0:
+    if found is not None and int(found[1], 16) != 0:
+        return int(found[1], 16)
+    # With kernel.kptr_restrict=2 all addresses are 0 there, though not in the table that they come from.
+    try:
+        vaddr = find_symbols(memory, [_NAME]).get(_NAME)
+    except PostpanicError:
+        vaddr = None
+    if vaddr is None:
         hint = "kernel.kptr_restrict is 2" if found else "the kernel was built without CONFIG_KALLSYMS_ALL"
-        raise FactAbsentError("the address of kexec_crash_image is hidden", where="/proc/kallsyms", hint=hint)
-    return int(found[1], 16)
+        raise FactAbsentError(f"the address of {_NAME} is hidden", where="/proc/kallsyms", hint=hint)
+    return vaddr
 
 
 def _read_layouts(host: Host) -> tuple[PeekedStruct, PeekedStruct]:
