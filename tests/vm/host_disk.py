@@ -18,7 +18,15 @@ from postpanic.rehearse.packages import Archive, Package
 from postpanic.rehearse.store import Bundle, PackageStore
 from tests.vm.lab import Lab
 
-__all__ = ["HOST_PACKAGES", "ROOT_UUID", "compile_modules", "fetch_root_disk", "make_disk"]
+__all__ = [
+    "HOST_PACKAGES",
+    "ROOT_UUID",
+    "SUITES",
+    "compile_modules",
+    "fetch_root_disk",
+    "make_disk",
+    "resolve_packages",
+]
 
 SUITES = ("bookworm", "bookworm-security")
 HOST_PACKAGES = (
@@ -46,7 +54,7 @@ def fetch_root_disk(lab: Lab, kernel: Kernel, packages: Iterable[str] = ()) -> P
     """Return the host's root disk, from the cache or made now: Debian, a kernel in ``/boot``, its modules."""
     names = sorted({*HOST_PACKAGES, *packages})
     store = PackageStore(lab.cache_dir, "unpacked")
-    bundle, tree = store.fetch(SUITES, " ".join(names), _resolve)
+    bundle, tree = store.fetch(SUITES, " ".join(names), resolve_packages)
 
     def build(target: Path) -> None:
         root = target / "root"
@@ -62,7 +70,7 @@ def fetch_root_disk(lab: Lab, kernel: Kernel, packages: Iterable[str] = ()) -> P
     return build_once(lab.cache_dir / "hosts", f"{kernel.release}-{digest_recipe(recipe)}", build) / "root.img"
 
 
-def _resolve(archive: Archive, wanted: str) -> Bundle:
+def resolve_packages(archive: Archive, wanted: str) -> Bundle:
     """Find packages and all that they depend on; what nobody has is virtual, and left out."""
     found: dict[str, Package] = {}
     missing: set[str] = set()

@@ -24,6 +24,7 @@ __all__ = [
 KERNELS = {
     "5.10": KernelChoice(("bullseye", "bullseye-security"), r"linux-image-5\.10\.[^-]*-[0-9]+-cloud-amd64"),
     "6.1": KernelChoice(("bookworm", "bookworm-security"), r"linux-image-cloud-amd64"),
+    "6.1-generic": KernelChoice(("bookworm", "bookworm-security"), r"linux-image-amd64"),
     "6.12": KernelChoice(("trixie", "trixie-security"), r"linux-image-6\.12\.[^-]*-cloud-amd64"),
     "newest": KernelChoice(("sid",), r"linux-image-cloud-amd64"),
 }

@@ -311,6 +311,19 @@ class Machine:
         """Send a non-maskable interrupt to the guest's CPUs."""
         self._execute("inject-nmi")
 
+    def pause(self) -> None:
+        """Stop the guest's CPUs; its disks hold still then."""
+        self._execute("stop")
+
+    def resume(self) -> None:
+        """Let a guest that was paused go on."""
+        self._execute("cont")
+
+    @property
+    def is_running(self) -> bool:
+        """Whether QEMU has not ended yet."""
+        return self._running()
+
     def reset(self) -> None:
         """Press the reset button; with this machine's ``-no-reboot`` it ends."""
         self._execute("system_reset")

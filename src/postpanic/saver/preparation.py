@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 from postpanic.dumps.sink import Sink
 from postpanic.errors import OutputError, PostpanicError
@@ -41,8 +42,12 @@ class Preparation:
 
         plan = self._plan
         self._binder.hold_back()
-        for result in load_modules(plan.modules, after_each=self._binder.hold_back):
-            if not result.is_loaded:
+        # A saver before this one may have loaded them: the file of what is loaded only takes memory.
+        modules = [line for line in plan.modules if Path(line.split(" ", 1)[0]).exists()]
+        for result in load_modules(modules, after_each=self._binder.hold_back):
+            if result.is_loaded:
+                Path(result.path).unlink(missing_ok=True)
+            else:
                 self._say(f"module {result.path.rsplit('/', 1)[-1]}: {result.error}")
         self._binder.bind()
         for failure in self._binder.failures:
