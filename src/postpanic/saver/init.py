@@ -51,7 +51,7 @@ def _run(console: Console) -> FinalAction:
     from postpanic.saver.mounting import mount_basics
 
     mount_basics()
-    console.say(f"saver started, {_uptime_s():.1f} s after the capture kernel")
+    console.say(f"saver started, {_uptime_s():.1f} s after the capture kernel, {_free_mib()} MiB of memory free")
     plan = read_plan()
     watchdogs = Watchdogs(console.say)
     watchdogs.feed()
@@ -151,6 +151,14 @@ def _reboot(action: FinalAction, console: Console) -> None:
         Path("/proc/sysrq-trigger").write_text("b")
     time.sleep(_LAST_WAIT_S)
     os._exit(1)
+
+
+def _free_mib() -> int:
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) >> 10
+    return 0
 
 
 def _uptime_s() -> float:
