@@ -61,6 +61,7 @@ class LocalBlocks:
         self.sysfs = root / "sys"
         self._dev = root / "dev"
         self._finder = BlockFinder(sysfs=self.sysfs, dev=self._dev)
+        self.is_offline = not (self.sysfs / "class/block").is_dir()
 
     def find_by_name(self, name: DeviceName, *, where: str) -> FoundDevice:
         """
@@ -73,6 +74,9 @@ class LocalBlocks:
             open, or what is on it cannot be read.
         """
         plan, path = self._plan_of(name)
+        if self.is_offline:
+            # Of another machine's files: what is on its disks is not known here.
+            return FoundDevice((), plan if path is None else BlockPlan(name=str(path)), Superblock())
         if path is not None:
             device = self._find_by_path(path, where=where)
             return self._describe(device, (device,), where=where)
@@ -216,7 +220,7 @@ class LocalBlocks:
 
 def describe_found(found: FoundDevice) -> str:
     """Name a device and how it will be found: ``vda1, found again by UUID=…``."""
-    names = " and ".join(device.name for device in found.devices)
+    names = " and ".join(device.name for device in found.devices) or "a device that is not looked for here"
     return f"{names}, found again by {describe_plan(found.plan)}"
 
 

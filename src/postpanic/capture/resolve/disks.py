@@ -7,7 +7,7 @@ from pathlib import Path
 
 from postpanic.capture.config import FileTarget, RawTarget
 from postpanic.capture.resolve.blocks import FoundDevice, LocalBlocks, describe_found
-from postpanic.capture.resolve.drivers import ModuleIndex, filesystem_modules
+from postpanic.capture.resolve.drivers import filesystem_modules
 from postpanic.capture.resolve.mounts import Mount, find_place, read_mounts
 from postpanic.capture.resolve.needs import Needs
 from postpanic.capture.resolve.settings import Settings, retention_of
@@ -29,13 +29,10 @@ class LocalDisks:
     ----------
     root : Path
         Below which /proc, /sys and /dev are.
-    index : ModuleIndex
-        Of the capture kernel.
     """
 
-    def __init__(self, root: Path, index: ModuleIndex) -> None:
+    def __init__(self, root: Path) -> None:
         self._root = root
-        self._index = index
         self._blocks = LocalBlocks(root)
         self._mounts: list[Mount] | None = None
 
@@ -70,7 +67,7 @@ class LocalDisks:
             **settings,
         )
         needs = Needs(
-            modules=tuple(filesystem_modules(filesystem, self._index)),
+            modules=tuple(filesystem_modules(filesystem)),
             places=tuple(self._blocks.list_places(found)),
             evidence=(f"{where}: {path} of the {filesystem} on {describe_found(found)}",),
             warnings=tuple(warnings),
@@ -89,6 +86,8 @@ class LocalDisks:
         where = f"raw {target.device}"
         found = self._blocks.find_by_name(target.device, where=where)
         kind = found.superblock.kind
+        if not found.devices:
+            kind = "swap" if target.swap else ""
         if target.swap and kind not in {"swap", RAW_DUMP_KIND}:
             raise NotReadyError(
                 f"is no swap area: {f'there is {kind} on it' if kind else 'nothing known is on it'}",
@@ -133,14 +132,17 @@ def _device_name(found: FoundDevice) -> str:
     for tag, value in (("UUID", plan.uuid), ("LABEL", plan.label), ("PARTUUID", plan.part_uuid)):
         if value:
             return f"{tag}={value}"
-    return found.devices[0].name
+    return found.devices[0].name if found.devices else plan.name
 
 
 def _check_filesystem(filesystem: str, found: FoundDevice, where: str) -> None:
     kind = found.superblock.kind
+    if not found.devices and not filesystem:
+        raise NotReadyError("the file system on the device is not known", where=where, hint='filesystem = "ext4"')
     if filesystem not in FILESYSTEMS:
         what = f"is {filesystem}" if filesystem else "has no file system that is known"
         known = ", ".join(sorted(FILESYSTEMS))
-        raise NotReadyError(f"{found.devices[0].name} {what}, must be one of {known}", where=where)
+        name = found.devices[0].name if found.devices else "the device"
+        raise NotReadyError(f"{name} {what}, must be one of {known}", where=where)
     if kind and kind != filesystem and not (kind.startswith("ext") and filesystem.startswith("ext")):
         raise NotReadyError(f"there is {kind} on {found.devices[0].name}, not {filesystem}", where=where)

@@ -24,7 +24,6 @@ class ImageFile:
 
     path: str
     source: Path
-    mode: int = 0o600
 
 
 @dataclass(frozen=True)

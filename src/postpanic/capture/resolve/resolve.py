@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from postpanic.capture.config import Config, FileTarget, HttpTarget, NfsTarget, RawTarget, SshTarget, TargetConfig
+from postpanic.capture.initramfs.modules import ModuleTree
 from postpanic.capture.resolve.disks import LocalDisks
-from postpanic.capture.resolve.drivers import ModuleIndex, choose_driver_modules, read_module_options
+from postpanic.capture.resolve.drivers import choose_driver_modules, read_module_options
 from postpanic.capture.resolve.needs import Needs, merge_needs
 from postpanic.capture.resolve.servers import Servers
 from postpanic.capture.resolve.settings import settings_of
@@ -95,15 +96,14 @@ def resolve(
     NotReadyError
         If a target cannot be reached from a capture kernel; says which and why.
     """
-    index = ModuleIndex(modules_dir)
-    resolver = _TargetResolver(config, LocalDisks(root, index), Servers(root, index))
+    resolver = _TargetResolver(config, LocalDisks(root), Servers(root))
     targets = [resolver.resolve(target) for target in config.targets]
     fallbacks = [resolver.resolve(target) for target in config.fallbacks]
     needs = merge_needs(part for _, part in (*targets, *fallbacks))
     network = _find_network(config, find_network)
     sysfs = root / "sys"
     drivers = [driver for place in needs.places for driver in find_drivers(place, sysfs)]
-    modules = dict.fromkeys(choose_driver_modules(drivers, index, same_kernel=same_kernel))
+    modules = dict.fromkeys(choose_driver_modules(drivers, ModuleTree(modules_dir), same_kernel=same_kernel))
     modules |= dict.fromkeys((*needs.modules, *(network.modules if network else ()), *config.capture.modules))
     devices, warnings = _plan_devices(config, needs, network, sysfs)
     programs = tuple(hook.command[0] for hook in (*config.hooks.before, *config.hooks.after))
@@ -183,6 +183,9 @@ def _plan_devices(
 ) -> tuple[DevicePlan, list[str]]:
     if config.capture.devices == "all":
         return DevicePlan(bind_all=True, wait_s=config.limits.device_wait_s), []
+    if not (sysfs / "class/block").is_dir():
+        warning = "the machine's devices are not known here: every device gets a driver, modules must be named"
+        return DevicePlan(bind_all=True, wait_s=config.limits.device_wait_s), [warning]
     paths: list[str] = list(network.sysfs_paths) if network else []
     for place in needs.places:
         path = stable_path(place, sysfs)

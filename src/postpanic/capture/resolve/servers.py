@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from postpanic.capture.config import HttpTarget, NfsTarget, SshTarget
-from postpanic.capture.resolve.drivers import ModuleIndex, nfs_modules
+from postpanic.capture.resolve.drivers import nfs_modules
 from postpanic.capture.resolve.needs import ImageFile, Needs
 from postpanic.capture.resolve.settings import Settings, retention_of
 from postpanic.errors import NotReadyError
@@ -39,12 +39,9 @@ class Servers:
     ----------
     root : Path
         Below which this machine's files are.
-    index : ModuleIndex
-        Of the capture kernel.
     """
 
     root: Path
-    index: ModuleIndex
 
     def resolve_nfs(self, target: NfsTarget, settings: Settings) -> tuple[NfsPlan, Needs]:
         """Say what mounts the export."""
@@ -59,9 +56,7 @@ class Servers:
             retention=retention_of(target),
             **settings,
         )
-        return plan, Needs(
-            modules=tuple(nfs_modules(target.version, self.index)), evidence=(f"{name}: NFS {target.version}",)
-        )
+        return plan, Needs(modules=tuple(nfs_modules(target.version)), evidence=(f"{name}: NFS {target.version}",))
 
     def resolve_ssh(self, target: SshTarget, settings: Settings, number: int) -> tuple[SshPlan, Needs]:
         """
@@ -125,7 +120,7 @@ class Servers:
         is_https = parts.scheme == "https"
         files: tuple[ImageFile, ...] = ()
         if is_https:
-            files = (ImageFile(f"{_IMAGE_DIR}/ca{number}.pem", self._find_certificates(target, name), 0o644),)
+            files = (ImageFile(f"{_IMAGE_DIR}/ca{number}.pem", self._find_certificates(target, name)),)
         plan = HttpPlan(
             name=name,
             url=target.url,

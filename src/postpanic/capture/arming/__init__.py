@@ -1,0 +1,1 @@
+"""Make the machine ready to capture its crash, and undo it."""

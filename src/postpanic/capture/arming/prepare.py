@@ -1,0 +1,187 @@
+"""What is to be built and loaded: kernel, plan, command line; nothing is changed here."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import postpanic
+from postpanic.capture.arming.state import identify_file
+from postpanic.capture.config import Config
+from postpanic.capture.host import Host
+from postpanic.capture.kexec.command_line import CaptureCommandLine, CommandLineChanges, build_command_line
+from postpanic.capture.resolve import NetworkFinder, Resolved, resolve
+from postpanic.errors import NotReadyError
+from postpanic.saver.plan_json import encode_plan
+
+__all__ = ["CaptureKernel", "Prepared", "choose_kernel", "find_boot_apic_id", "prepare"]
+
+_SETUP_BYTES = 0x8000
+_HEADER_MAGIC = b"HdrS"
+# Beside these, what is in the image is watched file by file.
+_SOURCE_DIR = Path(postpanic.__file__).parent
+
+
+@dataclass(frozen=True)
+class CaptureKernel:
+    """
+    The kernel that saves.
+
+    Attributes
+    ----------
+    image : Path
+        Its bootable file.
+    release : str
+        As ``uname -r`` would have it.
+    modules_dir : Path
+        Its modules.
+    is_running : bool
+        Whether it is the one that runs now.
+    """
+
+    image: Path
+    release: str
+    modules_dir: Path
+    is_running: bool
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """
+    Everything that is known before something is built.
+
+    Attributes
+    ----------
+    fingerprint : dict
+        A digest of each thing on which the image depends, by its name in messages.
+    """
+
+    kernel: CaptureKernel
+    resolved: Resolved
+    command_line: CaptureCommandLine
+    fingerprint: dict[str, str]
+
+
+def prepare(config: Config, host: Host, *, kernel: str = "", find_network: NetworkFinder | None = None) -> Prepared:
+    """
+    Find out all that can be found out.
+
+    Parameters
+    ----------
+    kernel : str
+        Release or path, instead of the configuration's.
+
+    Raises
+    ------
+    NotReadyError
+        If a kernel, a device or a file is not there.
+    UsageError
+        If the configuration asks for what there is not.
+    """
+    chosen = choose_kernel(kernel or config.capture.kernel, host)
+    resolved = resolve(
+        config, chosen.modules_dir, root=host.root, same_kernel=chosen.is_running, find_network=find_network
+    )
+    changes = CommandLineChanges(
+        replace=" ".join(config.capture.command_line) if config.capture.command_line is not None else None,
+        append=" ".join(config.capture.command_line_append),
+        remove=config.capture.command_line_remove,
+        cpus=config.capture.nr_cpus,
+        save_memory=config.capture.save_memory,
+    )
+    line = build_command_line(
+        host.read_command_line(), host.machine, changes, boot_apic_id=find_boot_apic_id(host.read_text("proc/cpuinfo"))
+    )
+    return Prepared(chosen, resolved, line, _take_fingerprint(config, chosen, resolved))
+
+
+def choose_kernel(wanted: str, host: Host) -> CaptureKernel:
+    """
+    Find the kernel that is to save.
+
+    Parameters
+    ----------
+    wanted : str
+        ``same``, a release, or the path of an image.
+
+    Raises
+    ------
+    NotReadyError
+        If its image or its modules are not there.
+    """
+    if not wanted.startswith("/"):
+        release = host.release if wanted == "same" else wanted
+        return CaptureKernel(
+            host.find_kernel_image(release), release, host.find_modules_dir(release), release == host.release
+        )
+    image = host.path(wanted)
+    if not image.is_file():
+        raise NotReadyError("there is no such kernel", where=wanted)
+    release = read_release(image)
+    if not release:
+        raise NotReadyError(
+            "cannot tell which kernel this is",
+            where=wanted,
+            hint="name it vmlinuz-RELEASE, or give the release instead",
+        )
+    return CaptureKernel(image, release, host.find_modules_dir(release), release == host.release)
+
+
+def read_release(image: Path) -> str:
+    """
+    Tell the release of a kernel by its file: the setup header's version text, or the name; empty if neither has it.
+
+    ``Documentation/arch/x86/boot.rst``: *kernel_version*, at 0x20e, is the offset of the text less 0x200.
+    """
+    try:
+        with image.open("rb") as stream:
+            head = stream.read(_SETUP_BYTES)
+    except OSError:
+        head = b""
+    if head[0x202:0x206] == _HEADER_MAGIC:
+        (offset,) = struct.unpack_from("<H", head, 0x20E)
+        words = head[offset + 0x200 :].split(b"\0", 1)[0].split()
+        if offset and words:
+            return words[0].decode(errors="replace")
+    match = re.fullmatch(r"(?:vmlinu[xz]|Image|kernel)-(\d.*?)(?:\.gz|\.efi)?", image.name)
+    if match:
+        return match[1]
+    return image.parent.name if re.match(r"\d+\.\d+", image.parent.name) else ""
+
+
+def find_boot_apic_id(cpuinfo: str | None) -> int | None:
+    """Find the number of the processor that the machine booted on, of x86: the first one's in /proc/cpuinfo."""
+    match = re.search(r"^initial apicid\s*: (\d+)$", cpuinfo or "", re.MULTILINE)
+    return int(match[1]) if match else None
+
+
+def digest_tree(directory: Path) -> str:
+    """Give a digest of all Python files below a directory."""
+    digest = hashlib.sha256()
+    for path in sorted(directory.rglob("*.py")):
+        digest.update(f"{path.relative_to(directory)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _take_fingerprint(config: Config, kernel: CaptureKernel, resolved: Resolved) -> dict[str, str]:
+    needs = resolved.needs
+    plan = [encode_plan(resolved.plan).decode(), *sorted(resolved.modules), *needs.programs]
+    plan += [f"{name} {words}" for name, words in sorted(resolved.module_options.items())]
+    plan += [f"{one.path} {one.source}" for one in needs.files]
+    capture = config.capture
+    plan += [*capture.include, *capture.firmware, capture.image_compression]
+    return {
+        "what is to be saved where": _digest(plan),
+        "the kernel": _digest([kernel.release, str(kernel.image), identify_file(kernel.image)]),
+        "its modules": _digest([identify_file(kernel.modules_dir / name) for name in ("modules.dep", "modules.alias")]),
+        "postpanic": _digest([postpanic.__version__, digest_tree(_SOURCE_DIR)]),
+        "files of the targets": _digest([f"{one.source} {identify_file(one.source)}" for one in needs.files]),
+    }
+
+
+def _digest(parts: Iterable[str]) -> str:
+    return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()
