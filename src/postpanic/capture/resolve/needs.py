@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ImageFile", "Needs", "merge_needs"]
+from postpanic.saver.plan import NetworkPlan
+
+__all__ = ["FoundNetwork", "ImageFile", "Needs", "merge_needs"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,26 @@ class Needs:
     warnings: tuple[str, ...] = ()
     has_ssh: bool = False
     has_https: bool = False
+
+
+@dataclass(frozen=True)
+class FoundNetwork:
+    """
+    How the servers are reached.
+
+    Attributes
+    ----------
+    plan : NetworkPlan
+    modules : tuple of str
+        Names of the modules of the cards and of what is made of them.
+    sysfs_paths : tuple of str
+        Of the cards, below ``/sys/devices``.
+    """
+
+    plan: NetworkPlan
+    modules: tuple[str, ...] = ()
+    sysfs_paths: tuple[str, ...] = ()
+    evidence: tuple[str, ...] = ()
 
 
 def merge_needs(parts: Iterable[Needs]) -> Needs:

@@ -12,34 +12,15 @@ from postpanic.capture.config import Config, FileTarget, HttpTarget, NfsTarget, 
 from postpanic.capture.initramfs.modules import ModuleTree
 from postpanic.capture.resolve.disks import LocalDisks
 from postpanic.capture.resolve.drivers import choose_driver_modules, read_module_options
-from postpanic.capture.resolve.needs import Needs, merge_needs
+from postpanic.capture.resolve.needs import FoundNetwork, Needs, merge_needs
+from postpanic.capture.resolve.networks import plan_given_network
 from postpanic.capture.resolve.servers import Servers
 from postpanic.capture.resolve.settings import settings_of
 from postpanic.capture.resolve.sysfs import find_drivers, stable_path
 from postpanic.errors import NotReadyError
-from postpanic.saver.plan import DevicePlan, HookPlan, NetworkPlan, SavePlan, TargetPlan
+from postpanic.saver.plan import DevicePlan, HookPlan, SavePlan, TargetPlan
 
-__all__ = ["FoundNetwork", "NetworkFinder", "Resolved", "list_servers", "resolve"]
-
-
-@dataclass(frozen=True)
-class FoundNetwork:
-    """
-    How the servers are reached.
-
-    Attributes
-    ----------
-    plan : NetworkPlan
-    modules : tuple of str
-        Names of the modules of the cards and of what is made of them.
-    sysfs_paths : tuple of str
-        Of the cards, below ``/sys/devices``.
-    """
-
-    plan: NetworkPlan
-    modules: tuple[str, ...] = ()
-    sysfs_paths: tuple[str, ...] = ()
-    evidence: tuple[str, ...] = ()
+__all__ = ["NetworkFinder", "Resolved", "list_servers", "resolve"]
 
 
 NetworkFinder = Callable[[Config, Sequence[str]], FoundNetwork]
@@ -89,7 +70,7 @@ def resolve(
     same_kernel : bool
         Whether the capture kernel is the one that runs.
     find_network : callable, optional
-        Is asked where servers are among the targets.
+        Is asked where servers are among the targets, and no network is given.
 
     Raises
     ------
@@ -100,10 +81,11 @@ def resolve(
     targets = [resolver.resolve(target) for target in config.targets]
     fallbacks = [resolver.resolve(target) for target in config.fallbacks]
     needs = merge_needs(part for _, part in (*targets, *fallbacks))
-    network = _find_network(config, find_network)
+    tree = ModuleTree(modules_dir)
+    network = _find_network(config, find_network, tree, root, same_kernel=same_kernel)
     sysfs = root / "sys"
     drivers = [driver for place in needs.places for driver in find_drivers(place, sysfs)]
-    modules = dict.fromkeys(choose_driver_modules(drivers, ModuleTree(modules_dir), same_kernel=same_kernel))
+    modules = dict.fromkeys(choose_driver_modules(drivers, tree, same_kernel=same_kernel))
     modules |= dict.fromkeys((*needs.modules, *(network.modules if network else ()), *config.capture.modules))
     devices, warnings = _plan_devices(config, needs, network, sysfs)
     programs = tuple(hook.command[0] for hook in (*config.hooks.before, *config.hooks.after))
@@ -169,10 +151,14 @@ def list_servers(config: Config) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _find_network(config: Config, find: NetworkFinder | None) -> FoundNetwork | None:
+def _find_network(
+    config: Config, find: NetworkFinder | None, tree: ModuleTree, root: Path, *, same_kernel: bool
+) -> FoundNetwork | None:
     servers = list_servers(config)
     if not servers:
         return None
+    if config.network.interfaces:
+        return plan_given_network(config.network, servers, tree, root=root, same_kernel=same_kernel)
     if find is None:
         raise NotReadyError(f"no network can be set up to reach {servers[0]}", hint="save to a disk of this machine")
     return find(config, servers)
