@@ -127,7 +127,7 @@ def arm(
         built = build(config, prepared, host)
         write_atomically(paths.new_image, built.content)
     image = paths.new_image if built else paths.image
-    run = _Loading(config, host, prepared, paths, state, image)
+    run = _Loading(config, host, prepared, paths, state, image, built.content if built else image)
     try:
         reason, outcome, verification = run.load_and_verify(is_new=built is not None, say=say)
     finally:
@@ -164,7 +164,14 @@ class _Loading:
     """Loads an image, and makes sure that there is something good to fall back on."""
 
     def __init__(
-        self, config: Config, host: Host, prepared: Prepared, paths: StatePaths, state: ArmedState | None, image: Path
+        self,
+        config: Config,
+        host: Host,
+        prepared: Prepared,
+        paths: StatePaths,
+        state: ArmedState | None,
+        image: Path,
+        content: Path | bytes,
     ) -> None:
         self._config = config
         self._host = host
@@ -172,19 +179,22 @@ class _Loading:
         self._paths = paths
         self._state = state
         self._image = image
+        self._expected = Expected(prepared.kernel.image, content, prepared.command_line.text)
 
     def load_and_verify(
         self, *, is_new: bool, say: Callable[[str], None]
     ) -> tuple[str, LoadOutcome | None, Verification]:
         """Load what is to be loaded, if it is not; only what is verified, or cannot be, takes the old image's place."""
-        expected = Expected(self._prepared.kernel.image, self._image, self._prepared.command_line.text)
-        reason = "the image is new" if is_new else self._find_reason(expected)
-        if not reason:
-            return "", None, verify(self._host, expected)
+        if is_new:
+            reason = "the image is new"
+        else:
+            reason, verification = self._inspect()
+            if not reason:
+                return "", None, verification
         say("loading it")
         try:
             outcome = load(self._host, self._request())
-            verification = verify(self._host, expected)
+            verification = verify(self._host, self._expected)
             if verification.outcome == "bad":
                 reasons = "; ".join(verification.reasons)
                 raise NotReadyError(f"what was loaded is not what was meant to be: {reasons}")
@@ -208,18 +218,17 @@ class _Loading:
             method=method,
         )
 
-    def _find_reason(self, expected: Expected) -> str:
+    def _inspect(self) -> tuple[str, Verification]:
+        """Look at what is loaded now, and say why it will not do."""
+        verification = verify(self._host, self._expected)
         state = self._state
         if not self._host.read_crash_loaded():
-            return "nothing is loaded"
+            return "nothing is loaded", verification
         if state is None or state.command_line != self._prepared.command_line.text:
-            return "the command line changed"
-        verification = verify(self._host, expected)
+            return "the command line changed", verification
         if verification.outcome == "bad":
-            return "what is loaded is not it: " + "; ".join(verification.reasons)
-        if state.boot_id != self._read_boot_id():
-            return "it was loaded by something else"
-        return ""
+            return "what is loaded is not it: " + "; ".join(verification.reasons), verification
+        return "" if state.boot_id == self._read_boot_id() else "something else has loaded it", verification
 
     def _request(self) -> LoadRequest:
         return LoadRequest(

@@ -18,7 +18,7 @@ from postpanic.capture.resolve import NetworkFinder, Resolved, resolve
 from postpanic.errors import NotReadyError
 from postpanic.saver.plan_json import encode_plan
 
-__all__ = ["CaptureKernel", "Prepared", "choose_kernel", "find_boot_apic_id", "prepare"]
+__all__ = ["CaptureKernel", "Prepared", "choose_kernel", "prepare", "read_release"]
 
 _SETUP_BYTES = 0x8000
 _HEADER_MAGIC = b"HdrS"
@@ -93,9 +93,7 @@ def prepare(config: Config, host: Host, *, kernel: str = "", find_network: Netwo
         cpus=config.capture.nr_cpus,
         save_memory=config.capture.save_memory,
     )
-    line = build_command_line(
-        host.read_command_line(), host.machine, changes, boot_apic_id=find_boot_apic_id(host.read_text("proc/cpuinfo"))
-    )
+    line = build_command_line(host.read_command_line(), host.machine, changes, boot_apic_id=host.read_boot_apic_id())
     return Prepared(chosen, resolved, line, _take_fingerprint(config, chosen, resolved))
 
 
@@ -151,12 +149,6 @@ def read_release(image: Path) -> str:
     if match:
         return match[1]
     return image.parent.name if re.match(r"\d+\.\d+", image.parent.name) else ""
-
-
-def find_boot_apic_id(cpuinfo: str | None) -> int | None:
-    """Find the number of the processor that the machine booted on, of x86: the first one's in /proc/cpuinfo."""
-    match = re.search(r"^initial apicid\s*: (\d+)$", cpuinfo or "", re.MULTILINE)
-    return int(match[1]) if match else None
 
 
 def digest_tree(directory: Path) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from postpanic.capture.arming.arm import find_stale, policy_of
-from postpanic.capture.arming.prepare import CaptureKernel, Prepared, choose_kernel, find_boot_apic_id, read_release
+from postpanic.capture.arming.prepare import CaptureKernel, Prepared, choose_kernel, read_release
 from postpanic.capture.arming.state import (
     ArmedState,
     StatePaths,
@@ -22,7 +22,7 @@ from postpanic.capture.arming.state import (
 from postpanic.capture.config import decode_config
 from postpanic.capture.host import Host
 from postpanic.capture.kexec.command_line import CaptureCommandLine
-from postpanic.capture.policy import SETTINGS
+from postpanic.capture.policy import SETTINGS, read_policy
 from postpanic.capture.resolve import Needs, Resolved
 from postpanic.errors import NotReadyError, OutputError
 from postpanic.saver.plan import SavePlan
@@ -190,7 +190,5 @@ def test_a_kernel_is_chosen_by_release_by_path_or_as_the_one_that_runs(tmp_path:
         choose_kernel("/boot/odd", host)
 
 
-def test_the_processor_that_booted_is_the_first_one() -> None:
-    assert find_boot_apic_id("processor\t: 0\ninitial apicid\t: 4\n\nprocessor\t: 1\ninitial apicid\t: 6\n") == 4
-    assert find_boot_apic_id("processor : 0\n") is None
-    assert find_boot_apic_id(None) is None
+def test_the_sysctls_of_a_running_kernel_are_read() -> None:
+    assert read_policy(Host.running())["kernel.panic"] is not None
