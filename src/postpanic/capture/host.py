@@ -26,7 +26,8 @@ __all__ = ["Host", "IoMemory", "Lockdown", "MemoryRange"]
 
 Lockdown = Literal["none", "integrity", "confidentiality"]
 
-_TEXT_LIMIT_BYTES = 4 << 20
+_TEXT_LIMIT_BYTES = 1 << 20
+"""A sysctl that is read by more than KMALLOC_MAX_SIZE (4 MiB) at once is ENOMEM: proc_sys_call_handler()."""
 _CONFIG_LIMIT_BYTES = 4 << 20
 _IOMEM_LINE = re.compile(r"^( *)([0-9a-f]+)-([0-9a-f]+) : (.*)$", re.MULTILINE)
 _CONFIG_LINE = re.compile(r"^(?:(CONFIG_\w+)=(.*)|# (CONFIG_\w+) is not set)$", re.MULTILINE)
