@@ -100,6 +100,9 @@ def _open_zstd(level: int | None, page_size_bytes: int) -> _Pack:
     """
     zstandard = _require("zstandard", "zstd")
     compressor = zstandard.ZstdCompressor(compression_params=_zstd_parameters(zstandard, level, page_size_bytes))
+    if not hasattr(compressor, "multi_compress_to_buffer"):
+        # As distributions build it, against their own libzstd.
+        return _pack_copies(compressor.compress, page_size_bytes)
     compress, batch_of = compressor.multi_compress_to_buffer, zstandard.BufferWithSegments
 
     def pack(batch: PageBatch, rows: NDArray[np.int64]) -> tuple[NDArray[np.uint32], list[memoryview]]:
@@ -114,6 +117,18 @@ def _open_zstd(level: int | None, page_size_bytes: int) -> _Pack:
         return np.minimum(sizes, np.uint32(page_size_bytes)), [memoryview(b"".join(frames))]
 
     return pack
+
+
+def _pack_copies(compress: Callable[[memoryview], bytes], page_size_bytes: int) -> _Pack:
+    """Compress page after page by what returns each as an object of its own."""
+
+    def compress_into(page: memoryview, room: memoryview) -> int:
+        packed = compress(page)
+        if len(packed) < page_size_bytes:
+            room[: len(packed)] = packed
+        return len(packed)
+
+    return _pack_one_by_one(compress_into, page_size_bytes, page_size_bytes)
 
 
 def _zstd_parameters(zstandard: ModuleType, level: int | None, page_size_bytes: int) -> Any:  # noqa: ANN401 - untyped
@@ -214,15 +229,7 @@ def _open_lzo(level: int | None, page_size_bytes: int) -> _Pack:
     module = _load("lzallright")
     if module is None:
         raise _missing("lzo", "liblzo2 or the Python package lzallright")
-    compress = module.LZOCompressor().compress
-
-    def compress_into(page: memoryview, room: memoryview) -> int:
-        packed = compress(page)
-        if len(packed) < page_size_bytes:
-            room[: len(packed)] = packed
-        return len(packed)
-
-    return _pack_one_by_one(compress_into, page_size_bytes, page_size_bytes)
+    return _pack_copies(module.LZOCompressor().compress, page_size_bytes)
 
 
 def _open_liblzo2(library: ctypes.CDLL, page_size_bytes: int) -> _Pack:
