@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby, islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,9 @@ from postpanic.pages.selection import SECTION_FRAMES, Selection, SelectionBuilde
 from postpanic.pages.struct_pages import Extent, FilledRun, StructPageReader
 from postpanic.pages.verdict import FIRST_DROPPED, Verdict
 from postpanic.units import MIB, format_size
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 __all__ = ["Progress", "select_pages"]
 
@@ -255,6 +258,9 @@ class _StructPageUnits:
             for task in self._plan(numbers, [buffer]):
                 yield self._decide(task, self._read(task, buffer), buffer)
             return
+        # The capture kernel has one processor, and no room for what it does not use.
+        from concurrent.futures import ThreadPoolExecutor
+
         free = [buffer, *(self._reader.make_buffer(SECTION_FRAMES) for _ in range(threads - 1))]
         ahead = self._plan(numbers, free)
         waiting: deque[tuple[_Task, NDArray[np.uint8], Future[list[FilledRun]]]] = deque()

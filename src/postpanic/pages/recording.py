@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from postpanic import __version__
 from postpanic.dumps.digest import FileDigest
@@ -25,7 +26,9 @@ from postpanic.pages.manifest import (
     SourceRecord,
     find_lost_ranges,
 )
-from postpanic.pages.redaction.erasure import Erasure
+
+if TYPE_CHECKING:
+    from postpanic.pages.redaction.erasure import Erasure
 
 __all__ = ["record_dump"]
 
