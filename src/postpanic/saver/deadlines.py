@@ -8,12 +8,13 @@ on a thread of its own, which is left behind when its time is over.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from postpanic.errors import OutputError
 
-__all__ = ["DeadlineError", "call_with_deadline"]
+__all__ = ["Call", "DeadlineError", "call_with_deadline"]
 
 _Result = TypeVar("_Result")
 
@@ -24,15 +25,50 @@ class DeadlineError(OutputError):
     code = "deadline"
 
 
-class _Call(Generic[_Result]):
-    """What became of a call; written by its thread, read when that has ended."""
+class Call(Generic[_Result]):
+    """
+    A call on a thread of its own, begun at once.
 
-    def __init__(self, function: Callable[[], _Result]) -> None:
-        self._function = function
+    Parameters
+    ----------
+    doing : str
+        What it does, for messages: ``mounting``.
+
+    Attributes
+    ----------
+    results : list
+        What the function returned, once it has.
+    error : BaseException or None
+        What it raised.
+    is_given_up : bool
+        For whoever waits: nobody does any more.
+    """
+
+    def __init__(self, function: Callable[[], _Result], *, doing: str) -> None:
+        self.doing = doing
         self.results: list[_Result] = []
         self.error: BaseException | None = None
+        self.is_given_up = False
+        self._function = function
+        self._started = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name=doing, daemon=True)
+        self._thread.start()
 
-    def run(self) -> None:
+    @property
+    def is_over(self) -> bool:
+        """Whether it has come to an end."""
+        return not self._thread.is_alive()
+
+    @property
+    def age_s(self) -> float:
+        """How long ago it began."""
+        return time.monotonic() - self._started
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait for its end, no longer than so many seconds."""
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
         try:
             self.results.append(self._function())
         except BaseException as exc:  # noqa: BLE001 - raised again where the call is waited for
@@ -57,11 +93,9 @@ def call_with_deadline(function: Callable[[], _Result], timeout_s: float, *, doi
     BaseException
         Whatever the function raises.
     """
-    call = _Call(function)
-    thread = threading.Thread(target=call.run, name=doing, daemon=True)
-    thread.start()
-    thread.join(timeout_s)
-    if thread.is_alive():
+    call = Call(function, doing=doing)
+    call.wait(timeout_s)
+    if not call.is_over:
         raise DeadlineError(f"{doing} takes longer than {timeout_s:g} s, left behind", where=where)
     if call.error is not None:
         raise call.error

@@ -26,12 +26,14 @@ from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from postpanic.saver.deadlines import DeadlineError, call_with_deadline
+from postpanic.saver.deadlines import Call
 from postpanic.saver.plan import DevicePlan
 
 __all__ = ["DeviceBinder"]
 
 PROBE_TIMEOUT_S = 20.0
+_PATIENCE_S = 1.0
+"""A probe that takes longer goes on by itself: other disks, and the log that is to be saved there, do not wait."""
 _MAX_DEPTH = 24
 _MAX_DEVICES = 20_000
 _MAX_SUPPLIERS = 64
@@ -58,7 +60,7 @@ class DeviceBinder:
     sysfs : Path
         Where it is mounted.
     timeout_s : float
-        For each driver's probe; one that takes longer is left to itself.
+        For each driver's probe; one that takes longer is taken for hung, and told.
     """
 
     def __init__(self, plan: DevicePlan, *, sysfs: Path = Path("/sys"), timeout_s: float = PROBE_TIMEOUT_S) -> None:
@@ -69,12 +71,18 @@ class DeviceBinder:
         self._tried: dict[Path, frozenset[str]] = {}
         self._scanned: set[tuple[Path, str]] = set()
         self._failures: list[str] = []
+        self._pending: dict[Path, Call[object]] = {}
         self._lock = threading.Lock()
 
     @property
     def failures(self) -> list[str]:
         """What went wrong, a line each; a device that hangs is named here."""
         return list(self._failures)
+
+    @property
+    def pending(self) -> list[str]:
+        """Names of devices whose probe has not come to an end."""
+        return [place.name for place in list(self._pending)]
 
     def hold_back(self) -> None:
         """Let no bus match devices with drivers by itself; does nothing where the plan wants all."""
@@ -101,6 +109,7 @@ class DeviceBinder:
             return 0
         # Several targets look for their devices at the same time.
         with self._lock:
+            self._look_after_pending()
             bound = 0
             for parts in self._paths:
                 for place in self._walk(parts, (self._sysfs / "devices").resolve()):
@@ -175,16 +184,29 @@ class DeviceBinder:
         return (device / "driver").exists()
 
     def _probe(self, bus: Path, device: Path) -> None:
-        try:
-            call_with_deadline(
-                lambda: (bus / "drivers_probe").write_text(device.name),
-                self._timeout_s,
-                doing=f"the driver's probe of {device.name}",
-            )
-        except DeadlineError as exc:
-            self._failures.append(exc.message)
-        except OSError as exc:
-            self._failures.append(f"{bus.name} {device.name}: {(exc.strerror or str(exc)).lower()}")
+        self._write(bus / "drivers_probe", device.name, place=device, doing=f"the driver's probe of {device.name}")
+
+    def _write(self, file: Path, text: str, *, place: Path, doing: str) -> None:
+        """Write to a file of sysfs on a thread of its own, and wait for it no longer than it is worth."""
+        if place in self._pending:
+            return
+        call: Call[object] = Call(lambda: file.write_text(text), doing=doing)
+        self._pending[place] = call
+        call.wait(min(_PATIENCE_S, self._timeout_s))
+        self._look_after_pending()
+
+    def _look_after_pending(self) -> None:
+        """Take note of what has come to an end, or never will."""
+        for place, call in list(self._pending.items()):
+            if not call.is_over:
+                if call.age_s >= self._timeout_s and not call.is_given_up:
+                    call.is_given_up = True
+                    self._failures.append(f"{call.doing} takes longer than {self._timeout_s:g} s, left behind")
+                continue
+            del self._pending[place]
+            if call.error is not None:
+                reason = (getattr(call.error, "strerror", None) or str(call.error)).lower()
+                self._failures.append(f"{call.doing}: {reason}")
 
     def _find_suppliers(self, device: Path) -> list[Path]:
         """Find what a device needs first: clocks and regulators of small boards."""
@@ -202,14 +224,7 @@ class DeviceBinder:
         if address is None or (place, address) in self._scanned or not scan.exists():
             return
         self._scanned.add((place, address))
-        try:
-            call_with_deadline(
-                lambda: scan.write_text(address), self._timeout_s, doing=f"looking for {address} at {place.name}"
-            )
-        except DeadlineError as exc:
-            self._failures.append(exc.message)
-        except OSError as exc:
-            self._failures.append(f"{place.name}: {(exc.strerror or str(exc)).lower()}")
+        self._write(scan, address, place=scan, doing=f"looking for {address} at {place.name}")
 
     def _match_usb_interfaces(self, place: Path) -> None:
         """Match a hub's interface, which is not on the path: without it nothing behind the hub is seen."""
