@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from postpanic.capture.initramfs.contents import ENTRY
-from postpanic.capture.initramfs.image import ImageRequest, build_image
+from postpanic.capture.initramfs.image import BuiltImage, ImageRequest, build_image
 from postpanic.process import find_program, run
 from postpanic.rehearse.kernels import Kernel
 from postpanic.rehearse.machine import Disk, Machine
@@ -31,12 +32,14 @@ __all__ = [
     "OUTPUT",
     "Capture",
     "Request",
+    "build_capture_image",
     "captured",
     "capturing",
     "find_dumps",
     "make_disk",
     "plan_for",
     "read_files",
+    "save_capture",
 ]
 
 COMMAND_LINE = (
@@ -98,10 +101,12 @@ class Request:
 
 
 @contextlib.contextmanager
-def capturing(lab: Lab, request: Request, directory: Path) -> Iterator[Capture]:
-    """Crash a machine whose capture kernel has our image; yield right after the panic."""
+def capturing(lab: Lab, request: Request, directory: Path, *, image: Path | None = None) -> Iterator[Capture]:
+    """Crash a machine whose capture kernel has our image, made now or given; yield right after the panic."""
     kernel = lab.fetch_kernel(request.kernel)
-    image = build_capture_image(lab, kernel, request, directory)
+    if image is None:
+        image = directory / "capture.img"
+        image.write_bytes(build_capture_image(lab, request).data)
     recipe = Recipe.choose(request.kernel, request.scenario, options=f"crashkernel={request.crashkernel}")
     with lab.crashing_machine(
         recipe,
@@ -116,22 +121,35 @@ def capturing(lab: Lab, request: Request, directory: Path) -> Iterator[Capture]:
 
 
 @contextlib.contextmanager
-def captured(lab: Lab, request: Request, directory: Path, *, timeout_s: float = END_TIMEOUT_S) -> Iterator[Capture]:
+def captured(
+    lab: Lab, request: Request, directory: Path, *, image: Path | None = None, timeout_s: float = END_TIMEOUT_S
+) -> Iterator[Capture]:
     """Crash a machine whose capture kernel has our image; yield when that has come to its end."""
-    with capturing(lab, request, directory) as capture:
+    with capturing(lab, request, directory, image=image) as capture:
         capture.machine.wait_for(_ENDED, timeout_s=timeout_s)
         capture.machine.wait_exit(timeout_s=30.0)
         yield capture
 
 
-def build_capture_image(lab: Lab, kernel: Kernel, request: Request, directory: Path) -> Path:
+def save_capture(lab: Lab, request: Request, image: Path, target: Path) -> None:
+    """Crash a machine and keep what the saver left: one dump on the output disk, and the console."""
+    with captured(lab, request, target, image=image) as capture:
+        (name,) = find_dumps(capture.disks.output)
+        copy = read_files(capture.disks.output, name, target / "saved")
+    for path in sorted(copy.iterdir()):
+        path.rename(target / path.name)
+    shutil.rmtree(target / "saved")
+
+
+def build_capture_image(lab: Lab, request: Request) -> BuiltImage:
     """Build the image of a request; with the tool that copies the memory, if that is asked for."""
+    kernel = lab.fetch_kernel(request.kernel)
     plan = request.plan
     files = dict(request.files)
     if request.with_raw:
         files["/bin/crash"] = (guest.build_programs(lab.cache_dir) / "crash").read_bytes()
         plan = replace(plan, after=(*plan.after, RAW_HOOK))
-    built = build_image(
+    return build_image(
         ImageRequest(
             plan=plan,
             modules_dir=kernel.modules_dir,
@@ -144,9 +162,6 @@ def build_capture_image(lab: Lab, kernel: Kernel, request: Request, directory: P
             entry=request.entry,
         )
     )
-    path = directory / "capture.img"
-    path.write_bytes(built.data)
-    return path
 
 
 def plan_for(*targets: FilePlan, bind_all: bool = True, **words: object) -> SavePlan:

@@ -25,22 +25,26 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from postpanic.capture.initramfs.image import BuiltImage
 from postpanic.errors import PostpanicError, ProcessError
 from postpanic.process import find_program, start
+from postpanic.rehearse.cache import build_once
 from postpanic.rehearse.machine import detect_accelerator
-from tests.vm.lab import Crash, Lab, Recipe, default_cache_dir, find_missing_programs
+from tests.vm.captures import OUTPUT, Request, build_capture_image, plan_for, save_capture
+from tests.vm.lab import Lab, default_cache_dir, find_missing_programs
 
 __all__ = ["ConsoleFilter", "Demo", "main"]
 
 KERNEL = "6.1"
-DUMP = "dump"
+DUMP = "vmcore"
+IMAGE = "capture.img"
 COMMANDS = (
-    ("Leave out what nobody needs, and prove that the rest is enough.", "postpanic filter -f -d 31 {raw} {dump}"),
-    ("What is in it?", "postpanic info {dump}"),
-    ("Who crashed, and where? Nothing but the dump is needed to tell.", "postpanic open -e bt {dump}"),
-    ("What did the kernel say last?", "postpanic dmesg {dump} | grep -A 14 'Kernel panic'"),
+    ("Is it whole, and is all in it that a debugger needs?", f"postpanic verify {DUMP}"),
+    ("What is in it?", f"postpanic info {DUMP}"),
+    ("Who crashed, and where? Nothing but the dump is needed to tell.", f"postpanic open -e bt {DUMP}"),
+    ("What did the kernel say last?", f"postpanic dmesg {DUMP} | grep -A 14 'Kernel panic'"),
 )
-STEPS = 2 + len(COMMANDS)
+STEPS = 3 + len(COMMANDS)
 WIDTH = 110
 INTERRUPTED = 130
 TERMINATED = 143
@@ -56,7 +60,7 @@ class ConsoleFilter:
 
     LANDMARK = re.compile(
         r"Linux version|\] Command line:|for crashkernel|crashkernel reserved|Run /init|reboot:"
-        r"|^lab: (?!\s|Mem:|Swap:)|^crash: "
+        r"|^lab: (?!\s|Mem:|Swap:)|^crash: |^postpanic: "
     )
     CRASH = re.compile(r"sysrq: Trigger a crash|Kernel panic|BUG:|Oops")
     BOOT = re.compile(r"Linux version")
@@ -101,20 +105,31 @@ class Demo:
         with self._working("Fetch the kernel of Debian 12, as it is in the archive"):
             kernel = lab.fetch_kernel(KERNEL)
             self._say(f"{kernel.package} {kernel.version}: the image and its modules, no debug information")
+        request = Request(plan_for(OUTPUT), kernel=KERNEL)
+        with self._working("Build the image that captures the crash: the saver, a small Python, a few modules"):
+            built = build_capture_image(lab, request)
+            size = f"{len(built.data) / (1 << 20):.1f} MiB, {built.unpacked_bytes / (1 << 20):.1f} MiB in memory"
+            self._say(f"{built.entries} files, {size}")
         how = "KVM" if detect_accelerator() == "kvm" else "software emulation"
-        recipe = Recipe(KERNEL)
-        with self._working(f"Boot it in QEMU ({how}), load it with work, crash it, save the dump as kdump does"):
-            crash = lab.crash(recipe) if cached else lab.crash_anew(recipe, "demo")
-            self._say(f"saved {crash.raw} ({crash.raw.stat().st_size / (1 << 20):.1f} MiB)")
-        self._look_at(crash)
-        self._print(f"\nAll done in {time.monotonic() - started:.0f} s. Open the dump yourself:", style="bold")
-        self._print(f"    {_spell_program()} open {crash.raw.with_name(DUMP)}", style="bold green")
-
-    def _look_at(self, crash: Crash) -> None:
-        directory = crash.raw.parent
+        with self._working(f"Boot the kernel in QEMU ({how}), load it with work, crash it, capture the crash"):
+            directory = self._capture(lab, request, built, cached=cached)
+            self._say(f"saved {directory / DUMP} ({(directory / DUMP).stat().st_size / (1 << 20):.1f} MiB)")
         for question, line in COMMANDS:
             self._head(question)
-            self._run(line.format(raw=crash.raw.name, dump=DUMP), directory)
+            self._run(line, directory)
+        self._print(f"\nAll done in {time.monotonic() - started:.0f} s. Open the dump yourself:", style="bold")
+        self._print(f"    {_spell_program()} open {directory / DUMP}", style="bold green")
+
+    @staticmethod
+    def _capture(lab: Lab, request: Request, built: BuiltImage, *, cached: bool) -> Path:
+        def build(target: Path) -> None:
+            image = target / IMAGE
+            image.write_bytes(built.data)
+            save_capture(lab, request, image, target)
+
+        if cached:
+            return build_once(lab.cache_dir / "captures", f"{request.kernel}-{built.sha256[:20]}", build)
+        return lab.keep_newest("demo", build)
 
     def _run(self, line: str, directory: Path) -> None:
         self._print(f"$ {line}", style="bold green")

@@ -76,7 +76,7 @@ LOADED_TIMEOUT_S = 60.0
 PANIC_TIMEOUT_S = 30.0
 ENDED_TIMEOUT_S = 10.0
 UNUSED_S = 14 * 24 * 3600.0
-CACHES = ("crashes", "dumps", "variants", "debug", "kernels", "programs", "unpacked", "hosts")
+CACHES = ("captures", "crashes", "dumps", "variants", "debug", "kernels", "programs", "unpacked", "hosts")
 
 
 @dataclass(frozen=True)
@@ -198,13 +198,8 @@ class Lab:
         directory = build_once(self.cache_dir / "dumps", self._name(recipe, kernel, "vmcore"), build)
         return Crash(self, recipe, kernel, directory)
 
-    def crash_anew(self, recipe: Recipe, name: str) -> Crash:
-        """Crash a machine now, and keep the dump apart, in place of the last one of that *name*."""
-        kernel = self.fetch_kernel(recipe.kernel)
-
-        def build(target: Path) -> None:
-            self._crash_now(recipe, kernel, target)
-
+    def keep_newest(self, name: str, build: Callable[[Path], None]) -> Path:
+        """Build a directory now, and keep it apart, in place of the last one of that *name*."""
         root = self.cache_dir / "crashes"
         with hold_lock(root / f".{name}.lock"):
             # Finished ones, and what a process left that was killed.
@@ -212,7 +207,7 @@ class Lab:
             directory = build_once(root, f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}", build)
             for entry in earlier:
                 remove_entry(entry)
-        return Crash(self, recipe, kernel, directory)
+        return directory
 
     def dump_memory(self, recipe: Recipe) -> MemoryDumps:
         """Return QEMU's own dumps of a machine that has panicked and has no capture kernel."""
