@@ -32,8 +32,15 @@ _LAST_WAIT_S = 10.0
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/"}
 
 
-def main() -> None:
-    """Be PID 1: save, then do with the machine what the plan says. Does not return."""
+def main(*, reboots: bool | None = None) -> None:
+    """
+    Be PID 1: save, then do with the machine what the plan says. Does not return.
+
+    Parameters
+    ----------
+    reboots : bool, optional
+        Whether it is ours to reboot; by default only if we are PID 1.
+    """
     console = Console(appendix=read_kernel_messages)
     action: FinalAction = "reboot"
     try:
@@ -44,7 +51,7 @@ def main() -> None:
         console.say(f"internal error: {type(exc).__name__}: {exc}")
         for line in traceback.format_exc().splitlines()[-12:]:
             console.say(f"  {line}")
-    _end(action, console)
+    _end(action, console, reboots=os.getpid() == 1 if reboots is None else reboots)
 
 
 def _run(console: Console) -> FinalAction:
@@ -122,7 +129,7 @@ def _summarize(plan: SavePlan, tally: Tally, console: Console) -> None:
         console.say("only the log is saved" if tally.logs else "nothing is saved")
 
 
-def _end(action: FinalAction, console: Console) -> None:
+def _end(action: FinalAction, console: Console, *, reboots: bool) -> None:
     """Do with the machine what is left to do."""
     if action == "shell":
         console.say("a Python prompt; what ends it reboots the machine")
@@ -132,13 +139,13 @@ def _end(action: FinalAction, console: Console) -> None:
             code.interact(banner="", local={"__name__": "__console__"})
         action = "reboot"
     console.say({"reboot": "rebooting", "poweroff": "powering off", "halt": "halting"}[action])
+    if not reboots:
+        sys.exit(0)
     _reboot(action, console)
 
 
 def _reboot(action: FinalAction, console: Console) -> None:
     """Call reboot(2); if that fails, end: without its PID 1 the kernel panics, and ``panic=`` reboots."""
-    if os.getpid() != 1:
-        sys.exit(0)
     try:
         import ctypes
 

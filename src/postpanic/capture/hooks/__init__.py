@@ -1,0 +1,1 @@
+"""The saver within a distribution's image, which puts volumes together that ours cannot: LVM, LUKS, iSCSI."""
