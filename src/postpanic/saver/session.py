@@ -10,6 +10,7 @@ One save, from the dead kernel's memory to every target: what a child of PID 1 d
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from postpanic.saver.targets.base import Target
 __all__ = ["Outcome", "SaveOptions", "TargetOutcome", "save"]
 
 _POLL_S = 0.25
+_LAST_WORD_S = 20.0
 _LOCAL = frozenset({"file", "raw"})
 _FAR_FACTOR = 3.0
 """Targets beyond a network look after their time themselves, and retry: only one that has lost itself is given up."""
@@ -119,6 +121,8 @@ def save(
             continue
         console.say(f"no target has the whole dump: trying the fallback {fallback.name}")
         outcome.targets += session.save_to([*plan.targets, *plan.fallbacks], [number])
+    if not all(target.state is TargetState.COMPLETE for target in outcome.targets):
+        session.leave_word()
     return outcome
 
 
@@ -132,6 +136,7 @@ class _Session:
     options: SaveOptions
     report: Callable[[TargetOutcome], None]
     alive: Callable[[], None]
+    _done: list[TargetRun] = field(default_factory=list)
 
     def save_to(self, plans: Sequence[TargetPlan], numbers: Sequence[int]) -> list[TargetOutcome]:
         """Save to some targets at once; returns when nothing more will come of any."""
@@ -153,7 +158,18 @@ class _Session:
                 thread.join(1.0)
         if feeder is not None:
             feeder.join(1.0)
+        self._done += [run for run in runs.values() if run.state is not TargetState.FAILED]
         return [_describe(number, run) for number, run in runs.items()]
+
+    def leave_word(self) -> None:
+        """Tell those that have something what became of the others."""
+        threads = [threading.Thread(target=run.leave_word, daemon=True) for run in self._done]
+        for thread in threads:
+            thread.start()
+        end = time.monotonic() + _LAST_WORD_S
+        while any(thread.is_alive() for thread in threads) and time.monotonic() < end:
+            self.alive()
+            time.sleep(_POLL_S / 5)
 
     def _make_run(self, plan: TargetPlan, rendezvous: Rendezvous) -> TargetRun:
         return TargetRun(
@@ -200,8 +216,6 @@ class _Feeder:
     """The one read: from the memory through one encoder to all lanes, in a thread of its own."""
 
     def __init__(self, image: MemoryImage, rendezvous: Rendezvous, say: Callable[[str], None]) -> None:
-        import threading
-
         self._image = image
         self._rendezvous = rendezvous
         self._say = say

@@ -113,6 +113,17 @@ class TargetRun:
         self._fail(OutputError(reason, where=self.plan.name))
         self.rendezvous.withdraw(self, self.error)
 
+    def leave_word(self) -> None:
+        """Put what has happened since, elsewhere too, beside a dump that is done; never raises."""
+        try:
+            self.target.open(self.image.dump_name)
+            self.target.put(TRANSCRIPT_NAME, self.transcript().encode())
+        except PostpanicError as exc:
+            self.say(f"{self.plan.name}: no last word: {exc.message}")
+        except Exception as exc:  # noqa: BLE001 - the dump is safe, and more cannot be done
+            self.say(f"{self.plan.name}: no last word: {type(exc).__name__}: {exc}")
+        self.target.close()
+
     @property
     def is_over(self) -> bool:
         """Whether nothing more will come of it."""

@@ -127,6 +127,7 @@ def test_dead_and_failing_targets_cost_the_good_one_nothing(source: Dump, tmp_pa
     assert "no answer for 1 s" in outcome.targets[0].error
     assert "the device fails" in outcome.targets[1].error
     assert good.read("vmcore") == expected
+    assert b"t0: given up: no answer for 1 s" in good.read("saver.log"), "what went wrong is said wherever one can"
     assert all(target.has_log is False for target in outcome.targets), "this memory has no kernel"
     dead.trouble.released.set()
 
