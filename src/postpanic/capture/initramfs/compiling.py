@@ -26,7 +26,7 @@ def compile_module(name: str, source: bytes) -> bytes:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             _drop_docstring(node)
-    return marshal.dumps(compile(tree, name, "exec", dont_inherit=True, optimize=1))
+    return marshal.dumps(compile(tree, name.split("\n", maxsplit=1)[0], "exec", dont_inherit=True, optimize=1))
 
 
 def _drop_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> None:

@@ -24,18 +24,24 @@ _OURS = Path(postpanic.__file__).parent
 _REPLACED = Path(replaced.__file__).parent
 
 # Standard modules with a smaller one that does what is asked of them, and such as are imported but not called.
-_REPLACED_BY = {"ctypes.util": "ctypes_util.py", "inspect": "inspect.py", "platform": "platform.py"}
+_REPLACED_BY = {
+    "ctypes.util": "ctypes_util.py",
+    "inspect": "inspect.py",
+    "logging": "logging.py",
+    "platform": "platform.py",
+}
 _ABSENT = ("ast", "pickle")
 # pathlib takes a function from there that is used for addresses only.
 _ABSENT_WITHOUT_HTTP = ("urllib.parse",)
 _OF_OTHER_SYSTEMS = ("_msi", "_overlapped", "_scproxy", "_winapi", "msvcrt", "nt", "ntpath", "winreg", "winsound")
 
-# Imported by C code, or by name: no import statement says so.
+# Imported by C code, by name, or in a function of the standard library: no import statement that counts says so.
 _ROOTS = (
     *("encodings.ascii", "encodings.latin_1", "encodings.utf_8", "encodings.aliases"),
     # Of hashlib, which complains at length when one of them is missing.
     *("_blake2", "_md5", "_sha1", "_sha2", "_sha256", "_sha3", "_sha512"),
 )
+_WITH = {"concurrent.futures": ("concurrent.futures.thread",)}
 _NETWORK_ROOTS = ("encodings.idna",)
 
 _NEVER = (
@@ -43,32 +49,11 @@ _NEVER = (
     *("postpanic.analysis", "postpanic.capture", "postpanic.cli", "postpanic.pages.redaction", "postpanic.rehearse"),
     "postpanic.kernel.debuginfo",
     # Of the standard library: what is tried and done without, or belongs to what is not called.
-    *("_bz2", "_lzma", "_uuid", "_decimal", "argparse", "asyncio", "bdb", "bz2", "concurrent", "curses", "decimal"),
-    *(
-        "difflib",
-        "distutils",
-        "doctest",
-        "getopt",
-        "gettext",
-        "importlib.metadata",
-        "importlib.resources",
-        "lzma",
-        "logging",
-    ),
-    *(
-        "multiprocessing",
-        "importlib._bootstrap",
-        "importlib._bootstrap_external",
-        "optparse",
-        "pdb",
-        "pydoc",
-        "readline",
-        "sysconfig",
-        "tarfile",
-        "tkinter",
-        "tracemalloc",
-    ),
-    *("unittest", "urllib.request", "uuid", "webbrowser", "xml", "zipfile"),
+    *("_bz2", "_lzma", "_uuid", "_decimal", "argparse", "asyncio", "bdb", "bz2", "curses", "decimal", "difflib"),
+    *("distutils", "doctest", "getopt", "gettext", "importlib._bootstrap", "importlib._bootstrap_external", "lzma"),
+    *("importlib.metadata", "importlib.resources", "multiprocessing", "optparse", "pdb", "pydoc", "readline"),
+    *("sysconfig", "tarfile", "tkinter", "tracemalloc", "unittest", "urllib.request", "uuid", "webbrowser", "xml"),
+    "zipfile",
     # What zstandard uses without its C module.
     *("zstandard._cffi", "zstandard.backend_cffi", "zstandard.backend_rust"),
 )
@@ -130,6 +115,7 @@ def find_python_modules(
     for name in roots:
         if name not in finder.found:
             raise FactAbsentError(f"no module {name} to begin with", where=str(_OURS))
+    finder.add(name for package, names in _WITH.items() if package in finder.found for name in names)
     used = {
         name for module, tree in finder.found.items() if tree and _is_ours(module) for name in find_used_names(tree)
     }

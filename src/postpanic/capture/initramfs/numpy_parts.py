@@ -31,10 +31,8 @@ _ABSENT = (
 _ABSENT_IN_CORE = ("_add_newdocs", "_add_newdocs_scalars")
 # Absent unless one of these names is used: modules of their own, the documented way in.
 _DROPPABLE_IN_CORE: dict[str, frozenset[str]] = {
-    "_machar": frozenset({"finfo"}),
     "defchararray": frozenset({"char", "chararray"}),
     "einsumfunc": frozenset({"einsum", "einsum_path"}),
-    "getlimits": frozenset({"finfo", "iinfo"}),
     "memmap": frozenset({"memmap"}),
     "records": frozenset({"rec", "recarray", "record"}),
     "strings": frozenset({"strings"}),
@@ -101,7 +99,6 @@ def choose_numpy_parts(python: PythonTree, used: Iterable[str]) -> NumpyParts:
     FactAbsentError
         If numpy's core is not where any known version has it.
     """
-    used = set(used)
     for core in _CORES:
         extension = python.find_module(f"{core}._multiarray_umath")
         if extension is not None:
@@ -109,11 +106,23 @@ def choose_numpy_parts(python: PythonTree, used: Iterable[str]) -> NumpyParts:
     else:
         raise FactAbsentError("no core of numpy, neither _core nor core", where=str(python.root.directory))
     absent = {*_ABSENT, *(f"{core}.{name}" for name in _ABSENT_IN_CORE)}
+    used = {*used, *_find_names_of_core(python, core)}
     absent |= {f"{core}.{name}" for name, names in _DROPPABLE_IN_CORE.items() if not used & names}
     strings = {match[1].decode() for match in _MODULE_NAME.finditer(python.read(extension))}
     roots = sorted(name for name in strings if name not in absent and python.find_module(name) is not None)
     # numpy.ma is asked whether an array is masked.
     return NumpyParts(core, frozenset(absent), _find_places(python, used), (*roots, "datetime", "numpy.ma"))
+
+
+def _find_names_of_core(python: PythonTree, core: str) -> set[str]:
+    """Return what the core's own functions take from numpy when they are called."""
+    package = python.find_module(core)
+    names: set[str] = set()
+    for name in python.list_submodules(package) if package else ():
+        module = python.find_module(f"{core}.{name}")
+        if module is not None and not module.is_extension and name not in {*_DROPPABLE_IN_CORE, *_ABSENT_IN_CORE}:
+            names |= find_used_names(ast.parse(python.read(module)))
+    return names
 
 
 def _find_places(python: PythonTree, used: Iterable[str]) -> dict[str, str]:

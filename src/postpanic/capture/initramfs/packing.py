@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import _imp
 import importlib.util
 import marshal
 import re
 import sys
 from pathlib import Path
 
-from postpanic.capture.initramfs import compiling, replaced
+from postpanic.capture.initramfs import compiling, recording, replaced
 from postpanic.capture.initramfs.contents import PythonModules
 from postpanic.capture.initramfs.elf import read_elf, read_undefined_symbols, strip
 from postpanic.capture.initramfs.libraries import LibraryFinder
@@ -94,12 +95,17 @@ def pack_python(
     packed.files[f"{library}/os.py{'c' if compiled else ''}"] = b""
     packed.files[f"{library}/lib-dynload/.keep"] = b""
     sources = {**modules.sources, START: ((Path(replaced.__file__).parent / "start.py").read_bytes(), False)}
-    code = _compile_all({name: source for name, (source, _) in sources.items()}) if compiled else None
+    code: dict[str, bytes] = {}
+    texts: list[str] = []
+    if compiled:
+        texts = _record_texts(modules)
+        everything = {name: source for name, (source, _) in sources.items()}
+        code = _compile_all({**everything, **{text: text.encode() for text in texts}})
     for name in (*_EARLY, START):
         source, is_package = sources[name]
         path = f"{library}/{name.replace('.', '/')}{'/__init__' if is_package else ''}.py"
         packed.files[path + "c" if code else path] = _add_header(code[name]) if code else source
-    packed.files[f"{EXTENSIONS_DIR}/modules"] = _make_modules_file(modules, code)
+    packed.files[f"{EXTENSIONS_DIR}/modules"] = _make_modules_file(modules, code, texts)
     packed.files["/init"] = INIT.format(interpreter=interpreter, options=OPTIONS, start=START, module=entry).encode()
     packed.programs.add("/init")
     return packed
@@ -134,14 +140,31 @@ def _add_header(code: bytes) -> bytes:
     return importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + bytes(8) + code
 
 
-def _make_modules_file(modules: PythonModules, code: dict[str, bytes] | None) -> bytes:
-    table: dict[str, tuple[int, int, int]] = dict.fromkeys(modules.extensions, (0, 0, _EXTENSION))
+def _record_texts(modules: PythonModules) -> list[str]:
+    """Return what our data classes compile when they are made."""
+    ours = [name for name in modules.sources if name.split(".")[0] == "postpanic"]
+    paths = [path for path in sys.path if path]
+    finished = run(
+        [sys.executable, "-BSs", Path(recording.__file__)],
+        stdin=marshal.dumps([paths, ours]),
+        env={"PYTHONHASHSEED": "0"},
+        timeout_s=_COMPILE_TIMEOUT_S,
+    )
+    texts: list[str] = marshal.loads(finished.stdout)  # noqa: S302 - of our own program
+    return texts
+
+
+def _make_modules_file(modules: PythonModules, code: dict[str, bytes], texts: list[str]) -> bytes:
+    """Make the file that replaced/start.py reads; of modules without code it gets the source."""
+    table: dict[str | bytes, tuple[int, int, int]] = dict.fromkeys(modules.extensions, (0, 0, _EXTENSION))
     content = bytearray()
     for name, (source, is_package) in sorted(modules.sources.items()):
-        data = code[name] if code else source
-        kind = (_PACKAGE if is_package else 0) | (0 if code else _SOURCE)
-        table[name] = (len(content), len(data), kind)
+        data = code.get(name, source)
+        table[name] = (len(content), len(data), (_PACKAGE if is_package else 0) | (0 if name in code else _SOURCE))
         content += data
+    for text in texts:
+        table[_imp.source_hash(0, text.encode())] = (len(content), len(code[text]), 0)
+        content += code[text]
     # Version 2 of marshal's format has no references, which depend on who else knows a string.
-    index = marshal.dumps(dict(sorted(table.items())), 2)
+    index = marshal.dumps(table, 2)
     return len(index).to_bytes(8, "little") + index + bytes(content)

@@ -20,17 +20,26 @@ _PLACES: dict[str, str] = {}
 _CORE = "numpy._core"
 
 
+class matrix:  # noqa: N801 - numpy's name
+    """What numpy asks whether an array is one; none is."""
+
+
 def __getattr__(name: str) -> Any:
     if name.startswith("__"):
         raise AttributeError(name)
-    place = _PLACES.get(name, _CORE)
-    __import__(place)
-    try:
-        value = getattr(sys.modules[place], name)
-    except AttributeError:
-        value = _import_submodule(name)
+    value = _find(name)
     globals()[name] = value
     return value
+
+
+def _find(name: str) -> Any:
+    # Before 2.0 numpy.lib passes some functions of C on, and the core does not: bincount.
+    for place in (_PLACES.get(name, _CORE), f"{_CORE}.multiarray"):
+        __import__(place)
+        module = sys.modules[place]
+        if hasattr(module, name):
+            return getattr(module, name)
+    return _import_submodule(name)
 
 
 def _import_submodule(name: str) -> Any:

@@ -3,8 +3,8 @@ The first module of the image: finds all others, in one file and by name.
 
 Not even ``__future__`` can be imported before this has run. The file
 ``modules`` begins with the size of its table (8 bytes, little-endian),
-then comes the table, a marshalled dict: name to (offset, size, kind), the
-offsets from the table's end. Of what is not in there, built in or frozen,
+then comes the table, a marshalled dict: name, or hash of a text, to (offset,
+size, kind), the offsets from the table's end. Of what is not in there, built in or frozen,
 nothing is found: no directory is searched.
 """
 
@@ -13,6 +13,7 @@ import posix
 import sys
 from _frozen_importlib import BuiltinImporter, FrozenImporter, ModuleSpec
 from _frozen_importlib_external import ExtensionFileLoader
+from _imp import source_hash
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Finder:
 
     def __init__(self) -> None:
         size = int.from_bytes(self._read(0, 8), "little")
-        self._table: dict[str, tuple[int, int, int]] = marshal.loads(self._read(8, size))  # noqa: S302 - of our own image
+        self._table: dict[str | bytes, tuple[int, int, int]] = marshal.loads(self._read(8, size))  # noqa: S302 - of our own image
         self._begin = 8 + size
 
     def find_spec(self, name: str, _path: object = None, _target: object = None) -> "ModuleSpec | None":
@@ -47,6 +48,9 @@ class Finder:
     def exec_module(self, module: "ModuleType") -> None:
         """Run a module."""
         name = module.__name__
+        if name == "dataclasses":
+            # Its methods are texts that it compiles: see run().
+            module.__dict__["exec"] = self.run
         offset, size, kind = self._table[name]
         content = self._read(self._begin + offset, size)
         if kind & SOURCE:
@@ -54,6 +58,12 @@ class Finder:
         else:
             code = marshal.loads(content)  # noqa: S302 - of our own image
         exec(code, module.__dict__)  # noqa: S102 - this is what a loader does
+
+    def run(self, text: str, *scope: dict[str, object]) -> None:
+        """Do what ``exec`` does; many texts were compiled beforehand, and are in the table by their hash."""
+        place = self._table.get(source_hash(0, text.encode()))
+        code = text if place is None else marshal.loads(self._read(self._begin + place[0], place[1]))  # noqa: S302
+        exec(code, *scope)  # noqa: S102
 
     def _read(self, offset: int, size: int) -> bytes:
         # Opened each time: whoever closes descriptors he does not know must not end all imports.
