@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from postpanic.errors import OutputError
@@ -154,6 +154,7 @@ def mount(
     *,
     timeout_s: float = MOUNT_TIMEOUT_S,
     where: str = "",
+    reasons: Mapping[int, str] | None = None,
 ) -> None:
     """
     Mount a file system at a directory that is there.
@@ -166,6 +167,8 @@ def mount(
         As in fstab.
     where : str
         The target, for messages; without it *source*.
+    reasons : mapping, optional
+        What numbers of errno mean of this file system, where that is not what they mean of disks.
 
     Raises
     ------
@@ -181,7 +184,7 @@ def mount(
 
     number = call_with_deadline(call, timeout_s, doing=f"mounting {source}", where=where)
     if number:
-        reason = _REASONS.get(number, os.strerror(number).lower())
+        reason = (reasons or _REASONS).get(number, os.strerror(number).lower())
         raise OutputError(
             f"cannot mount {source} as {filesystem}: {reason} ({errno.errorcode.get(number, number)})"
             + (f", with the options {data}" if number == errno.EINVAL and data else ""),

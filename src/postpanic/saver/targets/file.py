@@ -12,10 +12,10 @@ from postpanic.saver.blocks import BlockDevice, BlockFinder
 from postpanic.saver.mounting import mount_writable, sync_file_system, unmount
 from postpanic.saver.plan import FilePlan
 from postpanic.saver.targets.directory import DirectoryTarget, resolve_inside
+from postpanic.saver.targets.mount_points import MOUNTS_DIR, make_mount_point
 
 __all__ = ["FileTarget"]
 
-MOUNTS_DIR = Path("/run/postpanic/mounts")
 _WAIT_S = 30.0
 
 
@@ -54,7 +54,7 @@ class FileTarget(DirectoryTarget):
         self.close()
         devices = self._find()
         self._device = devices[0].name
-        point = _make_mount_point(self._mounts_dir, self.name)
+        point = make_mount_point(self._mounts_dir, self.name)
         mount_writable(
             str(devices[0].path),
             point,
@@ -109,18 +109,3 @@ class FileTarget(DirectoryTarget):
         """Add the other devices of a file system that is on several, which btrfs does not look for."""
         others = [f"device={device.path}" for device in devices[1:]]
         return ",".join([option for option in (self._plan.options, *others) if option])
-
-
-def _make_mount_point(directory: Path, where: str) -> Path:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for number in range(1000):
-            point = directory / str(number)
-            try:
-                point.mkdir()
-            except FileExistsError:
-                continue
-            return point
-    except OSError as exc:
-        raise as_output_error(exc, where, "make a directory to mount at") from exc
-    raise OutputError(f"no room for mounts in {directory}", where=where)
