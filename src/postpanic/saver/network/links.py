@@ -24,6 +24,7 @@ _NLM_F_REPLACE, _NLM_F_EXCL, _NLM_F_CREATE = 0x100, 0x200, 0x400
 
 _IFINFO = struct.Struct("=BxHiII")
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 5, 10, 18
+_IFLA_PERM_ADDRESS = 54
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _IFLA_VLAN_ID = 1, 2, 1
 _NLA_F_NESTED = 0x8000
 
@@ -66,6 +67,8 @@ class Link:
     parent: int = 0
     master: int = 0
     vlan_id: int = 0
+    permanent_mac: str = ""
+    """What the hardware has, whatever it was told to use; since Linux 5.5."""
 
     @property
     def has_carrier(self) -> bool:
@@ -330,6 +333,7 @@ def _parse_link(content: bytes) -> Link:
         _u32(attributes, _IFLA_LINK),
         _u32(attributes, _IFLA_MASTER),
         int(struct.unpack("=H", vlan)[0]) if len(vlan) == 2 else 0,
+        format_mac(attributes.get(_IFLA_PERM_ADDRESS, b"")),
     )
 
 

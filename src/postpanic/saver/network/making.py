@@ -106,7 +106,7 @@ class LinkMaker:
             place = (self._sysfs / "class" / "net" / link.name / "device").resolve()
         except OSError:
             return False
-        return f"/{sysfs_path.strip('/')}/" in f"{place}/"
+        return _matches(sysfs_path, place.parts)
 
     def _take_made(self, plan: InterfacePlan) -> Link:
         """Make an interface out of nothing or of its parent, if it is not there yet."""
@@ -151,6 +151,24 @@ class LinkMaker:
                 if name in _BEFORE_MEMBERS:
                     reason = (exc.strerror or str(exc)).lower()
                     raise OutputError(f"cannot set the bond's {name} to {value}: {reason}") from exc
+
+
+def _matches(pattern: str, place: tuple[str, ...]) -> bool:
+    """Whether a place is one of the plan's or below it; a ``*`` in a name stands for a number that changes."""
+    wanted = pattern.strip("/").split("/")
+    # What is before it is /sys/devices.
+    for start in range(len(place) - len(wanted) + 1):
+        if all(_matches_name(one, name) for one, name in zip(wanted, place[start:], strict=False)):
+            return True
+    return False
+
+
+def _matches_name(pattern: str, name: str) -> bool:
+    before, star, after = pattern.partition("*")
+    if not star:
+        return pattern == name
+    middle = name[len(before) : len(name) - len(after)]
+    return name == before + middle + after and middle.isdecimal()
 
 
 def set_ipv6(name: str, *, is_automatic: bool, procfs: Path = Path("/proc")) -> None:
