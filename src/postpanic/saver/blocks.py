@@ -2,8 +2,8 @@
 Find a block device again, whatever name it has this time.
 
 What the kernel tells of all devices (sysfs) narrows the choice down first;
-only what is left is read, each device with a deadline: one that hangs is left
-alone, and named when nothing else is found.
+only what is left is read, all of it at once, so that a device that hangs costs
+the others little: it is left alone, and named when nothing else is found.
 
 Sources: ``Documentation/ABI/stable/sysfs-block``; ``block/partitions/{efi,msdos}.c``
 and UEFI 2.10, chapter 5, for the UUIDs of partitions; ``drivers/scsi/scsi_sysfs.c``
@@ -20,16 +20,21 @@ from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TypeVar
 
 from postpanic.errors import OutputError
-from postpanic.saver.deadlines import DeadlineError, call_with_deadline
+from postpanic.saver.deadlines import Call, call_with_deadline
 from postpanic.saver.plan import BlockPlan
 from postpanic.saver.superblocks import Superblock, read_at, read_superblock
 
 __all__ = ["BlockDevice", "BlockFinder", "describe_plan", "list_block_devices"]
 
+_Found = TypeVar("_Found")
+
 READ_TIMEOUT_S = 10.0
 _POLL_S = 0.2
+_PATIENCE_S = 1.0
+"""For devices that take their time, when another one fits already."""
 _SECTOR_BYTES = 512
 _MAX_SHOWN = 8
 _GPT_LIMIT_BYTES = 1 << 20
@@ -115,7 +120,7 @@ class BlockFinder:
     sysfs, dev : Path
         Where they are mounted.
     read_timeout_s : float
-        For the first bytes of a device; one that takes longer is not read again.
+        For the first bytes of a device; one that takes longer is taken for hung.
     """
 
     def __init__(
@@ -130,8 +135,7 @@ class BlockFinder:
         self._sysfs = sysfs
         self._dev = dev
         self._read_timeout_s = read_timeout_s
-        self._superblocks: dict[tuple[str, int], Superblock] = {}
-        self._failures: dict[str, str] = {}
+        self._calls: dict[str, Call[Superblock | str]] = {}
 
     def find(self, plan: BlockPlan, *, wait_s: float = 0.0, where: str = "") -> BlockDevice:
         """
@@ -165,15 +169,19 @@ class BlockFinder:
         if plan == BlockPlan() or plan == BlockPlan(partition=plan.partition):
             raise OutputError("nothing is said of the block device that is wanted", where=where)
         # Not lasting: what was found on a device may have changed since, by us.
-        self._superblocks.clear()
+        self._calls = {key: call for key, call in self._calls.items() if not call.is_over}
         deadline = time.monotonic() + wait_s
         while True:
             if self._poll is not None:
                 self._poll()
-            found = [device for device in list_block_devices(self._sysfs, self._dev) if self._matches(device, plan)]
+            devices = [device for device in list_block_devices(self._sysfs, self._dev) if self._fits(device, plan)]
+            for device in devices:
+                self._begin_reading(device, plan)
+            is_settled = self._settle()
+            found = [device for device in devices if self._matches(device, plan)]
             if found:
                 return found
-            if time.monotonic() >= deadline:
+            if is_settled and time.monotonic() >= deadline:
                 raise OutputError(self._explain(plan, wait_s), where=where)
             time.sleep(_POLL_S)
 
@@ -188,18 +196,15 @@ class BlockFinder:
         """
 
         def call() -> Superblock:
-            fd = os.open(device.path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                return read_superblock(fd, device.size_bytes)
-            finally:
-                os.close(fd)
+            return _read_device(device.path, lambda fd: read_superblock(fd, device.size_bytes))
 
         try:
             return call_with_deadline(call, self._read_timeout_s, doing=f"reading {device.name}")
         except OSError as exc:
             raise OutputError(f"cannot read {device.path}: {(exc.strerror or str(exc)).lower()}") from exc
 
-    def _matches(self, device: BlockDevice, plan: BlockPlan) -> bool:
+    def _fits(self, device: BlockDevice, plan: BlockPlan) -> bool:
+        """Tell whether a device may be meant, by what can be known without touching it."""
         if plan.serial or plan.sysfs_path:
             if device.partition != plan.partition:
                 return False
@@ -211,56 +216,54 @@ class BlockFinder:
             return False
         if plan.part_label and _read_uevent(device).get("PARTNAME", "") != plan.part_label:
             return False
-        if plan.part_uuid and self._read_part_uuid(device).lower() != plan.part_uuid.lower():
+        if plan.part_uuid and not device.partition:
             return False
+        # Of a disk that is part of something else the something else is wanted: multipath, RAID.
+        return not ((plan.uuid or plan.label) and _has_holders(device))
+
+    def _begin_reading(self, device: BlockDevice, plan: BlockPlan) -> None:
+        if plan.uuid or plan.label:
+            self._begin(f"superblock {device.name}", device.path, lambda fd: read_superblock(fd, device.size_bytes))
+        # Since Linux 6.9 the kernel tells.
+        if plan.part_uuid and "PARTUUID" not in _read_uevent(device):
+            text = _read(device.disk_sysfs / "queue/logical_block_size")
+            block_bytes = int(text) if text.isdigit() else _SECTOR_BYTES
+            path = self._dev / device.disk.replace("!", "/")
+            self._begin(f"table {device.name}", path, lambda fd: _read_table(fd, block_bytes, device.partition))
+
+    def _begin(self, key: str, path: Path, read: Callable[[int], Superblock | str]) -> None:
+        """Read from a device, unless that is done or being done; what failed is tried again: it may not be ready."""
+        call = self._calls.get(key)
+        if call is None or call.error is not None:
+            self._calls[key] = Call(lambda: _read_device(path, read), doing=f"reading {path.name}")
+
+    def _settle(self) -> bool:
+        """Wait a little for all that is being read; tell whether nothing more is to be expected."""
+        end = time.monotonic() + _PATIENCE_S
+        for call in self._calls.values():
+            if not call.is_given_up:
+                call.wait(max(min(end - time.monotonic(), self._read_timeout_s - call.age_s), 0))
+                call.is_given_up = not call.is_over and call.age_s >= self._read_timeout_s
+        return all(call.is_over or call.is_given_up for call in self._calls.values())
+
+    def _result(self, key: str) -> Superblock | str | None:
+        call = self._calls.get(key)
+        return call.results[0] if call is not None and call.is_over and call.results else None
+
+    def _matches(self, device: BlockDevice, plan: BlockPlan) -> bool:
+        """Tell whether a device that may be meant is, by what was read from it."""
+        if plan.part_uuid:
+            found = _read_uevent(device).get("PARTUUID") or self._result(f"table {device.name}")
+            if not isinstance(found, str) or found.lower() != plan.part_uuid.lower():
+                return False
         if not plan.uuid and not plan.label:
             return True
-        # Of a disk that is part of something else the something else is wanted: multipath, RAID.
-        if _has_holders(device):
-            return False
-        superblock = self._look_at(device)
-        return (not plan.uuid or superblock.uuid.lower() == plan.uuid.lower()) and (
-            not plan.label or superblock.label == plan.label
+        superblock = self._result(f"superblock {device.name}")
+        return (
+            isinstance(superblock, Superblock)
+            and (not plan.uuid or superblock.uuid.lower() == plan.uuid.lower())
+            and (not plan.label or superblock.label == plan.label)
         )
-
-    def _look_at(self, device: BlockDevice) -> Superblock:
-        """Read a device once; nothing is on one that does not answer."""
-        if device.name in self._failures:
-            return Superblock()
-        key = device.name, device.size_bytes
-        if key not in self._superblocks:
-            try:
-                self._superblocks[key] = self.read_superblock(device)
-            except OutputError as exc:
-                # One that fails may be not ready yet, one that hangs is a trap.
-                if isinstance(exc, DeadlineError):
-                    self._failures[device.name] = exc.message
-                return Superblock()
-        return self._superblocks[key]
-
-    def _read_part_uuid(self, device: BlockDevice) -> str:
-        """Tell the UUID of a partition's entry: the kernel's word (since Linux 6.9), or the table itself."""
-        told = _read_uevent(device).get("PARTUUID", "")
-        if told or not device.partition or device.disk in self._failures:
-            return told
-        text = _read(device.disk_sysfs / "queue/logical_block_size")
-        block_bytes = int(text) if text.isdigit() else _SECTOR_BYTES
-        path = self._dev / device.disk.replace("!", "/")
-
-        def call() -> str:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                return _read_table(fd, block_bytes, device.partition)
-            finally:
-                os.close(fd)
-
-        try:
-            return call_with_deadline(call, self._read_timeout_s, doing=f"reading {device.disk}")
-        except DeadlineError as exc:
-            self._failures[device.disk] = exc.message
-        except (OSError, struct.error):
-            pass
-        return ""
 
     def _explain(self, plan: BlockPlan, wait_s: float) -> str:
         """Tell what was looked for, and what there is."""
@@ -270,12 +273,13 @@ class BlockFinder:
             shown.append(f"and {len(devices) - _MAX_SHOWN} more")
         waited = f" within {wait_s:g} s" if wait_s else ""
         there = f"there are {', '.join(shown)}" if shown else "there is no block device at all"
-        failed = f"; {'; '.join(self._failures.values())}" if self._failures else ""
+        hung = {call.doing for call in self._calls.values() if call.is_given_up and not call.is_over}
+        failed = "".join(f"; {doing} takes longer than {self._read_timeout_s:g} s" for doing in sorted(hung))
         return f"no block device with {describe_plan(plan)}{waited}; {there}{failed}"
 
     def _describe(self, device: BlockDevice) -> str:
-        superblock = self._superblocks.get((device.name, device.size_bytes))
-        if superblock is None or not superblock.kind:
+        superblock = self._result(f"superblock {device.name}")
+        if not isinstance(superblock, Superblock) or not superblock.kind:
             return device.name
         return f"{device.name} ({superblock.kind}{f' {superblock.uuid}' if superblock.uuid else ''})"
 
@@ -295,6 +299,14 @@ def describe_plan(plan: BlockPlan) -> str:
     if plan.partition:
         parts.append(f"partition {plan.partition}")
     return " ".join(parts)
+
+
+def _read_device(path: Path, read: Callable[[int], _Found]) -> _Found:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return read(fd)
+    finally:
+        os.close(fd)
 
 
 def _read(path: Path) -> str:

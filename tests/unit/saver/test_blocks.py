@@ -158,7 +158,7 @@ def test_a_device_that_hangs_costs_its_time_once(machine: Sysfs) -> None:
     assert finds.find(BlockPlan(uuid=EXT4)).name == "vda"
     assert finds.find(BlockPlan(label="root")).name == "vdb1"
     assert 0.3 <= time.monotonic() - started < 3
-    with pytest.raises(OutputError, match=r"; reading vaa takes longer than 0\.3 s, left behind"):
+    with pytest.raises(OutputError, match=r"; reading vaa takes longer than 0\.3 s$"):
         finds.find(BlockPlan(uuid="dead-beef"))
     # What can be told without reading is.
     assert finder(machine).find(BlockPlan(sysfs_path="pci0000:00/0000:00:04.0", uuid=EXT4)).name == "vda"
