@@ -141,38 +141,42 @@ def find_smallest(crash: Callable[[int], Run], lowest: int, highest: int, step: 
 
 def print_run(run: Run) -> None:
     """Say in a line what came of a run."""
-    times = ", ".join(f"{name} {seconds:.1f}" for name, seconds in run.seconds.items())
+    times = ", ".join(f"{name} {_describe([run], name)}" for name in run.seconds)
     verdict = f"good, {run.dump_bytes / 1e6:.1f} MB" if run.is_good else f"FAILED: {run.failure[:160]}"
     _say(f"{run.flavour} {run.crashkernel_mib}M {run.side}: {verdict}; {times}")
 
 
 def print_times(runs: Sequence[Run]) -> None:
-    """Print the median time of each event, and the pairs."""
-    print(f"\nseconds from the panic, medians of {len(runs) // 2} rounds in turn")
+    """Print the median time of each event, and the ratios of pairs."""
+    print(f"\nseconds from the panic, by the clock / of CPU; medians of {len(runs) // 2} rounds in turn")
     for flavour in dict.fromkeys(run.flavour for run in runs):
         for side in SIDES:
             own = [run for run in runs if run.flavour == flavour and run.side == side]
             names = list(dict.fromkeys(name for run in own for name in run.seconds))
-            figures = [
-                f"{name} {statistics.median([run.seconds[name] for run in own if name in run.seconds]):.1f}"
-                for name in names
-            ]
-            print(f"{flavour:8} {side:12} " + ", ".join(figures))
-        ratios = _pair(runs, flavour)
-        if ratios:
-            print(f"{flavour:8} ours/kdump-tools, panic to dump saved: {statistics.median(ratios):.2f}")
+            print(f"{flavour:8} {side:12} " + ", ".join(f"{name} {_describe(own, name)}" for name in names))
+        for what in ("seconds", "cpu_seconds"):
+            ratios = _pair(runs, flavour, what)
+            if ratios:
+                text = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+                print(f"{flavour:8} ours / kdump-tools, panic to {LAST_EVENT}, {what.replace('_', ' ')}: {text}")
         waits = [
             run.seconds["log saved"] - run.seconds["saver"]
             for run in runs
-            if run.flavour == flavour and run.side == OURS and "log saved" in run.seconds and "saver" in run.seconds
+            if run.flavour == flavour and run.side == OURS and {"log saved", "saver"} <= set(run.seconds)
         ]
         if waits:
             print(f"{flavour:8} ours, saver's start to log saved: {statistics.median(waits):.2f} s")
 
 
-def _pair(runs: Sequence[Run], flavour: str) -> list[float]:
+def _describe(runs: Sequence[Run], name: str) -> str:
+    walls = [run.seconds[name] for run in runs if name in run.seconds]
+    used = [run.cpu_seconds[name] for run in runs if name in run.cpu_seconds]
+    return f"{statistics.median(walls):.1f}/{statistics.median(used):.1f}"
+
+
+def _pair(runs: Sequence[Run], flavour: str, what: str) -> list[float]:
     by_side = {
-        side: [run.seconds.get(LAST_EVENT) for run in runs if run.flavour == flavour and run.side == side]
+        side: [getattr(run, what).get(LAST_EVENT) for run in runs if run.flavour == flavour and run.side == side]
         for side in SIDES
     }
     return [ours / theirs for ours, theirs in zip(by_side[OURS], by_side[THEIRS], strict=False) if ours and theirs]
@@ -275,7 +279,7 @@ def main() -> int:
         met &= theirs is None or OURS not in sizes or (ours is not None and ours <= theirs)
     if timed:
         print_times(timed)
-        met &= all(statistics.median(_pair(timed, name) or [0.0]) <= 1 for name in arguments.kernel)
+        met &= all(statistics.median(_pair(timed, name, "seconds") or [0.0]) <= 1 for name in arguments.kernel)
     if watched:
         print_memory(watched)
     print(f"\nall bars met: {'yes' if met else 'NO'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tempfile
@@ -10,7 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from benchmarks.capture_guest import MEMORY_MIB, Guest, make_run_disk, spell_command_line
 
@@ -74,6 +75,8 @@ class Run:
     ----------
     seconds : dict
         Event: time since the panic.
+    cpu_seconds : dict
+        Event: what QEMU has used of the CPU since the panic; a host with other things to do does not make it longer.
     failure : str
         Why there is no good dump; empty if there is one.
     memory : dict
@@ -85,6 +88,7 @@ class Run:
     flavour: str
     crashkernel_mib: int
     seconds: dict[str, float] = field(default_factory=dict)
+    cpu_seconds: dict[str, float] = field(default_factory=dict)
     failure: str = ""
     dump_bytes: int = 0
     log_bytes: int = 0
@@ -98,12 +102,21 @@ class Run:
         return not self.failure
 
 
+class Moment(NamedTuple):
+    """When a line of the console has come: by the clock, and in seconds of CPU that QEMU had used."""
+
+    wall_s: float
+    cpu_s: float
+    line: str
+
+
 class ConsoleClock:
     """Notes when each line of a console has come, in a thread of its own."""
 
-    def __init__(self, console: Path) -> None:
-        self.lines: list[tuple[float, str]] = []
+    def __init__(self, console: Path, pid: int) -> None:
+        self.lines: list[Moment] = []
         self._console = console
+        self._pid = pid
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -119,16 +132,25 @@ class ConsoleClock:
     def find(self, pattern: str, *, after: int = 0) -> int | None:
         """Return the number of the first line that has a pattern."""
         expression = re.compile(pattern)
-        found = (number for number, (_, line) in enumerate(self.lines) if number >= after and expression.search(line))
+        found = (number for number, it in enumerate(self.lines) if number >= after and expression.search(it.line))
         return next(found, None)
 
     def _run(self) -> None:
         rest = b""
         with self._console.open("rb") as stream:
             while not self._stop.wait(TICK_S):
-                now = time.monotonic()
+                now, used = time.monotonic(), _read_cpu_s(self._pid)
                 *lines, rest = (rest + stream.read()).split(b"\n")
-                self.lines += [(now, line.decode(errors="replace").rstrip("\r")) for line in lines]
+                self.lines += [Moment(now, used, line.decode(errors="replace").rstrip("\r")) for line in lines]
+
+
+def _read_cpu_s(pid: int) -> float:
+    """Return the CPU time of a process and its threads (proc(5), ``stat``: utime and stime)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def crash_once(
@@ -171,7 +193,7 @@ def _crash(config: MachineConfig, directory: Path, cache_dir: Path, timeout_s: f
     with (
         hold_lock(cache_dir / ".machine.lock"),
         Machine(config, directory) as machine,
-        ConsoleClock(machine.console) as clock,
+        ConsoleClock(machine.console, machine.pid) as clock,
     ):
         try:
             machine.wait_for(r"^bench: crash", timeout_s=BOOT_TIMEOUT_S, failure=FAILED_ARMING)
@@ -189,22 +211,23 @@ def _time_events(clock: ConsoleClock, side: Side, result: Run) -> None:
     if start is None:
         result.failure = result.failure or "no panic"
         return
-    zero = clock.lines[start][0]
+    zero = clock.lines[start]
     at = start
     for name, pattern in {"capture kernel": CAPTURE_KERNEL, **side.events, "end": ENDED}.items():
         found = clock.find(pattern, after=at)
         if found is None:
             result.failure = result.failure or f"not on the console: {pattern}"
             continue
-        result.seconds[name] = clock.lines[found][0] - zero
+        result.seconds[name] = round(clock.lines[found].wall_s - zero.wall_s, 2)
+        result.cpu_seconds[name] = round(clock.lines[found].cpu_s - zero.cpu_s, 2)
         at = found
     wanted = r"Out of memory|oom-kill:|invoked oom-killer|Kernel panic|postpanic: |internal error"
-    result.messages = [line for _, line in clock.lines[start:] if re.search(wanted, line)]
+    result.messages = [it.line for it in clock.lines[start:] if re.search(wanted, it.line)]
 
 
 def _read_memory(clock: ConsoleClock, result: Run) -> None:
     begin = clock.find(CAPTURE_KERNEL, after=clock.find(CRASHED) or 0)
-    for _, line in clock.lines[begin or 0 :]:
+    for _, _, line in clock.lines[begin or 0 :]:
         if found := re.search(MEMORY_LINE + r" \((.*)\)", line):
             result.memory |= {"kernel available": int(found[1]), "kernel total": int(found[2])}
             for size, what in re.findall(r"(\d+)K ([a-z-]+(?: code)?)", found[3]):

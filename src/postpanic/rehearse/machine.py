@@ -247,6 +247,11 @@ class Machine:
     ) -> None:
         self._end()
 
+    @property
+    def pid(self) -> int:
+        """The process ID of QEMU."""
+        return self._started().pid
+
     def read_console(self) -> str:
         """Return all that the guest has printed so far."""
         return self.console.read_bytes().decode(errors="replace").replace("\r\n", "\n")
