@@ -3,108 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
 from postpanic.saver.plan import InterfacePlan, NetworkPlan, RoutePlan, SavePlan
 from postpanic.saver.plan_json import encode_plan
+from tests.compat.namespaces import IP, MAC, REPOSITORY, Net, find_missing, run
 
-REPOSITORY = Path(__file__).parents[2]
-IP = shutil.which("ip", path="/usr/sbin:/sbin:/usr/bin:/bin") or "ip"
-DNSMASQ = shutil.which("dnsmasq", path="/usr/sbin:/usr/bin")
-MAC = "52:54:00:aa:bb:01"
 Serve = Callable[..., None]
 
 
-def find_missing() -> str:
-    if os.getuid() != 0:
-        return "network namespaces need root"
-    if not Path(IP).exists() or DNSMASQ is None:
-        return "iproute2 and dnsmasq-base are not installed"
-    return "" if _run(IP, "netns", "list", check=False).returncode == 0 else "no network namespaces here"
-
-
-def _run(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, check=check, capture_output=True, text=True, cwd=REPOSITORY, timeout=60)
-
-
 pytestmark = [pytest.mark.compat, pytest.mark.skipif(bool(find_missing()), reason=find_missing() or "works")]
-
-
-@dataclass
-class Net:
-    """Two namespaces with a cable between them; ours has the capture kernel's part."""
-
-    ours: str
-    theirs: str
-    base: Path
-
-    def on_ours(self, *words: str) -> str:
-        return _run(IP, "-n", self.ours, *words).stdout
-
-    def on_theirs(self, *words: str) -> str:
-        return _run(IP, "-n", self.theirs, *words).stdout
-
-    def set_up(self, plan: NetworkPlan, times: int = 1) -> str:
-        (self.base / "plan.json").write_bytes(encode_plan(SavePlan(network=plan)))
-        words = [sys.executable, "-m", "tests.compat.network_script", str(self.base / "plan.json"), str(self.base)]
-        return _run(IP, "netns", "exec", self.ours, *words, str(times)).stdout
-
-    def ping(self, address: str) -> bool:
-        # An echo of TCP needs a server; a neighbour that answers is enough.
-        program = f"import socket,sys; socket.create_connection(('{address}', 9999), 3)"
-        done = _run(IP, "netns", "exec", self.ours, sys.executable, "-c", program, check=False)
-        return "refused" in done.stderr
-
-    def addresses(self, name: str) -> set[str]:
-        shown = json.loads(self.on_ours("-j", "address", "show", "dev", name))
-        return {f"{each['local']}/{each['prefixlen']}" for each in shown[0]["addr_info"] if each["scope"] == "global"}
-
-    def routes(self, *words: str) -> list[dict[str, str]]:
-        found: list[dict[str, str]] = json.loads(self.on_ours("-j", *words, "route"))
-        return found
-
-
-@pytest.fixture
-def net(tmp_path: Path) -> Iterator[Net]:
-    net = Net(f"ppa{os.getpid()}", f"ppb{os.getpid()}", tmp_path)
-    for name in (net.ours, net.theirs):
-        _run(IP, "netns", "add", name)
-    _run(IP, "-n", net.ours, "link", "add", "eth7", "address", MAC, "type", "veth", "peer", "srv", "netns", net.theirs)
-    net.on_theirs("link", "set", "srv", "up")
-    net.on_theirs("link", "set", "lo", "up")
-    net.on_theirs("address", "add", "192.0.2.1/24", "dev", "srv")
-    net.on_theirs("address", "add", "2001:db8::1/64", "dev", "srv", "nodad")
-    yield net
-    for name in (net.ours, net.theirs):
-        _run(IP, "netns", "delete", name)
-
-
-@pytest.fixture
-def serve(net: Net, tmp_path: Path) -> Iterator[Serve]:
-    processes: list[subprocess.Popen[bytes]] = []
-
-    def start(*options: str) -> None:
-        assert DNSMASQ is not None
-        words = [DNSMASQ, "--no-daemon", "--port=0", "--conf-file=/dev/null", "--interface=srv", "--bind-interfaces"]
-        words += [f"--dhcp-leasefile={tmp_path / 'leases'}", "--user=root", "--pid-file=", *options]
-        with (tmp_path / "dnsmasq.log").open("wb") as log:
-            processes.append(subprocess.Popen([IP, "netns", "exec", net.theirs, *words], stdout=log, stderr=log))
-        time.sleep(0.5)
-        assert processes[-1].poll() is None, (tmp_path / "dnsmasq.log").read_text()
-
-    yield start
-    for process in processes:
-        process.terminate()
-        process.wait()
 
 
 def make_interface(**settings: object) -> InterfacePlan:
@@ -188,7 +101,15 @@ def test_routes_by_dhcp(net: Net, serve: Serve) -> None:
 def test_dhcp_server_that_comes_late(net: Net, serve: Serve) -> None:
     plan = NetworkPlan(interfaces=(make_interface(method="dhcp"),), wait_s=15)
     (net.base / "plan.json").write_bytes(encode_plan(SavePlan(network=plan)))
-    words = [sys.executable, "-m", "tests.compat.network_script", str(net.base / "plan.json"), str(net.base), "1"]
+    words = [
+        sys.executable,
+        "-m",
+        "tests.compat.network_script",
+        "set-up",
+        str(net.base / "plan.json"),
+        str(net.base),
+        "1",
+    ]
     with subprocess.Popen(
         [IP, "netns", "exec", net.ours, *words], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
     ) as process:
@@ -236,7 +157,7 @@ def test_network_card_that_is_not_there(net: Net) -> None:
 
 
 def test_name_that_another_card_has(net: Net) -> None:
-    _run(IP, "-n", net.ours, "link", "add", "eth0", "type", "veth", "peer", "name", "eth1")
+    run(IP, "-n", net.ours, "link", "add", "eth0", "type", "veth", "peer", "name", "eth1")
     said = net.set_up(NetworkPlan(interfaces=(make_interface(method="static", addresses=("192.0.2.7/24",)),)))
     assert "ERROR" not in said
     assert net.ping("192.0.2.1")

@@ -238,11 +238,10 @@ class _Finder:
         source = next((each for each in usable if each.text == route.source), usable[0] if usable else None)
         if source is None:
             raise NotReadyError(f"{link.name} has no address from which {address} is reached")
-        is_leased = source.valid_s is not None
-        if is_leased and not wants_ipv6 and plan.method != "auto6":
+        if source.is_leased and not wants_ipv6 and plan.method != "auto6":
             return replace(plan, method="dhcp")
         # An address of its own, without a network: no router announced it, but a server of DHCPv6.
-        if is_leased and wants_ipv6 and source.prefix_length < 128 and plan.method != "dhcp":
+        if source.is_leased and wants_ipv6 and source.prefix_length < 128 and plan.method != "dhcp":
             return replace(plan, method="auto6")
         static = [f"{each.text}/{each.prefix_length}" for each in _without_leases(usable, source)]
         addresses = tuple(dict.fromkeys((*plan.addresses, *static)))
@@ -276,7 +275,7 @@ class _Finder:
 
 def _without_leases(addresses: list[Address], source: Address) -> list[Address]:
     """List the addresses that stay, that from which the server is reached first."""
-    rest = [each for each in addresses if each.valid_s is None and each != source]
+    rest = [each for each in addresses if not each.is_leased and each != source]
     return [source, *rest]
 
 

@@ -30,7 +30,7 @@ _NLA_F_NESTED = 0x8000
 
 _IFADDR = struct.Struct("=BBBBI")
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_CACHEINFO, _IFA_FLAGS = 1, 2, 4, 6, 8
-_IFA_F_DADFAILED, _IFA_F_DEPRECATED, _IFA_F_TENTATIVE = 0x08, 0x20, 0x40
+_IFA_F_DADFAILED, _IFA_F_DEPRECATED, _IFA_F_TENTATIVE, _IFA_F_PERMANENT = 0x08, 0x20, 0x40, 0x80
 _FOREVER = 0xFFFFFFFF
 
 _RTMSG = struct.Struct("=BBBBBBBBI")
@@ -98,6 +98,11 @@ class Address:
     def is_taken(self) -> bool:
         """Whether somebody else has it."""
         return bool(self.flags & _IFA_F_DADFAILED)
+
+    @property
+    def is_leased(self) -> bool:
+        """Whether somebody gave it to us for a time: what a router announces may be for ever, and still is not ours."""
+        return self.valid_s is not None or not self.flags & _IFA_F_PERMANENT
 
     @property
     def is_usable(self) -> bool:
