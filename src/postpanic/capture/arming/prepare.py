@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from postpanic.capture.arming.state import identify_file
 from postpanic.capture.config import Config
 from postpanic.capture.host import Host
 from postpanic.capture.kexec.command_line import CaptureCommandLine, CommandLineChanges, build_command_line
-from postpanic.capture.resolve import NetworkFinder, Resolved, resolve
+from postpanic.capture.resolve import FoundNetwork, NetworkFinder, Resolved, resolve
 from postpanic.errors import NotReadyError
 from postpanic.saver.plan_json import encode_plan
 
@@ -84,7 +84,11 @@ def prepare(config: Config, host: Host, *, kernel: str = "", find_network: Netwo
     """
     chosen = choose_kernel(kernel or config.capture.kernel, host)
     resolved = resolve(
-        config, chosen.modules_dir, root=host.root, same_kernel=chosen.is_running, find_network=find_network
+        config,
+        chosen.modules_dir,
+        root=host.root,
+        same_kernel=chosen.is_running,
+        find_network=find_network or (_find_network if host.root == Path("/") else None),
     )
     changes = CommandLineChanges(
         replace=" ".join(config.capture.command_line) if config.capture.command_line is not None else None,
@@ -157,6 +161,14 @@ def digest_tree(directory: Path) -> str:
     for path in sorted(directory.rglob("*.py")):
         digest.update(f"{path.relative_to(directory)}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()
+
+
+def _find_network(config: Config, servers: Sequence[str]) -> FoundNetwork:
+    """Ask this machine how it reaches the servers."""
+    from postpanic.capture.network import plan_network
+
+    found = plan_network(servers, nameservers=config.network.nameservers, wait_s=config.network.wait_s)
+    return FoundNetwork(found.plan, found.modules, found.sysfs_paths, found.evidence, found.devices)
 
 
 def _take_fingerprint(config: Config, kernel: CaptureKernel, resolved: Resolved) -> dict[str, str]:

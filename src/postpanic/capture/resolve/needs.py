@@ -71,12 +71,15 @@ class FoundNetwork:
         Names of the modules of the cards and of what is made of them.
     sysfs_paths : tuple of str
         Of the cards, below ``/sys/devices``.
+    devices : tuple of Path
+        The cards' directories in sysfs, whose drivers are not yet among *modules* for another kernel.
     """
 
     plan: NetworkPlan
     modules: tuple[str, ...] = ()
     sysfs_paths: tuple[str, ...] = ()
     evidence: tuple[str, ...] = ()
+    devices: tuple[Path, ...] = ()
 
 
 def merge_needs(parts: Iterable[Needs]) -> Needs:

@@ -84,9 +84,10 @@ def resolve(
     tree = ModuleTree(modules_dir)
     network = _find_network(config, find_network, tree, root, same_kernel=same_kernel)
     sysfs = root / "sys"
-    drivers = [driver for place in needs.places for driver in find_drivers(place, sysfs)]
+    places = (*needs.places, *(network.devices if network else ()))
+    drivers = [driver for place in places for driver in find_drivers(place, sysfs)]
     modules = dict.fromkeys(choose_driver_modules(drivers, tree, same_kernel=same_kernel))
-    modules |= dict.fromkeys((*needs.modules, *(network.modules if network else ()), *config.capture.modules))
+    modules |= dict.fromkeys((*needs.modules, *_network_modules(network, tree), *config.capture.modules))
     devices, warnings = _plan_devices(config, needs, network, sysfs)
     programs = tuple(hook.command[0] for hook in (*config.hooks.before, *config.hooks.after))
     plan = SavePlan(
@@ -162,6 +163,14 @@ def _find_network(
     if find is None:
         raise NotReadyError(f"no network can be set up to reach {servers[0]}", hint="save to a disk of this machine")
     return find(config, servers)
+
+
+def _network_modules(network: FoundNetwork | None, tree: ModuleTree) -> list[str]:
+    """Name the network's modules that the capture kernel has; cards bring theirs by themselves."""
+    if network is None:
+        return []
+    cards = bool(network.devices)
+    return [name for name in network.modules if not cards or name in tree or name in tree.built_in]
 
 
 def _plan_devices(
