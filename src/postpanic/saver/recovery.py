@@ -79,9 +79,10 @@ def find_raw_dumps(devices: Iterable[Path]) -> list[RawDump]:
     Raises
     ------
     CorruptError
-        If there are dumps on a device, and the table that tells where is damaged.
+        If there are dumps on a device, the table that tells where is damaged, and no other device has any.
     """
     found: list[RawDump] = []
+    damaged: CorruptError | None = None
     for device in devices:
         try:
             fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -90,13 +91,16 @@ def find_raw_dumps(devices: Iterable[Path]) -> list[RawDump]:
         try:
             table = read_table(fd, measure_device(fd))[0]
         except CorruptError as exc:
-            raise CorruptError(exc.message, where=str(device)) from exc
+            damaged = CorruptError(exc.message, where=str(device))
+            continue
         except OSError:
             continue
         finally:
             os.close(fd)
         if table is not None:
             found += [_describe(device, table, entry) for entry in table.entries]
+    if damaged is not None and not found:
+        raise damaged
     return found
 
 

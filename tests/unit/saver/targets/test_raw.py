@@ -262,6 +262,9 @@ def test_a_damaged_table_is_told(tmp_path: Path, spoiled: tuple[int, ...]) -> No
         find_raw_dumps([device])
     with pytest.raises(OutputError, match="table is damaged"):
         RawTarget(swap_plan(), path=device).open(DUMP)
+    other = make_device(tmp_path / "other")
+    save_dump(RawTarget(swap_plan(), path=other))
+    assert [dump.device for dump in find_raw_dumps([device, other])] == [other]
 
 
 def test_a_name_that_leads_elsewhere_is_no_name(tmp_path: Path) -> None:
