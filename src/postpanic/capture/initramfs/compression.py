@@ -23,7 +23,7 @@ _OPTIONS: tuple[tuple[Compression, str], ...] = (
     ("xz", "CONFIG_RD_XZ"),
 )
 _CONFIG_LIMIT_BYTES = 4 << 20
-_ZSTD_LEVEL = 13
+_ZSTD_LEVEL = 9
 # The kernel keeps a window of this size while it unpacks (lib/decompress_unzstd.c), in little memory.
 _ZSTD_WINDOW_LOG = 21
 _ZSTD_THREADS = 2
