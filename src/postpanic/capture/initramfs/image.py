@@ -65,7 +65,7 @@ class ImageRequest:
     programs : tuple of str
         Programs besides, as paths in *root* or names: ``ssh``. Scripts bring what runs them.
     files : mapping
-        More files by their path in the image; mode 0600, or 0700 for what begins with ``#!``.
+        More files by their path in the image; mode 0600, or 0700 for programs: what begins with ``#!`` or is ELF.
     compression : str
         ``auto`` is the best that the kernel's configuration names.
     https : bool
@@ -158,7 +158,7 @@ def build_image(request: ImageRequest) -> BuiltImage:
     add_account_files(image, libraries)
     _add_libraries(image, libraries)
     for path, content in sorted(request.files.items()):
-        image.add_bytes(path, content, 0o700 if content.startswith(b"#!") else 0o600)
+        image.add_bytes(path, content, 0o700 if content.startswith((b"#!", b"\x7fELF")) else 0o600)
     plan = dataclasses.replace(request.plan, modules=modules)
     image.add_bytes(str(PLAN_PATH), encode_plan(plan), 0o600)
     return _finish(image, request, plan, remarks)
