@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
 from postpanic.capture.arming.prepare import Prepared
 from postpanic.capture.config import Config
+from postpanic.capture.hooks.borrowed_image import (
+    DIRECTORY,
+    append_archive,
+    build_with_dracut,
+    build_with_initramfs_tools,
+    move_archive,
+)
 from postpanic.capture.host import Host
-from postpanic.capture.initramfs.compression import Compression
+from postpanic.capture.initramfs.compression import Compression, choose_compression, compress
 from postpanic.capture.initramfs.firmware import find_firmware
 from postpanic.capture.initramfs.image import BuiltImage, ImageRequest, build_image
 from postpanic.capture.initramfs.python_tree import find_python
 from postpanic.capture.initramfs.root import RootTree
 from postpanic.errors import AbsentError, FileFaultError, NotReadyError
+from postpanic.units import format_size
 
 __all__ = ["BuiltFile", "build"]
 
 _ELF_MAGIC = b"\x7fELF"
 _SCRIPT_MAGIC = b"#!"
+_BORROWED_ENTRY = "postpanic.saver.borrowed"
 _INCLUDE_LIMIT_BYTES = 64 << 20
 _WATCHED_MODULES = ("os", "numpy", "numpy.version", "zstandard", "zstandard.backend_c")
 
@@ -75,7 +84,10 @@ def build(config: Config, prepared: Prepared, host: Host) -> BuiltFile:
             compression=cast("Compression | Literal['auto']", config.capture.image_compression),
             https=resolved.needs.has_https,
         )
-        built = build_image(request)
+        if config.capture.image == "own":
+            built = build_image(request)
+        else:
+            built = _build_borrowed(config.capture.image, request, kernel.release, host)
         inputs += _list_inputs(built, root)
     except AbsentError as exc:
         raise NotReadyError(exc.message, where=exc.where, hint=exc.hint) from exc
@@ -85,6 +97,21 @@ def build(config: Config, prepared: Prepared, host: Host) -> BuiltFile:
     return BuiltFile(
         built.data, built.unpacked_bytes, modules, tuple(dict.fromkeys(inputs)), built.compression, built.remarks
     )
+
+
+def _build_borrowed(
+    tool: Literal["initramfs-tools", "dracut"], request: ImageRequest, release: str, host: Host
+) -> BuiltImage:
+    """Build the distribution's image, and put ours behind it."""
+    compression = request.compression
+    if compression == "auto":
+        compression = choose_compression(request.modules_dir, host.path("boot"))
+    built = build_image(replace(request, compression="none", entry=_BORROWED_ENTRY))
+    builder = build_with_dracut if tool == "dracut" else build_with_initramfs_tools
+    saver = compress(move_archive(built.data, DIRECTORY), compression)
+    data = append_archive(builder(release, root=host.root), saver)
+    remark = f"{format_size(len(data) - len(saver))} of the image are {tool}'s, more when it is unpacked"
+    return replace(built, data=data, compression=compression, remarks=(*built.remarks, remark))
 
 
 def _collect_files(

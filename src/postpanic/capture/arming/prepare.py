@@ -12,6 +12,7 @@ from pathlib import Path
 import postpanic
 from postpanic.capture.arming.state import identify_file
 from postpanic.capture.config import Config
+from postpanic.capture.hooks.borrowed_image import keep_boot_words
 from postpanic.capture.host import Host
 from postpanic.capture.kexec.command_line import CaptureCommandLine, CommandLineChanges, build_command_line
 from postpanic.capture.resolve import FoundNetwork, NetworkFinder, Resolved, resolve
@@ -90,9 +91,12 @@ def prepare(config: Config, host: Host, *, kernel: str = "", find_network: Netwo
         same_kernel=chosen.is_running,
         find_network=find_network or (_find_network if host.root == Path("/") else None),
     )
+    # Words of its own by which a distribution's image finds its disks; those of the configuration come last, and win.
+    kept = keep_boot_words(host.read_command_line()) if config.capture.image != "own" else []
+    extra = ["rd.shell=0", "rd.emergency=reboot"] if config.capture.image == "dracut" else []
     changes = CommandLineChanges(
         replace=" ".join(config.capture.command_line) if config.capture.command_line is not None else None,
-        append=" ".join(config.capture.command_line_append),
+        append=" ".join((*kept, *extra, *config.capture.command_line_append)),
         remove=config.capture.command_line_remove,
         cpus=config.capture.nr_cpus,
         save_memory=config.capture.save_memory,
@@ -177,7 +181,7 @@ def _take_fingerprint(config: Config, kernel: CaptureKernel, resolved: Resolved)
     plan += [f"{name} {words}" for name, words in sorted(resolved.module_options.items())]
     plan += [f"{one.path} {one.source}" for one in needs.files]
     capture = config.capture
-    plan += [*capture.include, *capture.firmware, capture.image_compression]
+    plan += [*capture.include, *capture.firmware, capture.image, capture.image_compression]
     return {
         "what is to be saved where": _digest(plan),
         "the kernel": _digest([kernel.release, str(kernel.image), identify_file(kernel.image)]),

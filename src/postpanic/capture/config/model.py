@@ -240,6 +240,12 @@ class CaptureConfig:
     save_memory: bool = key(
         v.FLAG, default=True, summary="Switch off what costs the capture kernel memory and saving does not need."
     )
+    image: Literal["own", "initramfs-tools", "dracut"] = key(
+        v.choice("own", "initramfs-tools", "dracut"),
+        "own",
+        "Whose image the saver is in: postpanic's own, or the distribution's, which also opens LVM, LUKS, RAID, "
+        "multipath and iSCSI.",
+    )
     image_compression: str = key(
         v.choice("auto", "zstd", "xz", "gzip", "none"), "auto", "Of the image; auto takes the best the kernel can read."
     )

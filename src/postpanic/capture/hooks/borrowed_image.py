@@ -24,9 +24,14 @@ from postpanic.capture.initramfs.archive import ImageTree
 from postpanic.errors import CorruptError, NotReadyError, ProcessError
 from postpanic.process import find_program, run
 
-__all__ = ["DistributionTool", "build_with_dracut", "build_with_initramfs_tools", "keep_boot_words", "move_archive"]
-
-DistributionTool = Literal["initramfs-tools", "dracut"]
+__all__ = [
+    "DIRECTORY",
+    "append_archive",
+    "build_with_dracut",
+    "build_with_initramfs_tools",
+    "keep_boot_words",
+    "move_archive",
+]
 
 DIRECTORY = "postpanic"
 """Of the saver, in the distribution's image."""
@@ -61,17 +66,15 @@ def keep_boot_words(host_line: str) -> list[str]:
 
 
 def build_with_initramfs_tools(
-    release: str, saver: bytes, *, modules: Literal["dep", "most"] = "dep", root: Path = Path("/")
+    release: str, *, modules: Literal["dep", "most"] = "dep", root: Path = Path("/")
 ) -> bytes:
     """
-    Build an image by mkinitramfs, with the saver in it.
+    Build an image by mkinitramfs that starts the saver, which is to be put behind it.
 
     Parameters
     ----------
     release : str
         Of the kernel.
-    saver : bytes
-        The saver's own image, not compressed.
     modules : str
         As in initramfs.conf: ``dep`` takes the drivers of this machine's root, ``most`` all of those that disks have.
     root : Path
@@ -98,12 +101,12 @@ def build_with_initramfs_tools(
             script.chmod(0o755)
         image = directory / "image"
         _run_in(root, ["mkinitramfs", "-d", config, "-o", image, release], "install initramfs-tools")
-        return append_archive(image.read_bytes(), move_archive(saver, DIRECTORY))
+        return image.read_bytes()
 
 
-def build_with_dracut(release: str, saver: bytes, *, root: Path = Path("/"), options: tuple[str, ...] = ()) -> bytes:
+def build_with_dracut(release: str, *, root: Path = Path("/"), options: tuple[str, ...] = ()) -> bytes:
     """
-    Build an image by dracut, with the saver in it.
+    Build an image by dracut that starts the saver, which is to be put behind it.
 
     Parameters
     ----------
@@ -128,7 +131,7 @@ def build_with_dracut(release: str, saver: bytes, *, root: Path = Path("/"), opt
         words: list[str | Path] = ["dracut", "--force", "--no-early-microcode", *(options or ("--hostonly",))]
         words += ["--include", directory / "tree", "/", "--install", " ".join(tools), "--kver", release, image]
         _run_in(root, words, "install dracut")
-        return append_archive(image.read_bytes(), move_archive(saver, DIRECTORY))
+        return image.read_bytes()
 
 
 def append_archive(image: bytes, archive: bytes) -> bytes:

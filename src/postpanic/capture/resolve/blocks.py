@@ -9,7 +9,7 @@ from pathlib import Path
 
 from postpanic.capture.config import DeviceName
 from postpanic.capture.resolve.mounts import Mount
-from postpanic.capture.resolve.sysfs import find_stack, list_places, read_value, stable_path
+from postpanic.capture.resolve.sysfs import Stack, find_stack, list_places, list_stacks, read_value, stable_path
 from postpanic.errors import NotReadyError, OutputError
 from postpanic.saver.blocks import BlockDevice, BlockFinder, describe_plan, list_block_devices
 from postpanic.saver.plan import BlockPlan
@@ -22,8 +22,8 @@ _DIRECTORIES = {directory: tag for tag, directory in _BY_TAG.items()}
 
 _ADVICE = (
     "the capture image opens disks, partitions and btrfs, nothing that is stacked on them; "
-    "save to a partition of a disk or to a server, or put the saver into the distribution's image: "
-    "postpanic arm --install-hook dracut (or initramfs-tools)"
+    "save to a partition of a disk or to a server, or let the distribution's image open it: "
+    '[capture] image = "dracut" or "initramfs-tools"'
 )
 
 
@@ -55,9 +55,12 @@ class LocalBlocks:
     ----------
     root : Path
         Below which /sys and /dev are.
+    allows_stacks : bool
+        Whether what is between a device and the disks is somebody else's business.
     """
 
-    def __init__(self, root: Path = Path("/")) -> None:
+    def __init__(self, root: Path = Path("/"), *, allows_stacks: bool = False) -> None:
+        self._allows_stacks = allows_stacks
         self.sysfs = root / "sys"
         self._dev = root / "dev"
         self._finder = BlockFinder(sysfs=self.sysfs, dev=self._dev)
@@ -125,6 +128,10 @@ class LocalBlocks:
     def list_places(self, found: FoundDevice) -> list[Path]:
         """List the directories in sysfs whose drivers are needed."""
         return [place for device in found.devices for place in list_places(device.disk_sysfs, self.sysfs)]
+
+    def list_stacks(self, found: FoundDevice) -> list[Stack]:
+        """List what is between the devices and their disks."""
+        return [stack for device in found.devices for stack in list_stacks(device.sysfs, self.sysfs)]
 
     def _plan_of(self, name: DeviceName) -> tuple[BlockPlan, Path | None]:
         tag, value = name.tag, name.value
@@ -214,7 +221,7 @@ class LocalBlocks:
 
     def _refuse_stack(self, device: BlockDevice, where: str) -> None:
         stack = find_stack(device.sysfs, self.sysfs)
-        if stack is not None:
+        if stack is not None and not self._allows_stacks:
             raise NotReadyError(f"{stack.description} ({stack.kind})", where=where, hint=_ADVICE)
 
 

@@ -29,11 +29,13 @@ class LocalDisks:
     ----------
     root : Path
         Below which /proc, /sys and /dev are.
+    allows_stacks : bool
+        Whether the image opens LVM and its like.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, allows_stacks: bool = False) -> None:
         self._root = root
-        self._blocks = LocalBlocks(root)
+        self._blocks = LocalBlocks(root, allows_stacks=allows_stacks)
         self._mounts: list[Mount] | None = None
 
     def resolve_file(self, target: FileTarget, settings: Settings) -> tuple[FilePlan, Needs]:
@@ -69,8 +71,8 @@ class LocalDisks:
         needs = Needs(
             modules=tuple(filesystem_modules(filesystem)),
             places=tuple(self._blocks.list_places(found)),
-            evidence=(f"{where}: {path} of the {filesystem} on {describe_found(found)}",),
-            warnings=tuple(warnings),
+            evidence=(f"{where}: {path} of the {filesystem} on {describe_found(found)}{self._describe_stacks(found)}",),
+            warnings=(*warnings, *self._warn_of_stacks(found, where)),
         )
         return plan, needs
 
@@ -100,7 +102,10 @@ class LocalDisks:
                 where=where,
                 hint="for a swap area: swap = true; else wipefs, if nothing on it is needed" if kind == "swap" else "",
             )
-        needs = Needs(places=tuple(self._blocks.list_places(found)), evidence=(f"{where}: {describe_found(found)}",))
+        needs = Needs(
+            places=tuple(self._blocks.list_places(found)),
+            evidence=(f"{where}: {describe_found(found)}{self._describe_stacks(found)}",),
+        )
         return RawPlan(name=where, device=found.plan, swap=target.swap, **settings), needs
 
     def _find_mounted(self, mount: Mount, where: str) -> FoundDevice:
@@ -108,6 +113,15 @@ class LocalDisks:
             if mount.filesystem == "xfs" and option.startswith(("logdev=", "rtdev=")):
                 raise NotReadyError(f"its file system has a part on another device ({option})", where=where)
         return self._blocks.find_by_mount(mount, where=where)
+
+    def _describe_stacks(self, found: FoundDevice) -> str:
+        return "".join(f", on {stack.kind}" for stack in self._blocks.list_stacks(found))
+
+    def _warn_of_stacks(self, found: FoundDevice, where: str) -> list[str]:
+        if not any(stack.kind == "LUKS" for stack in self._blocks.list_stacks(found)):
+            return []
+        opens = "the capture kernel opens the encrypted volume only by a key file in its image, or a TPM"
+        return [f"{where}: {opens}: nobody is there to type a passphrase"]
 
     def _list_mounts(self) -> list[Mount]:
         if self._mounts is None:

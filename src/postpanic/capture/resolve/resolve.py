@@ -77,7 +77,8 @@ def resolve(
     NotReadyError
         If a target cannot be reached from a capture kernel; says which and why.
     """
-    resolver = _TargetResolver(config, LocalDisks(root), Servers(root))
+    is_borrowed = config.capture.image != "own"
+    resolver = _TargetResolver(config, LocalDisks(root, allows_stacks=is_borrowed), Servers(root))
     targets = [resolver.resolve(target) for target in config.targets]
     fallbacks = [resolver.resolve(target) for target in config.fallbacks]
     needs = merge_needs(part for _, part in (*targets, *fallbacks))
@@ -86,7 +87,8 @@ def resolve(
     sysfs = root / "sys"
     places = (*needs.places, *(network.devices if network else ()))
     drivers = [driver for place in places for driver in find_drivers(place, sysfs)]
-    modules = dict.fromkeys(choose_driver_modules(drivers, tree, same_kernel=same_kernel))
+    # A distribution's image loads the drivers of its disks by itself.
+    modules = dict.fromkeys([] if is_borrowed else choose_driver_modules(drivers, tree, same_kernel=same_kernel))
     modules |= dict.fromkeys((*needs.modules, *_network_modules(network, tree), *config.capture.modules))
     devices, warnings = _plan_devices(config, needs, network, sysfs)
     programs = tuple(hook.command[0] for hook in (*config.hooks.before, *config.hooks.after))
@@ -176,7 +178,7 @@ def _network_modules(network: FoundNetwork | None, tree: ModuleTree) -> list[str
 def _plan_devices(
     config: Config, needs: Needs, network: FoundNetwork | None, sysfs: Path
 ) -> tuple[DevicePlan, list[str]]:
-    if config.capture.devices == "all":
+    if config.capture.devices == "all" or config.capture.image != "own":
         return DevicePlan(bind_all=True, wait_s=config.limits.device_wait_s), []
     if not (sysfs / "class/block").is_dir():
         warning = "the machine's devices are not known here: every device gets a driver, modules must be named"

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Driver", "Stack", "find_drivers", "find_stack", "list_places", "read_value", "stable_path"]
+__all__ = ["Driver", "Stack", "find_drivers", "find_stack", "list_places", "list_stacks", "read_value", "stable_path"]
 
 _DEPTH_LIMIT = 64
 _DEVICES_LIMIT = 256
@@ -183,6 +183,24 @@ def find_stack(device: Path, sysfs: Path) -> Stack | None:
         if re.fullmatch(rf"{prefix}\d+", name):
             return Stack(kind, f"{name} is a device of {kind}")
     return Stack("rbd", f"{name} is an image of Ceph") if re.fullmatch(r"rbd\d+", name) else None
+
+
+def list_stacks(device: Path, sysfs: Path) -> list[Stack]:
+    """List all that lies between a block device and the disks, from the top down."""
+    found: list[Stack] = []
+    seen: set[Path] = set()
+    upcoming = [device.resolve()]
+    while upcoming and len(seen) < _DEVICES_LIMIT:
+        place = upcoming.pop(0)
+        if place in seen:
+            continue
+        seen.add(place)
+        stack = find_stack(place, sysfs)
+        if stack is not None:
+            found.append(stack)
+        whole = place.parent if read_value(place / "partition") else place
+        upcoming += [(whole / "slaves" / name).resolve() for name in sorted(_list(whole / "slaves"))]
+    return found
 
 
 def _read_driver(directory: Path) -> Driver | None:

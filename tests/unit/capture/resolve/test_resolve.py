@@ -225,6 +225,24 @@ def test_a_stack_is_named_with_what_to_do(machine: MachineTree, modules_dir: Pat
     assert "initramfs-tools" in error.hint
 
 
+def test_a_stack_is_left_to_the_image_of_a_distribution(machine: MachineTree, modules_dir: Path) -> None:
+    image = make_ext4(machine.root / "lv.img", "11111111-2222-3333-4444-555555555555")
+    volume = machine.add_block("virtual/block/dm-1", image, dm__uuid="LVM-abc", dm__name="vg-crash")
+    below = machine.add_block("virtual/block/dm-0", dm__uuid="CRYPT-LUKS2-abc", dm__name="crypt")
+    for place, name, slave in ((volume, "dm-0", below), (below, "vda1", machine.root / "sys/class/block/vda1")):
+        (place / "slaves").mkdir()
+        (place / "slaves" / name).symlink_to(slave)
+    machine.mount("dm-1", "/var", "ext4")
+    found = resolve_text('[capture]\nimage = "dracut"\n', machine, modules_dir)
+    (target,) = found.plan.targets
+    assert isinstance(target, FilePlan)
+    assert target.device == BlockPlan(uuid="11111111-2222-3333-4444-555555555555")
+    assert found.plan.devices.bind_all
+    assert found.modules == ("ext4",)
+    assert found.needs.evidence[0].endswith(", on LVM, on LUKS")
+    assert "nobody is there to type a passphrase" in found.needs.warnings[0]
+
+
 def test_a_raid_is_named(machine: MachineTree, modules_dir: Path) -> None:
     machine.add_block("virtual/block/md0", machine.root / "vda1.img", md__level="raid1")
     machine.mount("md0", "/var", "ext4")
