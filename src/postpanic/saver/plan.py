@@ -188,7 +188,7 @@ class HttpPlan(_CommonPlan):
     kind: Literal["http"] = "http"
     url: str = ""
     mode: Literal["parts", "range", "whole"] = "parts"
-    part_bytes: int = 8 << 20
+    part_bytes: int = 4 << 20
     headers: tuple[tuple[str, str], ...] = ()
     ca_file: str = ""
 

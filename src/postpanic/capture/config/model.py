@@ -178,7 +178,7 @@ class HttpTarget(TargetSettings):
         "parts",
         "parts: one object for each piece of the dump; range: one object, pieces by Content-Range; whole: one request.",
     )
-    part_bytes: int = key(v.SIZE, 8 * MIB, "Size of a piece.", name="part_size", shown='"8 MiB"')
+    part_bytes: int = key(v.SIZE, 4 * MIB, "Size of a piece.", name="part_size", shown='"4 MiB"')
     headers: tuple[tuple[str, str], ...] = key(v.HEADERS, (), "Sent with every request.")
     ca_file: str = key(
         v.PATH,
