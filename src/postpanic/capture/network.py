@@ -140,14 +140,8 @@ class _Finder:
 
     def _find_way(self, server: str) -> tuple[str, Route]:
         """Look up a server, and find the first of its addresses that there is a way to."""
-        try:
-            found = socket.getaddrinfo(server.strip("[]"), None, type=socket.SOCK_STREAM)
-        except OSError as exc:
-            raise NotReadyError(
-                f"the name {server} cannot be looked up: {(exc.strerror or str(exc)).lower()}", hint="give its address"
-            ) from exc
         error: NetlinkError | None = None
-        for address in dict.fromkeys(str(entry[4][0]) for entry in found):
+        for address in _look_up(server):
             try:
                 return address, self.interfaces.find_route(address)
             except NetlinkError as exc:
@@ -271,6 +265,16 @@ class _Finder:
             each.destination == "default" and each.gateway == route.gateway and route.gateway for each in plan.routes
         )
         return plan if added in plan.routes or same_way else replace(plan, routes=(*plan.routes, added))
+
+
+def _look_up(server: str) -> list[str]:
+    """List the addresses of a server."""
+    try:
+        found = socket.getaddrinfo(server.strip("[]"), None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as exc:
+        reason = (getattr(exc, "strerror", "") or str(exc)).lower()
+        raise NotReadyError(f"the name {server} cannot be looked up: {reason}", hint="give its address") from exc
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 def _without_leases(addresses: list[Address], source: Address) -> list[Address]:

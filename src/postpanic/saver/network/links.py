@@ -107,7 +107,9 @@ class Address:
     @property
     def is_usable(self) -> bool:
         """Whether it can be used beyond this link."""
-        return self.scope == 0 and not self.flags & (_IFA_F_TENTATIVE | _IFA_F_DADFAILED | _IFA_F_DEPRECATED)
+        return self.scope < _RT_SCOPE_LINK and not self.flags & (
+            _IFA_F_TENTATIVE | _IFA_F_DADFAILED | _IFA_F_DEPRECATED
+        )
 
 
 @dataclass(frozen=True, slots=True)
