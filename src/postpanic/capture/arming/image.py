@@ -73,7 +73,7 @@ def build(config: Config, prepared: Prepared, host: Host) -> BuiltFile:
     options = resolved.module_options
     root = RootTree(host.root)
     try:
-        programs, files, inputs = _collect_files(config, prepared, host, root)
+        programs, files, inputs = _collect_files(config, prepared, root)
         request = ImageRequest(
             plan=resolved.plan,
             modules_dir=kernel.modules_dir,
@@ -114,9 +114,7 @@ def _build_borrowed(
     return replace(built, data=data, compression=compression, remarks=(*built.remarks, remark))
 
 
-def _collect_files(
-    config: Config, prepared: Prepared, host: Host, root: RootTree
-) -> tuple[list[str], dict[str, bytes], list[str]]:
+def _collect_files(config: Config, prepared: Prepared, root: RootTree) -> tuple[list[str], dict[str, bytes], list[str]]:
     """Read what goes into the image besides the saver: programs, files by path, and where they come from."""
     needs = prepared.resolved.needs
     programs = [*needs.programs, *(["ssh"] if needs.has_ssh else [])]
@@ -125,7 +123,9 @@ def _collect_files(
     for one in needs.files:
         files[one.path] = _read(one.source)
     for path in config.capture.include:
-        place = host.path(path)
+        place = root.find(path)
+        if place is None:
+            raise NotReadyError(f"there is no file {path}", where="capture.include")
         content = _read(place)
         inputs.append(str(place))
         if content.startswith((_ELF_MAGIC, _SCRIPT_MAGIC)):
