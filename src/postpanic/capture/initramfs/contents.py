@@ -26,6 +26,7 @@ _REPLACED = Path(replaced.__file__).parent
 # Standard modules with a smaller one that does what is asked of them, and such as are imported but not called.
 _REPLACED_BY = {
     "ctypes.util": "ctypes_util.py",
+    "encodings.idna": "encodings_idna.py",
     "inspect": "inspect.py",
     "logging": "logging.py",
     "platform": "platform.py",
