@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from postpanic.dumps.digest import digest_file
+from postpanic.dumps.digest import FileDigest, digest_file
 from postpanic.dumps.sink import FileSink, Sink
 from postpanic.errors import NoSpaceError, OutputError
 from postpanic.saver.plan import RetentionPlan
+from postpanic.saver.targets.sftp_sink import SftpSink
 from postpanic.saver.targets.ssh import SshTarget
 from tests.compat.ssh_server import SFTP_SERVER, SshServer, find_missing, make_key
 
@@ -96,6 +97,18 @@ def test_long_file_is_hashed_while_it_is_sent(target: SshTarget) -> None:
     digest = sink.finish()
     assert len(digest.sha256_chunks) == 3
     assert digest == digest_file(Path(target._plan.path, NAME, "vmcore-incomplete"))
+
+
+def test_what_cannot_be_read_back_in_time_is_left_unhashed(server: SshServer) -> None:
+    server.start()
+    target = SshTarget(server.plan)
+    target.open(NAME)
+    sink = SftpSink(target._get_client(), f"{server.dumps}/slow", refuse=lambda error: error, read_back_s=0.0)
+    sink.write_at(100, [b"behind"])
+    sink.write_at(0, [b"before"])
+    assert sink.finish() == FileDigest(106)
+    assert (server.dumps / "slow").read_bytes() == b"before" + bytes(94) + b"behind"
+    target.close()
 
 
 def test_small_files_replace_each_other(target: SshTarget) -> None:

@@ -141,6 +141,16 @@ class SftpConnection:
             self._send([head + encode_string(handle) + struct.pack(">QI", offset, size), *group])
             offset += size
 
+    def start_sync(self, handle: bytes) -> None:
+        """Let the server write to its disk what it has, without waiting for that; it is refused as a write is."""
+        if not self.has("fsync@openssh.com", b"1"):
+            return
+        self._wait_until(lambda: self._has_window(0))
+        number = self._next_number()
+        self._writes[number] = _Ticket(0, "sync")
+        body = encode_string(b"fsync@openssh.com") + encode_string(handle)
+        self._send([struct.pack(">IBI", 5 + len(body), Packet.EXTENDED, number) + body])
+
     @property
     def oldest_write(self) -> int | None:
         """Number of the oldest write that has no answer yet; answers may come in any order."""

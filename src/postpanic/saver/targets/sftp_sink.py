@@ -8,6 +8,7 @@ tables wait until the server has taken all that was written before them.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -25,6 +26,13 @@ __all__ = ["SftpSink"]
 _SHADOW_BYTES = 4 << 20
 """Of a table that is kept here too, so that rows close together are sent in one go."""
 _GAP_BYTES = 2048
+_SYNC_BYTES = 64 << 20
+"""After so many the server is told to write to its disk: or the last sync would take longer than anybody waits."""
+_READ_BACK_S = 60.0
+
+
+class _TooSlowError(OSError):
+    """Reading back takes too long."""
 
 
 class _Row(NamedTuple):
@@ -46,6 +54,8 @@ class SftpSink:
         Is created, or emptied.
     refuse : callable
         Makes the error to raise of the one that the server gave for a write, which does not say that the disk is full.
+    read_back_s : float
+        The longest that :meth:`finish` reads back what it has to; on a slower line the digest is left out.
 
     Raises
     ------
@@ -56,7 +66,13 @@ class SftpSink:
     is_stream = False
 
     def __init__(
-        self, client: SftpClient, path: str, *, refuse: Callable[[OutputError], OutputError], name: str = ""
+        self,
+        client: SftpClient,
+        path: str,
+        *,
+        refuse: Callable[[OutputError], OutputError],
+        name: str = "",
+        read_back_s: float = _READ_BACK_S,
     ) -> None:
         self.name = name or path
         self._client = client
@@ -67,6 +83,9 @@ class SftpSink:
         self._reserved = 0
         self._refused: OutputError | None = None
         self._size = 0
+        self._unsynced = 0
+        self._read_back_s = read_back_s
+        self._read_until = 0.0
         self._handle: bytes | None = client.open_file(path)
 
     def write_at(self, offset: int, parts: Sequence[memoryview | bytes]) -> None:
@@ -77,6 +96,10 @@ class SftpSink:
             raise self._refused
         self._size = max(self._size, end)
         self._client.write(self._get_handle(), offset, views)
+        self._unsynced += end - offset
+        if self._unsynced >= _SYNC_BYTES:
+            self._unsynced = 0
+            self._client.connection.start_sync(self._get_handle())
         at = offset
         for view in views:
             self._hashes.update(at, view)
@@ -128,8 +151,12 @@ class SftpSink:
         size = self._client.read_attributes(handle).size_bytes
         if self._refused is None and size != self._size:
             raise OutputError(f"has {size} bytes on the server, {self._size} were written", where=self.name)
+        self._read_until = time.monotonic() + self._read_back_s
         try:
             digest = self._hashes.finish(size, self._read_range)
+        except _TooSlowError:
+            # The dump is there; that nobody could check its beginning is no reason to lose it.
+            digest = FileDigest(size)
         except OSError as exc:
             raise OutputError(f"cannot read back: {exc.strerror}", where=self.name) from exc
         self._handle = None
@@ -179,7 +206,10 @@ class SftpSink:
         return self._shadow
 
     def _read_range(self, start: int, end: int) -> Iterator[bytes]:
-        return self._client.read(self._get_handle(), start, end - start)
+        for part in self._client.read(self._get_handle(), start, end - start):
+            if time.monotonic() > self._read_until:
+                raise _TooSlowError
+            yield part
 
     def _get_handle(self) -> bytes:
         if self._handle is None:

@@ -97,7 +97,8 @@ class SshTarget:
         self._is_committed = False
         path = f"{self._directory}/{name}-incomplete"
         try:
-            self._sink = SftpSink(self._get_client(), path, refuse=self._refuse, name=self.name)
+            client, seconds = self._get_client(), self._plan.timeout_s
+            self._sink = SftpSink(client, path, refuse=self._refuse, name=self.name, read_back_s=seconds)
         except SftpStatusError as exc:
             raise self._refuse(exc) from exc
         return self._sink
