@@ -31,6 +31,7 @@ def on_host(crash_lab: Lab, fetch_kernel: Callable[[str], Kernel]) -> Run:
             ["mkdir -p /var/crash", *commands],
             files=files,
             crashkernel=crashkernel,
+            packages=("python3-pyelftools",),
             command_timeout_s=COMMAND_TIMEOUT_S,
         )[1:]
 
@@ -73,6 +74,7 @@ def test_arming_is_verified_repeated_changed_and_undone(on_host: Run) -> None:
         "700 /var/lib/postpanic",
         "600 /var/lib/postpanic/armed.json",
         "600 /var/lib/postpanic/capture.img",
+        "600 /var/lib/postpanic/lock",
     ]
 
     assert second.status == 0

@@ -18,6 +18,7 @@ from postpanic.capture.arming.prepare import Prepared, prepare
 from postpanic.capture.arming.state import (
     ArmedState,
     StatePaths,
+    hold_state,
     identify_file,
     identify_files,
     read_state,
@@ -118,6 +119,11 @@ def arm(
     """
     check_before(host, legacy=config.capture.kexec == "legacy")
     prepared = prepare(config, host, kernel=kernel, find_network=find_network)
+    with hold_state(StatePaths.of(host)):
+        return _arm(config, host, prepared, force=force, say=say)
+
+
+def _arm(config: Config, host: Host, prepared: Prepared, *, force: bool, say: Callable[[str], None]) -> ArmOutcome:
     paths = StatePaths.of(host)
     state = read_state(paths.state)
     stale = ("--force",) if force else tuple(find_stale(prepared, state, paths.image))

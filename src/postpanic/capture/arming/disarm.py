@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from postpanic.capture.arming.state import StatePaths
+from postpanic.capture.arming.state import StatePaths, hold_state
 from postpanic.capture.host import Host
 from postpanic.capture.kexec.load import unload
 from postpanic.capture.policy import PolicyChange, undo_policy
+from postpanic.errors import NotReadyError
 
 __all__ = ["DisarmOutcome", "disarm"]
 
@@ -40,5 +41,8 @@ def disarm(host: Host) -> DisarmOutcome:
     NotReadyError
         If the kernel does not let go of it.
     """
-    unloaded = unload(host)
-    return DisarmOutcome(unloaded, tuple(undo_policy(host, StatePaths.of(host).policy)))
+    if not host.is_root:
+        raise NotReadyError("only root may disarm the machine", hint="run it as root")
+    paths = StatePaths.of(host)
+    with hold_state(paths):
+        return DisarmOutcome(unload(host), tuple(undo_policy(host, paths.policy)))

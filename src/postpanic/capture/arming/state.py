@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from postpanic.capture.host import Host
-from postpanic.errors import OutputError
+from postpanic.errors import NotReadyError, OutputError
 
-__all__ = ["ArmedState", "StatePaths", "identify_file", "read_state", "write_atomically", "write_state"]
+__all__ = ["ArmedState", "StatePaths", "hold_state", "identify_file", "read_state", "write_atomically", "write_state"]
 
 SCHEMA_VERSION = 1
 _LIMIT_BYTES = 8 << 20
@@ -77,6 +78,34 @@ class ArmedState:
     boot_id: str = ""
     method: str = ""
     schema_version: int = SCHEMA_VERSION
+
+
+@contextmanager
+def hold_state(paths: StatePaths) -> Iterator[None]:
+    """
+    Keep everybody else from arming and disarming meanwhile.
+
+    Raises
+    ------
+    NotReadyError
+        If somebody does so now.
+    OutputError
+        If there is no place for what is remembered.
+    """
+    try:
+        paths.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fd = os.open(paths.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise OutputError(
+            f"cannot be locked: {(exc.strerror or str(exc)).lower()}", where=str(paths.directory)
+        ) from exc
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise NotReadyError("the machine is being armed or disarmed by somebody else now", hint="try again") from None
+    finally:
+        os.close(fd)
 
 
 def identify_file(path: Path | str) -> str:

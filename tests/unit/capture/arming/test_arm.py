@@ -52,3 +52,8 @@ def test_disarming_what_is_not_armed_does_nothing(tmp_path: Path) -> None:
     outcome = disarm(make_host(tmp_path))
     assert not outcome.unloaded
     assert outcome.policy == ()
+
+
+def test_only_root_disarms(tmp_path: Path) -> None:
+    with pytest.raises(NotReadyError, match="only root may disarm"):
+        disarm(make_host(tmp_path, is_root=False))

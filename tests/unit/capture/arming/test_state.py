@@ -13,6 +13,7 @@ from postpanic.capture.arming.prepare import CaptureKernel, Prepared, choose_ker
 from postpanic.capture.arming.state import (
     ArmedState,
     StatePaths,
+    hold_state,
     identify_file,
     identify_files,
     read_state,
@@ -115,6 +116,14 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot write"):
         write_atomically(path, b"second")
     assert [entry.name for entry in tmp_path.iterdir()] == ["capture.img"]
+
+
+def test_nobody_else_arms_meanwhile(tmp_path: Path) -> None:
+    paths = StatePaths.of(Host(tmp_path))
+    with hold_state(paths), pytest.raises(NotReadyError, match="by somebody else now"), hold_state(paths):
+        pass
+    with hold_state(paths):
+        pass
 
 
 def test_what_is_kept_is_below_the_root(tmp_path: Path) -> None:
