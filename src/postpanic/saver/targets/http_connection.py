@@ -16,6 +16,7 @@ import socket
 import sys
 import termios
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -299,12 +300,12 @@ class HttpConnection:
         return body, False
 
     def _read_up_to(self, size_bytes: int) -> bytes:
-        try:
-            while len(self._received) < size_bytes:
+        data = self._received
+        with suppress(HttpDropError):
+            while len(data) < size_bytes:
                 self._read_more()
-        except HttpDropError:
-            return self._received
-        return self._received
+                data = self._received
+        return data
 
     def _fail(self, message: str) -> HttpDropError:
         self.close()
