@@ -232,6 +232,8 @@ class _Loading:
             return "nothing is loaded", verification
         if state is None or state.command_line != self._prepared.command_line.text:
             return "the command line changed", verification
+        if self._config.capture.kexec not in {"auto", state.method}:
+            return f"it was loaded by {state.method}", verification
         if verification.outcome == "bad":
             return "what is loaded is not it: " + "; ".join(verification.reasons), verification
         return "" if state.boot_id == self._read_boot_id() else "something else has loaded it", verification
