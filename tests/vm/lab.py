@@ -65,7 +65,7 @@ __all__ = [
 ]
 
 PROGRAMS = (
-    *("qemu-system-x86_64", "gcc", "busybox", "makedumpfile", "mke2fs", "debugfs", "ldd"),
+    *("qemu-system-x86_64", "gcc", "busybox", "makedumpfile", "mke2fs", "debugfs"),
     *("apt-get", "apt-cache", "dpkg", "dpkg-deb"),
 )
 COMMAND_LINE = "console=ttyS0 crashkernel=256M"

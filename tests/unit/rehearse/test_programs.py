@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from postpanic.capture.initramfs.archive import find_libraries
+from postpanic.capture.initramfs.libraries import find_libraries
 from postpanic.errors import FactAbsentError
 from postpanic.process import run
 from postpanic.rehearse.packages import Archive, Package

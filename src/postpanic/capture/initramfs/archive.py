@@ -10,17 +10,14 @@ NUL, the content; name and content each padded to four bytes.
 from __future__ import annotations
 
 import hashlib
-import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from postpanic.capture.initramfs.libraries import find_libraries
 from postpanic.errors import UsageError
-from postpanic.process import find_program, run
 
-__all__ = ["ImageTree", "find_libraries"]
-
-_LIBRARY = re.compile(rb"(/\S+) \(0x[0-9a-f]+\)")
+__all__ = ["ImageTree"]
 
 
 class ImageTree:
@@ -107,17 +104,3 @@ def _append_entry(archive: bytearray, inode: int, name: str, mode: int, content:
     archive += bytes(-len(archive) % 4)
     archive += content
     archive += bytes(-len(archive) % 4)
-
-
-def find_libraries(program: Path) -> list[Path]:
-    """
-    Return the shared libraries of a program, the dynamic loader included; none when it is static.
-
-    Raises
-    ------
-    ProcessError
-        If the dynamic loader cannot resolve them.
-    """
-    # ldd exits 1 for a static program, which is no failure here.
-    listed = run([find_program("ldd"), program], check=False)
-    return [Path(match[1].decode()) for match in _LIBRARY.finditer(listed.stdout)]

@@ -11,13 +11,13 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from postpanic.capture.initramfs.elf import ElfFacts, is_elf, read_elf
 from postpanic.capture.initramfs.root import RootTree
 from postpanic.errors import CorruptError, FactAbsentError
 
-__all__ = ["Library", "LibraryFinder"]
+__all__ = ["Library", "LibraryFinder", "find_libraries"]
 
 # Of 64-bit systems: Debian's multiarch directories (https://wiki.debian.org/Multiarch/Tuples), then everybody's.
 _MULTIARCH = {
@@ -43,12 +43,15 @@ class Library:
         As those spell it that need it.
     path : str
         Where the tree has it, symbolic links followed.
+    place : str
+        Where it was found: links not followed.
     content : bytes
         The file.
     """
 
     name: str
     path: str
+    place: str
     content: bytes
 
 
@@ -139,7 +142,7 @@ class LibraryFinder:
                 continue
             replaced = self._substitute(name, content)
             if replaced is not None:
-                self.libraries[name] = Library(name, name, replaced)
+                self.libraries[name] = Library(name, name, name, replaced)
                 continue
             found, library = self._search(name, chain)
             self.libraries[name] = library
@@ -148,7 +151,8 @@ class LibraryFinder:
     def _search(self, name: str, chain: list[_Object]) -> tuple[_Object, Library]:
         wanted = chain[0].facts
         for directory in self._list_directories(chain) if "/" not in name else [""]:
-            path = self._root.resolve(f"{directory}/{name}")
+            place = f"{directory}/{name}" if directory else name
+            path = self._root.resolve(place)
             if path is None or not self._root.place(path).is_file():
                 continue
             content = self._root.read(path)
@@ -159,7 +163,7 @@ class LibraryFinder:
             except CorruptError:
                 continue
             if (facts.machine, facts.bits) == (wanted.machine, wanted.bits):
-                return _Object(path, facts), Library(name, path, content)
+                return _Object(path, facts), Library(name, path, place, content)
         raise FactAbsentError(
             f"no library {name} for {wanted.machine.removeprefix('EM_').lower()}, which {chain[0].path} needs",
             where=str(self._root.directory),
@@ -198,3 +202,19 @@ class LibraryFinder:
             elif words and words[0].startswith("/"):
                 found.append(words[0])
         return found
+
+
+def find_libraries(program: Path) -> list[Path]:
+    """
+    Return the shared libraries of a program of the host, the dynamic loader included; none when it is static.
+
+    Raises
+    ------
+    FactAbsentError
+        If a library, or the program, is missing.
+    CorruptError
+        If a file is damaged.
+    """
+    finder = LibraryFinder(RootTree(Path("/")))
+    finder.add(str(program.absolute()))
+    return [Path(path) for path in (*(library.place for library in finder.libraries.values()), *finder.loaders)]

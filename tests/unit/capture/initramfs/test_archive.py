@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from postpanic.capture.initramfs.archive import ImageTree, find_libraries
+from postpanic.capture.initramfs.archive import ImageTree
+from postpanic.capture.initramfs.libraries import find_libraries
 from postpanic.errors import UsageError
 from postpanic.process import find_program, run
 

@@ -16,7 +16,8 @@ def _encode(text: str, _errors: str = "strict") -> tuple[bytes, int]:
 
 
 def _decode(data: Buffer, _errors: str = "strict") -> tuple[str, int]:
-    return bytes(data).decode("ascii"), len(data)
+    text = bytes(data).decode("ascii")
+    return text, len(text)
 
 
 def getregentry() -> codecs.CodecInfo:
