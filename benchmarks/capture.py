@@ -14,7 +14,7 @@ The guest is built once, as root (debootstrap, apt in a chroot), and kept in the
 lab's cache. Usage, in the root of the work tree::
 
     python -m benchmarks.capture [--kernel cloud,generic] [--side ours,kdump-tools] [--only search,times,memory]
-        [--rounds 3] [--step 4] [--range 64-320] [--guess 112] [--size 256] [--json FILE] [--keep DIR]
+        [--rounds 3] [--step 4] [--range 64-320] [--guess 112] [--size 256] [--armed] [--json FILE] [--keep DIR]
 """
 
 from __future__ import annotations
@@ -31,7 +31,17 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from benchmarks.capture_guest import FLAVOURS, ROOT_UUID, Guest, build_guest, build_memwatch
+from benchmarks.capture_guest import (
+    ARM,
+    FLAVOURS,
+    ROOT_UUID,
+    UNARMED,
+    Guest,
+    arm_guest,
+    build_guest,
+    build_memwatch,
+    list_postpanic_files,
+)
 from benchmarks.capture_runs import Run, Side, crash_once
 from tests.vm.lab import default_cache_dir
 
@@ -81,7 +91,7 @@ def make_theirs(cache_dir: Path, *, watch: bool = False) -> Side:
 
 
 def make_ours(cache_dir: Path, guest: Guest, *, watch: bool = False, more_words: str = "") -> Side:
-    """Describe ours: an image from the guest's own Python, loaded in the guest."""
+    """Describe ours: an image from the guest's own Python, made here, loaded in the guest."""
     before = (HookPlan(command=(f"/{MEMWATCH}",), timeout_s=5.0),) if watch else ()
     target = FilePlan(name="file /var/crash", device=BlockPlan(uuid=ROOT_UUID), path="/var/crash")
     with tempfile.TemporaryDirectory(prefix="image-", dir=cache_dir) as name:
@@ -102,7 +112,13 @@ def make_ours(cache_dir: Path, guest: Guest, *, watch: bool = False, more_words:
     line = build_command_line("console=ttyS0", "x86_64", CommandLineChanges(append=more_words)).text
     _say(f"image: {len(image.data) / 1e6:.1f} MB {image.compression}, {image.unpacked_bytes / 1e6:.1f} MB unpacked")
     arm = f"kexec -p -s --initrd=/opt/run/image --command-line='{line}' /boot/vmlinuz-$(uname -r)\n"
-    return Side(OURS, arm, EVENTS_OF_OURS, "vmcore", {"image": image.data}, ("systemd.mask=kdump-tools.service",))
+    return Side(OURS, arm, EVENTS_OF_OURS, "vmcore", {"image": image.data}, (UNARMED,))
+
+
+def make_armed(cache_dir: Path, guest: Guest) -> Side:
+    """Describe ours as a user has it: ``postpanic arm`` in the guest, of which only the loading is left to do."""
+    root = arm_guest(cache_dir, guest)
+    return Side(OURS, ARM, EVENTS_OF_OURS, "vmcore", list_postpanic_files(), (UNARMED,), root)
 
 
 def find_smallest(crash: Callable[[int], Run], lowest: int, highest: int, step: int, guess: int) -> int | None:
@@ -213,7 +229,14 @@ class Bench:
         """Make the sides that take part."""
         sides = []
         if OURS in self.arguments.side:
-            sides.append(make_ours(self.cache_dir, guest, watch=watch, more_words=self.arguments.words))
+            # What is watched or told otherwise takes another image.
+            is_own = watch or self.arguments.words or not self.arguments.armed
+            words = self.arguments.words
+            sides.append(
+                make_ours(self.cache_dir, guest, watch=watch, more_words=words)
+                if is_own
+                else make_armed(self.cache_dir, guest)
+            )
         if THEIRS in self.arguments.side:
             sides.append(make_theirs(self.cache_dir, watch=watch))
         return sides
@@ -250,6 +273,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--guess", type=int, default=112, help="MiB, where to begin")
     parser.add_argument("--range", default="64-320", help="MiB")
     parser.add_argument("--size", type=int, default=256, help="MiB, for times and memory")
+    parser.add_argument("--armed", action="store_true", help="let the guest make our image, by postpanic arm")
     parser.add_argument("--words", default="", help="more words for our capture kernel's command line")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--keep", type=Path, help="a directory for consoles and dumps")

@@ -18,19 +18,23 @@ from pathlib import Path
 
 from postpanic.errors import FactAbsentError, NotReadyError
 from postpanic.process import find_program, run
-from postpanic.rehearse.cache import build_once, digest_file, digest_recipe, hold_lock
+from postpanic.rehearse.cache import build_once, digest_file, digest_recipe, hold_lock, remove_entry
 from postpanic.rehearse.machine import Disk, Machine, MachineConfig
 from postpanic.rehearse.packages import HostSource, parse_index_targets, write_sources
 from postpanic.rehearse.programs import resolve_libraries
 from postpanic.rehearse.store import PackageStore
 
 __all__ = [
+    "ARM",
     "FLAVOURS",
     "MEMORY_MIB",
     "ROOT_UUID",
+    "UNARMED",
     "Guest",
+    "arm_guest",
     "build_guest",
     "build_memwatch",
+    "list_postpanic_files",
     "make_run_disk",
     "spell_command_line",
 ]
@@ -44,13 +48,17 @@ FLAVOUR_PACKAGES = {"cloud": "linux-image-cloud-amd64", "generic": "linux-image-
 FLAVOURS = tuple(FLAVOUR_PACKAGES)
 PACKAGES = (
     *("initramfs-tools", "kdump-tools", "makedumpfile", "kexec-tools"),
-    *("python3", "python3-numpy", "python3-zstandard", "python3-click", "python3-rich"),
+    *("python3", "python3-numpy", "python3-zstandard", "python3-click", "python3-rich", "python3-pyelftools"),
 )
 ROOT_UUID = "5d0d7c0e-2f5b-4f38-9a4b-6a3f5f6f1c12"
 ROOT_SIZE_BYTES = 4 << 30
 RUN_SIZE_BYTES = 256 << 20
 MEMORY_MIB = 1024
 COMMAND_LINE = f"root=UUID={ROOT_UUID} ro console=ttyS0"
+UNARMED = "systemd.mask=kdump-tools.service"
+ARM = "chmod 755 postpanic && postpanic arm\n"
+OFF = "poweroff\nsleep 30\n"
+POSTPANIC = '#!/bin/sh\nPYTHONPATH=/opt/run/src exec python3 -B -m postpanic "$@"\n'
 FAILURE = r"^bench: failed:.*|end Kernel panic - not syncing.*"
 PREPARE_TIMEOUT_S = 120.0
 FETCH_TIMEOUT_S = 1800.0
@@ -124,7 +132,7 @@ def build_guest(cache_dir: Path, flavour: str) -> Guest:
     ProcessError
         If a package cannot be fetched or installed, or the guest does not boot.
     """
-    steps = [inspect.getsource(step) for step in (_install, _configure, _keep_files, _make_disk, _prepare)]
+    steps = [inspect.getsource(step) for step in (_install, _configure, _keep_files, _make_disk)]
     recipe = [SUITES, BASE_PACKAGES, PACKAGES, FLAVOUR_PACKAGES, ROOT_UUID, _FILES, steps, digest_file(UNIT)]
 
     def build(target: Path) -> None:
@@ -153,6 +161,35 @@ def build_memwatch(cache_dir: Path) -> Path:
     return build_once(cache_dir / "programs", f"memwatch-{digest_file(source)[:20]}", build) / "memwatch"
 
 
+def arm_guest(cache_dir: Path, guest: Guest) -> Path:
+    """
+    Return the guest's disk after ``postpanic arm`` has made its image there: it takes minutes, and is done once.
+
+    Raises
+    ------
+    ProcessError
+        If it does not arm itself.
+    """
+
+    def build(target: Path) -> None:
+        disk = target / "root.img"
+        run([find_program("cp"), "--sparse=always", "--reflink=auto", guest.root, disk])
+        _boot_once(cache_dir, guest, disk, {**list_postpanic_files(), "arm.sh": ARM, "end.sh": OFF}, UNARMED)
+
+    sources = sorted((SOURCE_DIR / "postpanic").rglob("*.py"))
+    recipe = [guest.directory.name, guest.flavour, ARM, [[str(path), digest_file(path)] for path in sources]]
+    name = f"debian-12-armed-{guest.flavour}"
+    for entry in (cache_dir / "hosts").glob(f"{name}-*"):
+        if entry.name != f"{name}-{digest_recipe(recipe)}":
+            remove_entry(entry)
+    return build_once(cache_dir / "hosts", f"{name}-{digest_recipe(recipe)}", build) / "root.img"
+
+
+def list_postpanic_files() -> dict[str, str | Path]:
+    """Return what a run's disk needs so that there is a ``postpanic`` in the guest."""
+    return {"src/postpanic": SOURCE_DIR / "postpanic", "postpanic": POSTPANIC}
+
+
 def spell_command_line(crashkernel: str, *words: str) -> str:
     """Spell the command line of the guest's kernel."""
     return " ".join((COMMAND_LINE, f"crashkernel={crashkernel}", *words))
@@ -175,7 +212,10 @@ def make_run_disk(path: Path, files: Mapping[str, bytes | str | Path]) -> Path:
             place = content / file
             place.parent.mkdir(parents=True, exist_ok=True)
             if isinstance(what, Path):
-                (shutil.copytree if what.is_dir() else shutil.copy2)(what, place)
+                if what.is_dir():
+                    shutil.copytree(what, place, ignore=shutil.ignore_patterns("__pycache__"))
+                else:
+                    shutil.copy2(what, place)
             else:
                 place.write_bytes(what.encode() if isinstance(what, str) else what)
         _make_disk(path, RUN_SIZE_BYTES, content, ("-O", "^has_journal"))
@@ -268,14 +308,19 @@ def _make_disk(path: Path, size_bytes: int, content: Path, options: Sequence[str
 
 def _prepare(cache_dir: Path, guest: Guest) -> None:
     """Boot a kernel for the first time; kdump-tools makes its image, and loads it."""
-    with tempfile.TemporaryDirectory(prefix="prepare-", dir=guest.directory.parent) as name:
+    _boot_once(cache_dir, guest, guest.root, {"arm.sh": ":\n", "end.sh": OFF})
+
+
+def _boot_once(cache_dir: Path, guest: Guest, root: Path, files: Mapping[str, str | Path], *words: str) -> None:
+    """Boot, arm, power off."""
+    with tempfile.TemporaryDirectory(prefix="prepare-", dir=cache_dir) as name:
         directory = Path(name)
-        disk = make_run_disk(directory / "run.img", {"arm.sh": ":\n", "end.sh": "poweroff\nsleep 30\n"})
+        disk = make_run_disk(directory / "run.img", files)
         config = MachineConfig(
             kernel=guest.kernel,
             initrd=guest.initrd,
-            command_line=spell_command_line("256M"),
-            disks=(Disk(guest.root), Disk(disk)),
+            command_line=spell_command_line("256M", *words),
+            disks=(Disk(root), Disk(disk)),
             memory_mib=MEMORY_MIB,
         )
         with hold_lock(cache_dir / ".machine.lock"), Machine(config, directory) as machine:

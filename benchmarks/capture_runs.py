@@ -56,6 +56,8 @@ class Side:
         has begun.
     dump_pattern : str
         Of the dump's name below ``/var/crash``.
+    root : Path, optional
+        A disk of its own.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Side:
     dump_pattern: str
     files: Mapping[str, bytes | str | Path] = field(default_factory=dict)
     command_line: tuple[str, ...] = ()
+    root: Path | None = None
 
 
 @dataclass
@@ -170,7 +173,7 @@ def crash_once(
     with tempfile.TemporaryDirectory(prefix="capture-", dir=cache_dir) as name:
         directory = Path(name)
         disk = directory / "root.img"
-        run([find_program("cp"), "--sparse=always", "--reflink=auto", guest.root, disk])
+        run([find_program("cp"), "--sparse=always", "--reflink=auto", side.root or guest.root, disk])
         job = make_run_disk(directory / "run.img", {"arm.sh": side.arm, "end.sh": END, **side.files})
         config = MachineConfig(
             kernel=guest.kernel,
