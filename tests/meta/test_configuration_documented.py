@@ -7,8 +7,9 @@ import tomllib
 from pathlib import Path
 
 from postpanic.capture.config import decode_config
-from postpanic.capture.config.model import TARGETS, Config, TargetSettings
+from postpanic.capture.config.model import Config
 from postpanic.capture.config.tables import Key, list_keys
+from postpanic.capture.config.targets import TARGETS, TargetSettings
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 

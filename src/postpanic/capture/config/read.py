@@ -8,8 +8,9 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 
-from postpanic.capture.config.model import Config, FileTarget, HttpTarget, InterfaceConfig, TargetConfig
+from postpanic.capture.config.model import Config, InterfaceConfig
 from postpanic.capture.config.tables import Place, WrongKeyError, decode_table
+from postpanic.capture.config.targets import FileTarget, HttpTarget, TargetConfig
 from postpanic.errors import UsageError
 
 __all__ = ["CONFIG_PATH", "decode_config", "default_config", "read_config"]

@@ -91,13 +91,27 @@ def resolve(
     modules = dict.fromkeys([] if is_borrowed else choose_driver_modules(drivers, tree, same_kernel=same_kernel))
     modules |= dict.fromkeys((*needs.modules, *_network_modules(network, tree), *config.capture.modules))
     devices, warnings = _plan_devices(config, needs, network, sysfs)
-    programs = tuple(hook.command[0] for hook in (*config.hooks.before, *config.hooks.after))
-    plan = SavePlan(
-        node=_read_node(root),
+    plan = replace(
+        _plan_rest(config, root),
         devices=devices,
         network=replace(network.plan, wait_s=config.network.wait_s) if network else None,
         targets=tuple(plan for plan, _ in targets),
         fallbacks=tuple(plan for plan, _ in fallbacks),
+    )
+    needs = replace(
+        needs,
+        programs=(*needs.programs, *(hook.command[0] for hook in (*plan.before, *plan.after))),
+        evidence=(*needs.evidence, *(network.evidence if network else ())),
+        warnings=(*needs.warnings, *warnings),
+    )
+    options = read_module_options(root)
+    return Resolved(plan, tuple(modules), {name: options[name] for name in modules if name in options}, needs)
+
+
+def _plan_rest(config: Config, root: Path) -> SavePlan:
+    """Plan what needs nothing of the machine but its name."""
+    return SavePlan(
+        node=_read_node(root),
         before=tuple(HookPlan(command=hook.command, timeout_s=hook.timeout_s) for hook in config.hooks.before),
         after=tuple(HookPlan(command=hook.command, timeout_s=hook.timeout_s) for hook in config.hooks.after),
         after_success=config.after.success,
@@ -108,14 +122,6 @@ def resolve(
         feed_watchdogs=config.limits.watchdog,
         timeout_s=config.limits.timeout_s,
     )
-    needs = replace(
-        needs,
-        programs=(*needs.programs, *programs),
-        evidence=(*needs.evidence, *(network.evidence if network else ())),
-        warnings=(*needs.warnings, *warnings),
-    )
-    options = read_module_options(root)
-    return Resolved(plan, tuple(modules), {name: options[name] for name in modules if name in options}, needs)
 
 
 class _TargetResolver:

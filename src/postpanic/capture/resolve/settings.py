@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, TypedDict, cast
 
-from postpanic.capture.config.model import DumpConfig, KeptSettings, TargetSettings
+from postpanic.capture.config.model import DumpConfig
+from postpanic.capture.config.targets import KeptSettings, TargetSettings
 from postpanic.saver.plan import RetentionPlan
 
 __all__ = ["Settings", "retention_of", "settings_of"]
