@@ -82,7 +82,7 @@ def describe_change(change: PolicyChange) -> str:
 
 def _describe_prepared(prepared: Prepared) -> list[tuple[str, str]]:
     kernel = prepared.kernel
-    which = "the one that runs" if kernel.is_running else "another one than runs"
+    which = "the one that runs" if kernel.is_running else "not the one that runs"
     lines = [("kernel", f"{kernel.release}, {which}, {kernel.image}")]
     lines += [("target", line) for line in prepared.resolved.needs.evidence]
     devices = prepared.resolved.plan.devices

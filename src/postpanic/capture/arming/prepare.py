@@ -41,7 +41,7 @@ class CaptureKernel:
     modules_dir : Path
         Its modules.
     is_running : bool
-        Whether it is the one that runs now.
+        Whether it is the one that runs now; never of another root tree.
     """
 
     image: Path
@@ -119,10 +119,14 @@ def choose_kernel(wanted: str, host: Host) -> CaptureKernel:
     NotReadyError
         If its image or its modules are not there.
     """
+    is_here = host.root == Path("/")
     if not wanted.startswith("/"):
         release = host.release if wanted == "same" else wanted
         return CaptureKernel(
-            host.find_kernel_image(release), release, host.find_modules_dir(release), release == host.release
+            host.find_kernel_image(release),
+            release,
+            host.find_modules_dir(release),
+            is_here and release == host.release,
         )
     image = host.path(wanted)
     if not image.is_file():
@@ -134,7 +138,7 @@ def choose_kernel(wanted: str, host: Host) -> CaptureKernel:
             where=wanted,
             hint="name it vmlinuz-RELEASE, or give the release instead",
         )
-    return CaptureKernel(image, release, host.find_modules_dir(release), release == host.release)
+    return CaptureKernel(image, release, host.find_modules_dir(release), is_here and release == host.release)
 
 
 def read_release(image: Path) -> str:

@@ -271,7 +271,7 @@ def _read_host(value: object) -> str:
 def _read_url(value: object) -> str:
     text = _read_text(value)
     parts = urlsplit(text)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or " " in text:
+    if parts.scheme not in {"http", "https"} or not parts.hostname or " " in text or not text.isascii():
         raise ValueError
     if parts.port == 0:
         raise ValueError

@@ -186,7 +186,7 @@ def test_a_kernel_is_chosen_by_release_by_path_or_as_the_one_that_runs(tmp_path:
         (tmp_path / "boot").mkdir(exist_ok=True)
         (tmp_path / f"boot/vmlinuz-{release}").write_bytes(make_bzimage(release))
     host = Host(tmp_path, "x86_64", "6.1.0")
-    same = CaptureKernel(tmp_path / "boot/vmlinuz-6.1.0", "6.1.0", tmp_path / "lib/modules/6.1.0", is_running=True)
+    same = CaptureKernel(tmp_path / "boot/vmlinuz-6.1.0", "6.1.0", tmp_path / "lib/modules/6.1.0", is_running=False)
     assert choose_kernel("same", host) == same
     assert choose_kernel("/boot/vmlinuz-6.1.0", host) == same
     other = choose_kernel("6.12.0", host)
