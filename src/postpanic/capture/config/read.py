@@ -127,9 +127,9 @@ def _check_target(target: TargetConfig, place: Place) -> None:
             raise WrongKeyError(
                 f"{name}.part_size is {target.part_bytes}, must be 64 KiB or more", (*place, "part_size")
             )
-        if "{file}" not in target.url:
+        if "{file}" not in target.url and target.mode == "parts":
             raise WrongKeyError(
-                f"{name}.url lacks {{file}}: every file of the dump needs an address of its own",
+                f"{name}.url lacks {{file}}: parts are objects of their own; mode whole or range puts one object",
                 (*place, "url"),
                 "https://server/dumps/{name}/{file}",
             )

@@ -138,7 +138,8 @@ class HttpTarget(TargetSettings):
 
     kind: ClassVar[str] = "http"
     url: str = required(
-        v.URL, "Where to put the files; {name} stands for the dump's directory, {file} for the file in it."
+        v.URL,
+        "Where to put the files; {name} stands for the dump's directory, {file} for the file in it, which parts need.",
     )
     mode: Literal["parts", "range", "whole"] = key(
         v.choice("parts", "range", "whole"),

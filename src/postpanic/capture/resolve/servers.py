@@ -131,11 +131,16 @@ class Servers:
             **settings,
         )
         trusted = f", certificates of {files[0].source}" if files else ", not encrypted"
-        warnings = (
-            () if is_https else (f"{name}: the dump, with all that was in memory, goes over the network in the clear",)
-        )
+        warnings: list[str] = []
+        if not is_https:
+            warnings.append(f"{name}: the dump, with all that was in memory, goes over the network in the clear")
+        if "{file}" not in target.url:
+            warnings.append(f"{name}: the address is of one object: there is no place for the log and the manifest")
         needs = Needs(
-            files=files, evidence=(f"{name}: PUT, {target.mode}{trusted}",), warnings=warnings, has_https=is_https
+            files=files,
+            evidence=(f"{name}: PUT, {target.mode}{trusted}",),
+            warnings=tuple(warnings),
+            has_https=is_https,
         )
         return plan, needs
 

@@ -370,6 +370,8 @@ def test_https_takes_the_certificates_of_the_machine(machine: MachineTree, modul
 def test_http_warns_that_it_is_not_encrypted(machine: MachineTree, modules_dir: Path) -> None:
     found = resolve_text('[[target]]\nkind = "http"\nurl = "http://x/{name}/{file}"\n', machine, modules_dir)
     assert "in the clear" in found.needs.warnings[0]
+    text = '[[target]]\nkind = "http"\nurl = "http://x/presigned"\nmode = "whole"\n'
+    assert "no place for the log" in resolve_text(text, machine, modules_dir).needs.warnings[1]
 
 
 def test_each_server_is_listed_once() -> None:
