@@ -103,7 +103,7 @@ class TargetRun:
         try:
             self._try_repeatedly()
         except BaseException as exc:  # noqa: BLE001 - the other targets go on
-            self._fail(OutputError(f"internal error: {type(exc).__name__}: {exc}", where=self.plan.name))
+            self._fail(OutputError(explain(exc), where=self.plan.name))
         finally:
             self.rendezvous.withdraw(self)
 
@@ -135,7 +135,6 @@ class TargetRun:
                 self._try_once()
             except PostpanicError as exc:
                 self.error = exc
-                self.say(f"{self.plan.name}: {exc.message}")
                 with self.patience.waiting():
                     self.target.close()
                 if self._is_abandoned or attempt + 1 >= self.plan.attempts:
@@ -148,17 +147,18 @@ class TargetRun:
 
     def _try_once(self) -> None:
         self.state = TargetState.OPENING
-        with self.patience.waiting():
-            self.target.open(self.image.dump_name)
         try:
+            with self.patience.waiting():
+                self.target.open(self.image.dump_name)
             self._put_evidence(self.image.evidence)
             if self.log_only:
                 self.place = self.target.place
                 self._finish(TargetState.LOG_ONLY)
                 return
             self._save_dump()
-        except BaseException:
+        except BaseException as exc:
             if not self._is_abandoned:
+                self.say(f"{self.plan.name}: {explain(exc)}")
                 self._put_transcript()
             raise
 
@@ -291,3 +291,12 @@ class TargetRun:
 
     def _reason_to_stop(self) -> str:
         return "given up" if self._is_abandoned else ""
+
+
+def explain(error: BaseException) -> str:
+    """Put any error in one line."""
+    if isinstance(error, PostpanicError):
+        return error.message
+    if isinstance(error, MemoryError):
+        return "not enough memory"
+    return f"internal error: {type(error).__name__}: {error}".split("\n", 1)[0]

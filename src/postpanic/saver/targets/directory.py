@@ -10,6 +10,7 @@ Save a dump into a directory of a file system that is mounted: the common part o
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from pathlib import Path
 
@@ -25,6 +26,7 @@ _PART_SUFFIX = ".part"
 _DIRECTORY_MODE = 0o700
 _FILE_MODE = 0o600
 """Memory holds everybody's secrets."""
+_FINISHED = ("vmcore", "vmcore.flat")
 _MAX_NUMBER = 999
 _MAX_LINKS = 40
 
@@ -50,6 +52,7 @@ class DirectoryTarget:
         self._file_name = ""
         self._is_committed = False
         self._is_open = False
+        self._lock_fd = -1
 
     def open(self, dump_name: str) -> None:
         """Make the directory of a new dump; one that an earlier attempt made is used again."""
@@ -148,6 +151,7 @@ class DirectoryTarget:
     def close(self) -> None:
         """Let go."""
         self._is_open = False
+        self._unlock()
 
     @property
     def _directory(self) -> Path:
@@ -168,9 +172,39 @@ class DirectoryTarget:
             try:
                 (self._root / name).mkdir(mode=_DIRECTORY_MODE)
             except FileExistsError:
-                continue
+                if not self._take_over(name):
+                    continue
+            else:
+                self._lock(name)
             return name
         raise OutputError(f"{_MAX_NUMBER} dumps are named {dump_name} already", where=self.name)
+
+
+    def _take_over(self, name: str) -> bool:
+        """Take the directory of a saver that has died: of the same crash, with nothing finished in it."""
+        directory = self._root / name
+        if any((directory / finished).exists() for finished in _FINISHED):
+            return False
+        return self._lock(name)
+
+    def _lock(self, name: str) -> bool:
+        """Hold a directory for as long as it is written to; tell whether nobody else does."""
+        self._unlock()
+        fd = -1
+        try:
+            fd = os.open(self._root / name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if fd >= 0:
+                os.close(fd)
+            return False
+        self._lock_fd = fd
+        return True
+
+    def _unlock(self) -> None:
+        fd, self._lock_fd = self._lock_fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 def resolve_inside(root: Path, path: str) -> Path:
