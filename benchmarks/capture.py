@@ -49,6 +49,7 @@ from postpanic.capture.initramfs.image import ImageRequest, build_image
 from postpanic.capture.kexec.command_line import CommandLineChanges, build_command_line
 from postpanic.process import find_program
 from postpanic.process import run as run_program
+from postpanic.rehearse.cache import hold_lock
 from postpanic.saver.plan import BlockPlan, FilePlan, HookPlan, SavePlan
 
 OURS, THEIRS = "ours", "kdump-tools"
@@ -216,7 +217,15 @@ class Bench:
         self.runs: list[Run] = []
 
     def crash(self, guest: Guest, side: Side, size: int) -> Run:
-        """Crash once, and say so."""
+        """Crash once, when no other guest runs."""
+        return self.crash_all(guest, [side], size)[0]
+
+    def crash_all(self, guest: Guest, sides: Sequence[Side], size: int, rounds: int = 1) -> list[Run]:
+        """Crash one after the other, in turn, with no other guest in between."""
+        with hold_lock(self.cache_dir / ".machine.lock"):
+            return [self._crash(guest, side, size) for _ in range(rounds) for side in sides]
+
+    def _crash(self, guest: Guest, side: Side, size: int) -> Run:
         number = len(self.runs)
         keep = self.arguments.keep / f"{number:03}-{guest.flavour}-{size}-{side.name}" if self.arguments.keep else None
         run = crash_once(guest, side, size, cache_dir=self.cache_dir, timeout_s=TIMEOUT_S, keep=keep)
@@ -291,9 +300,9 @@ def main() -> int:
         guest = build_guest(bench.cache_dir, flavour)
         if "times" in arguments.only:
             sides = bench.sides(guest)
-            timed += [bench.crash(guest, side, arguments.size) for _ in range(arguments.rounds) for side in sides]
+            timed += bench.crash_all(guest, sides, arguments.size, arguments.rounds)
         if "memory" in arguments.only:
-            watched += [bench.crash(guest, side, arguments.size) for side in bench.sides(guest, watch=True)]
+            watched += bench.crash_all(guest, bench.sides(guest, watch=True), arguments.size)
         if "search" in arguments.only:
             smallest[flavour] = bench.search(guest)
     met = True

@@ -19,7 +19,6 @@ from postpanic.dumps.open import open_dump
 from postpanic.errors import PostpanicError
 from postpanic.pages.selftest import check_dump
 from postpanic.process import find_program, run
-from postpanic.rehearse.cache import hold_lock
 from postpanic.rehearse.machine import HEADROOM, Disk, Machine, MachineConfig
 
 __all__ = ["MEMORY_LINE", "ConsoleClock", "Run", "Side", "crash_once"]
@@ -160,7 +159,7 @@ def crash_once(
     guest: Guest, side: Side, crashkernel_mib: int, *, cache_dir: Path, timeout_s: float, keep: Path | None = None
 ) -> Run:
     """
-    Boot, arm, crash, wait for the end, judge.
+    Boot, arm, crash, wait for the end, judge; for holders of the lab's lock: one guest at a time.
 
     Parameters
     ----------
@@ -182,7 +181,7 @@ def crash_once(
             disks=(Disk(disk), Disk(job)),
             memory_mib=MEMORY_MIB,
         )
-        _crash(config, directory, cache_dir, timeout_s, side, result)
+        _crash(config, directory, timeout_s, side, result)
         _judge(disk, directory / "crash", side, result)
         if keep is not None:
             keep.mkdir(parents=True, exist_ok=True)
@@ -192,12 +191,8 @@ def crash_once(
     return result
 
 
-def _crash(config: MachineConfig, directory: Path, cache_dir: Path, timeout_s: float, side: Side, result: Run) -> None:
-    with (
-        hold_lock(cache_dir / ".machine.lock"),
-        Machine(config, directory) as machine,
-        ConsoleClock(machine.console, machine.pid) as clock,
-    ):
+def _crash(config: MachineConfig, directory: Path, timeout_s: float, side: Side, result: Run) -> None:
+    with Machine(config, directory) as machine, ConsoleClock(machine.console, machine.pid) as clock:
         try:
             machine.wait_for(r"^bench: crash", timeout_s=BOOT_TIMEOUT_S, failure=FAILED_ARMING)
             # The deadlines are tight: most of what is too small ends in no other way.
