@@ -203,7 +203,7 @@ FAILED = {
     "wrong kind": r"OutputError after .*: cannot mount /dev/vd\w as ext4: no such file system on it.* \(EINVAL\)",
     "unknown kind": r"OutputError after .*: cannot mount /dev/vd\w as f2fs: .* its module is missing \(ENODEV\)",
     "wrong option": r"OutputError after .*: cannot mount .* \(EINVAL\), with the options nonsense=1",
-    "missing": r"OutputError after .*: no block device with UUID=dead-beef within 8 s; there are .*; reading vd\w takes",
+    "missing": r"OutputError after .*: no block device with UUID=dead-beef within 8 s; there are .*; reading vd\w",
 }
 
 
