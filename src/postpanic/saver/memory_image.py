@@ -22,6 +22,8 @@ from postpanic.units import MIB
 __all__ = ["MemoryImage", "choose_buffer_bytes"]
 
 _KEPT_FREE = 10 * MIB
+_TEST_BYTES = 24 * MIB
+"""What a self-test takes, and some more."""
 _LEAST, _MOST = 2 * MIB, 24 * MIB
 
 
@@ -106,6 +108,10 @@ class MemoryImage:
         """Prove that a written file can be worked with; None where it cannot be read back, or nobody asked."""
         if path is None or not self._self_test:
             return None
+        available = measure_available()
+        if available is not None and available < _TEST_BYTES:
+            self._say(f"no self-test: {available >> 20} MiB of memory are free, {_TEST_BYTES >> 20} are needed")
+            return None
         from postpanic.dumps.open import open_dump
         from postpanic.pages.selftest import check_dump
 
@@ -124,11 +130,18 @@ def choose_buffer_bytes(targets: int, meminfo: Path = Path("/proc/meminfo")) -> 
 
     Each target may come to read on its own, beside the one read for all.
     """
-    available = 64 * MIB
+    available = measure_available(meminfo)
+    if available is None:
+        available = 64 * MIB
+    return min(max((available - _KEPT_FREE) // (1 + max(targets, 1)), _LEAST), _MOST)
+
+
+def measure_available(meminfo: Path = Path("/proc/meminfo")) -> int | None:
+    """Ask the kernel how much memory can be had (``MemAvailable``), in bytes; None where it does not say."""
     try:
         for line in meminfo.read_text().splitlines():
             if line.startswith("MemAvailable:"):
-                available = int(line.split()[1]) << 10
+                return int(line.split()[1]) << 10
     except (OSError, ValueError, IndexError):
         pass
-    return min(max((available - _KEPT_FREE) // (1 + max(targets, 1)), _LEAST), _MOST)
+    return None

@@ -105,6 +105,11 @@ class _Connected:
         """Where the dump is."""
         return self._target.place
 
+    @property
+    def takes_small_files(self) -> bool:
+        """Whether there is a place for anything but the dump."""
+        return self._target.takes_small_files
+
     def put(self, name: str, content: bytes) -> None:
         """Write a small file."""
         self._target.put(name, content)

@@ -67,7 +67,8 @@ class Tally:
             return
         if message.get("has_log"):
             self.logs.add(number)
-        if state == "saved":
+        # One that is still being tested is whole, and safe.
+        if state in ("saved", "saved, being tested"):
             self.complete[number] = place
         elif state == "saved, incomplete" and place:
             self.incomplete[number] = place

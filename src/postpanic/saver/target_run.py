@@ -43,6 +43,7 @@ class TargetState(enum.Enum):
     OPENING = "opening"
     LOG_SAVED = "log saved"
     WRITING = "writing"
+    TESTING = "saved, being tested"
     LOG_ONLY = "log only"
     INCOMPLETE = "saved, incomplete"
     COMPLETE = "saved"
@@ -167,7 +168,7 @@ class TargetRun:
             with self.patience.waiting():
                 self.target.put(name, content)
         self.state = TargetState.LOG_SAVED
-        if LOG_NAME in evidence.files:
+        if LOG_NAME in evidence.files and self.target.takes_small_files:
             self.has_log = True
             self.say(f"{self.plan.name}: log saved")
 
@@ -237,6 +238,7 @@ class TargetRun:
         if result.complete:
             with self.patience.waiting():
                 self.target.commit()
+            self.state = TargetState.TESTING
         self.say(f"{self.plan.name}: {state.value}, level {level}: {self.place}")
         is_proven = self._prove(result)
         if state is TargetState.COMPLETE and is_proven:

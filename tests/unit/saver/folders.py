@@ -42,6 +42,7 @@ class Folder:
     opened: int = 0
     dumps_begun: int = 0
     committed: bool = False
+    takes_small_files: bool = True
     rotated: bool = False
     place: str = ""
 
@@ -55,6 +56,8 @@ class Folder:
         Path(self.place).mkdir(parents=True, exist_ok=True)
 
     def put(self, name: str, content: bytes) -> None:
+        if not self.place:
+            raise OutputError("not open", where=self.name)
         (Path(self.place) / name).write_bytes(content)
 
     def open_dump(self, name: str) -> Sink:

@@ -38,6 +38,10 @@ class Target(Protocol):
     def place(self) -> str:
         """Where the dump is, for messages and for the next boot; empty before :meth:`open`."""
 
+    @property
+    def takes_small_files(self) -> bool:
+        """Whether there is a place for anything but the dump; else :meth:`put` does nothing."""
+
     def put(self, name: str, content: bytes) -> None:
         """Write a small file beside the dump: whole or not at all, safe on return, in place of one of that name."""
 

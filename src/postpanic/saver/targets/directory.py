@@ -79,6 +79,11 @@ class DirectoryTarget:
         """The dump's final name, once it was begun."""
         return (self._file_name,) if self._file_name else ()
 
+    @property
+    def takes_small_files(self) -> bool:
+        """There is room for them beside the dump."""
+        return True
+
     def put(self, name: str, content: bytes) -> None:
         """Write a small file under another name, let it reach the disk, and rename it."""
         path = self._place_of(name)
@@ -178,7 +183,6 @@ class DirectoryTarget:
                 self._lock(name)
             return name
         raise OutputError(f"{_MAX_NUMBER} dumps are named {dump_name} already", where=self.name)
-
 
     def _take_over(self, name: str) -> bool:
         """Take the directory of a saver that has died: of the same crash, with nothing finished in it."""

@@ -110,6 +110,11 @@ class RawTarget:
         """The dump's name, and the device."""
         return f"{self._dump_name} on {self._device}" if self._dump_name else ""
 
+    @property
+    def takes_small_files(self) -> bool:
+        """There is room for them beside the dump."""
+        return True
+
     def put(self, name: str, content: bytes) -> None:
         """Write a small file where nothing is, then the table; what had that name before stays until then."""
         entry = self._entry()

@@ -77,6 +77,11 @@ class SshTarget:
         server = f"[{self._plan.server}]" if ":" in self._plan.server else self._plan.server
         return f"{self._plan.user}@{server}:{self._directory}"
 
+    @property
+    def takes_small_files(self) -> bool:
+        """There is room for them beside the dump."""
+        return True
+
     def put(self, name: str, content: bytes) -> None:
         """Write a small file: under another name first, so that it is there whole or not at all."""
         client = self._get_client()
