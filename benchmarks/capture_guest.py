@@ -59,7 +59,7 @@ UNARMED = "systemd.mask=kdump-tools.service"
 ARM = "chmod 755 postpanic && postpanic arm\n"
 OFF = "poweroff\nsleep 30\n"
 POSTPANIC = '#!/bin/sh\nPYTHONPATH=/opt/run/src exec python3 -B -m postpanic "$@"\n'
-FAILURE = r"^bench: failed:.*|end Kernel panic - not syncing.*"
+FAILURE = r"bench: failed:.*|end Kernel panic - not syncing.*"
 PREPARE_TIMEOUT_S = 120.0
 FETCH_TIMEOUT_S = 1800.0
 _ENVIRONMENT = {
@@ -324,5 +324,5 @@ def _boot_once(cache_dir: Path, guest: Guest, root: Path, files: Mapping[str, st
             memory_mib=MEMORY_MIB,
         )
         with hold_lock(cache_dir / ".machine.lock"), Machine(config, directory) as machine:
-            machine.wait_for(r"^bench: armed", timeout_s=PREPARE_TIMEOUT_S, failure=FAILURE)
+            machine.wait_for(r"bench: armed", timeout_s=PREPARE_TIMEOUT_S, failure=FAILURE)
             machine.wait_exit(timeout_s=PREPARE_TIMEOUT_S)

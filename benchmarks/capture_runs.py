@@ -30,7 +30,7 @@ DUMP_DIR = "/var/crash"
 CAPTURE_KERNEL = r"Linux version \d"
 MEMORY_LINE = r"Memory: (\d+)K/(\d+)K available"
 END = "sh -c 'echo bench: crash; echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger'\n"
-FAILED_ARMING = r"^bench: failed:.*|end Kernel panic - not syncing.*"
+FAILED_ARMING = r"bench: failed:.*|end Kernel panic - not syncing.*"
 CRASHED = r"(?:sysrq: Trigger a crash|Kernel panic - not syncing: sysrq)"
 ENDED = r"reboot: Restarting system|reboot: Power down|Rebooting in \d+ seconds|end Kernel panic - not syncing"
 
@@ -194,7 +194,7 @@ def crash_once(
 def _crash(config: MachineConfig, directory: Path, timeout_s: float, side: Side, result: Run) -> None:
     with Machine(config, directory) as machine, ConsoleClock(machine.console, machine.pid) as clock:
         try:
-            machine.wait_for(r"^bench: crash", timeout_s=BOOT_TIMEOUT_S, failure=FAILED_ARMING)
+            machine.wait_for(r"bench: crash", timeout_s=BOOT_TIMEOUT_S, failure=FAILED_ARMING)
             # The deadlines are tight: most of what is too small ends in no other way.
             machine.wait_for(rf"{CRASHED}[\s\S]*{CAPTURE_KERNEL}", timeout_s=SILENCE_TIMEOUT_S / HEADROOM)
             machine.wait_for(rf"{CRASHED}[\s\S]*{CAPTURE_KERNEL}[\s\S]*({ENDED})", timeout_s=timeout_s / HEADROOM)
