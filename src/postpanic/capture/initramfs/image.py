@@ -21,7 +21,7 @@ from postpanic.capture.initramfs.elf import strip
 from postpanic.capture.initramfs.firmware import find_firmware
 from postpanic.capture.initramfs.libraries import LibraryFinder
 from postpanic.capture.initramfs.modules import ModuleTree
-from postpanic.capture.initramfs.packing import find_blas_substitute, pack_python
+from postpanic.capture.initramfs.packing import find_substitute, pack_python
 from postpanic.capture.initramfs.programs import add_account_files, find_programs
 from postpanic.capture.initramfs.python_tree import find_python
 from postpanic.capture.initramfs.root import RootTree
@@ -149,7 +149,7 @@ def build_image(request: ImageRequest) -> BuiltImage:
     for path, (major, minor) in _DEVICES.items():
         image.add_device(path, major, minor)
     root = RootTree(request.root)
-    libraries = LibraryFinder(root, find_blas_substitute)
+    libraries = LibraryFinder(root, find_substitute)
     remarks = _add_python(image, request, root, libraries)
     modules = _add_modules(image, request, root)
     found = find_programs(root, (*request.programs, *_list_hook_programs(request)), libraries)

@@ -17,7 +17,7 @@ from postpanic.capture.initramfs.placeholder import MACHINES, make_placeholder
 from postpanic.capture.initramfs.python_tree import PythonTree
 from postpanic.process import run
 
-__all__ = ["INIT", "PackedPython", "find_blas_substitute", "pack_python"]
+__all__ = ["INIT", "PackedPython", "find_substitute", "pack_python"]
 
 START = "postpanic_start"
 EXTENSIONS_DIR = "/usr/lib/postpanic"
@@ -26,8 +26,15 @@ _PACKAGE, _SOURCE, _EXTENSION = 1, 2, 4
 _COMPILE_TIMEOUT_S = 300.0
 # What the interpreter imports before the first line of /init runs.
 _EARLY = ("encodings", "encodings.aliases", "encodings.utf_8")
-_BLAS = re.compile(r"lib(scipy_)?(open)?(blas|cblas|blis|flexiblas|mkl_|satlas|tatlas|atlas|f77blas|lapack).*")
-_BLAS_SYMBOL = re.compile(r"(\w+_)?(cblas|lapacke?|openblas)_\w+|[sdcz][a-z0-9]{2,7}_(64_)?")
+# Libraries that are linked with, and never called: which they are, and which names of theirs are.
+_UNUSED = (
+    (
+        re.compile(r"lib(scipy_)?(open)?(blas|cblas|blis|flexiblas|mkl_|satlas|tatlas|atlas|f77blas|lapack).*"),
+        re.compile(r"(\w+_)?(cblas|lapacke?|openblas)_\w+|[sdcz][a-z0-9]{2,7}_(64_)?"),
+    ),
+    # Of an interpreter that has the XML parser built in.
+    (re.compile(r"libexpat\.so.*"), re.compile(r"XML_\w+")),
+)
 
 INIT = """\
 #!{interpreter} {options}
@@ -111,15 +118,16 @@ def pack_python(
     return packed
 
 
-def find_blas_substitute(name: str, content: bytes) -> bytes | None:
-    """Return a placeholder for a library of linear algebra: see :mod:`.placeholder`; None for other libraries."""
-    if not _BLAS.fullmatch(name):
-        return None
-    machine = read_elf(content, name).machine
-    if machine not in MACHINES:
-        return None
-    symbols = [symbol for symbol in read_undefined_symbols(content, name) if _BLAS_SYMBOL.fullmatch(symbol)]
-    return make_placeholder(name, symbols, machine)
+def find_substitute(name: str, content: bytes) -> bytes | None:
+    """Return a placeholder for a library that nothing of the image calls (:mod:`.placeholder`); None for others."""
+    for library, symbol in _UNUSED:
+        if library.fullmatch(name):
+            machine = read_elf(content, name).machine
+            if machine not in MACHINES:
+                return None
+            symbols = [found for found in read_undefined_symbols(content, name) if symbol.fullmatch(found)]
+            return make_placeholder(name, symbols, machine)
+    return None
 
 
 def _compile_all(sources: dict[str, bytes]) -> dict[str, bytes]:
