@@ -87,20 +87,30 @@ class MemoryImage:
                 self._selections[level] = selection
             return self._selections[level]
 
-    def manifest(self, result: FilterResult, plan: WritePlan, names: Sequence[str], test: object = None) -> bytes:
+    def manifest(
+        self,
+        result: FilterResult,
+        plan: WritePlan,
+        name: str,
+        test: object = None,
+        *,
+        notes: Sequence[str] = (),
+        flattened: bool = False,
+    ) -> bytes:
         """Put the manifest of a file together, as JSON."""
         from postpanic.pages.recording import record_dump
 
-        digests = [digest or FileDigest(0) for digest in (*result.digests, *[None] * len(names))]
+        digest = result.digests[0] if result.digests else None
         manifest = record_dump(
             self.dump,
             self.kernel,
             result,
             plan,
-            dict(zip(names, digests, strict=False)),
+            {name: digest or FileDigest(0)},
             duration_s=time.monotonic() - self._started,
+            flattened=flattened,
             self_test=test if isinstance(test, SelfTest) else None,
-            notes=result.selection.notes,
+            notes=(*result.selection.notes, *notes),
         )
         return (json.dumps(manifest.to_json(), indent=1) + "\n").encode("ascii")
 

@@ -191,7 +191,7 @@ class _Watch:
         self._session = session
         self._image = image
         self._reported: dict[int, TargetOutcome] = {}
-        self._line: ProgressLine | None = None
+        self._lines: dict[int, ProgressLine] = {}
 
     def look(self) -> None:
         """Look once."""
@@ -203,13 +203,25 @@ class _Watch:
             if outcome != self._reported.get(number):
                 self._reported[number] = outcome
                 self._session.report(outcome)
-        writing = [run for run in self._runs.values() if run.state is TargetState.WRITING and run.progress.total]
-        if writing:
-            ahead = max(writing, key=lambda run: run.progress.done)
-            if self._line is None:
-                page_size = self._image.dump.page_size_bytes
-                self._line = ProgressLine(self._session.console.show, ahead.progress.total, page_size)
-            self._line.set(ahead.progress.done)
+        self._show_progress()
+
+    def _show_progress(self) -> None:
+        """Tell how far the target is that is furthest and not done yet."""
+        writing = [
+            (run.progress.done, number)
+            for number, run in self._runs.items()
+            if run.state is TargetState.WRITING and run.progress.done < run.progress.total
+        ]
+        if not writing:
+            return
+        number = max(writing)[1]
+        run = self._runs[number]
+        if number not in self._lines:
+            name = f"{run.plan.name}: " if len(self._runs) > 1 else ""
+            show = self._session.console.show
+            page_size = self._image.dump.page_size_bytes
+            self._lines[number] = ProgressLine(lambda text: show(f"{name}{text}"), run.progress.total, page_size)
+        self._lines[number].set(run.progress.done)
 
 
 class _Feeder:

@@ -265,13 +265,19 @@ class TargetRun:
             self.state = state
 
     def _put_manifest(self, result: FilterResult, *, test: object = None) -> None:
+        parts = self.target.dump_files or (DUMP_NAME,)
+        # Several objects are one stream, whose digest is that of all of them.
+        name = parts[0] if len(parts) == 1 else parts[0].rpartition(".")[0]
         # What is cut keeps the name that says so; objects on a web server cannot be renamed.
-        suffix = "" if result.complete or self.plan.kind == "http" else INCOMPLETE_SUFFIX
-        names = [f"{name}{suffix}" for name in self.target.dump_files or (DUMP_NAME,)]
-        manifest = self.image.manifest(result, self._write_plan(), names, test)
+        if not result.complete and self.plan.kind != "http":
+            name += INCOMPLETE_SUFFIX
+        notes = [f"{name} is in {len(parts)} parts: {parts[0]} to {parts[-1]}"] if len(parts) > 1 else []
+        manifest = self.image.manifest(
+            result, self._write_plan(), name, test, notes=notes, flattened=self.plan.kind == "http"
+        )
         try:
             with self.patience.waiting():
-                self.target.put(f"{DUMP_NAME}{suffix}.manifest.json", manifest)
+                self.target.put(f"{name}.manifest.json", manifest)
         except NoSpaceError as exc:
             self.say(f"{self.plan.name}: no room for the manifest: {exc.message}")
 
