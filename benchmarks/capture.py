@@ -200,12 +200,31 @@ def _pair(runs: Sequence[Run], flavour: str, what: str) -> list[float]:
 
 
 def print_memory(runs: Sequence[Run]) -> None:
-    """Print what the memory was used for, MiB."""
-    print("\nmemory of the capture kernel, MiB")
-    for run in runs:
-        print(f"{run.flavour} {run.side}, crashkernel={run.crashkernel_mib}M" + ("" if run.is_good else ", FAILED"))
-        for name, value in run.memory.items():
-            print(f"  {name:28}{value / 1024:8.1f}")
+    """Print what the memory was used for, MiB: the most that each took, not all at once."""
+    rows = {name: [figure(run.memory, run.crashkernel_mib) for run in runs] for name, figure in MEMORY_ROWS.items()}
+    print("\nmemory of the capture kernel, MiB, each at its worst")
+    print(f"{'':44}" + "".join(f"{f'{run.flavour} {run.side}':>22}" for run in runs))
+    print(f"{'crashkernel=':44}" + "".join(f"{run.crashkernel_mib:22.1f}" for run in runs))
+    for name, figures in rows.items():
+        print(f"{name:44}" + "".join(f"{figure:22.1f}" for figure in figures))
+
+
+def _sum_of(*names: str) -> Callable[[dict[str, int], int], float]:
+    return lambda memory, _: sum(memory.get(name, 0) for name in names) / 1024
+
+
+MEMORY_ROWS: dict[str, Callable[[dict[str, int], int], float]] = {
+    "kernel: text, data, struct pages, reserved": lambda memory, size: size - memory.get("high MemTotal", 0) / 1024,
+    "  of which text, rodata, data, bss": _sum_of("kernel kernel code", "kernel rodata", "kernel rwdata", "kernel bss"),
+    "slab that stays": _sum_of("high SUnreclaim"),
+    "all slab": _sum_of("high Slab"),
+    "stacks, page tables, per CPU": _sum_of("high KernelStack", "high PageTables", "high Percpu"),
+    "files: image, and page cache": _sum_of("high Cached"),
+    "  as the saver starts: image": _sum_of("low Cached"),
+    "processes": _sum_of("high AnonPages"),
+    "least available": _sum_of("low MemAvailable"),
+    "least free": _sum_of("low MemFree"),
+}
 
 
 class Bench:
