@@ -98,7 +98,7 @@ def test_one_read_to_two_servers(
     outcome = run(source, *make_plans(ssh, http))
     assert [target.state for target in outcome.targets] == [TargetState.COMPLETE] * 2, outcome
     assert read_dump(ssh.dumps) == expected
-    names = sorted(path for path in http.store.objects if ".flat." in path)
+    names = sorted(path for path in http.store.objects if path.rpartition(".")[2].isdigit())
     stream = tmp_path / "stream"
     stream.write_bytes(b"".join(http.store.objects[name] for name in names))
     with open_dump(stream) as dump, open_dump(tmp_path / "stream") as _:
@@ -106,7 +106,7 @@ def test_one_read_to_two_servers(
     (manifest,) = [json.loads(http.store.objects[path]) for path in http.store.objects if "manifest" in path]
     assert manifest["complete"] is True
     assert [file["name"] for file in manifest["output"]["files"]] == ["vmcore.flat"]
-    assert f"{Path(names[0]).name} to " in manifest["notes"][-1]
+    assert f"{Path(names[0]).name} to {Path(names[-1]).name}" in manifest["notes"][-1]
     chunks = b"".join(
         hashlib.sha256(stream.read_bytes()[at : at + (64 << 20)]).digest()
         for at in range(0, stream.stat().st_size, 64 << 20)
