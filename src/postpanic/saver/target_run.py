@@ -201,11 +201,11 @@ class TargetRun:
             if lane is not None:
                 lane.run(self._advance)
                 file.add(lane.outcome)
-            if lane is None or (lane.resume_page is not None and not lane.has_failed):
-                first = lane.resume_page or 0 if lane is not None else 0
-                if lane is not None:
-                    self.say(f"{self.plan.name}: slower than the others, goes on alone")
-                file.pump(first_page=first, progress=self._advance, stop=self._reason_to_stop)
+            first_page: int | None = 0 if lane is None else lane.resume_page
+            if lane is not None and first_page is not None and not lane.has_failed:
+                self.say(f"{self.plan.name}: slower than the others, goes on alone")
+            if first_page is not None and not (lane is not None and lane.has_failed):
+                file.pump(first_page=first_page, progress=self._advance, stop=self._reason_to_stop)
             file.finish()
         finally:
             with self.patience.waiting():
@@ -233,15 +233,16 @@ class TargetRun:
     def _conclude(self, result: FilterResult, level: int) -> None:
         """Name the dump, prove it, and tell."""
         self.place = self.target.place
-        state = TargetState.COMPLETE if result.complete else TargetState.INCOMPLETE
+        state = TargetState.COMPLETE if _is_whole(result) else TargetState.INCOMPLETE
         self._put_manifest(result)
-        if result.complete:
+        if state is TargetState.COMPLETE:
             with self.patience.waiting():
                 self.target.commit()
             self.state = TargetState.TESTING
-        self.say(f"{self.plan.name}: {state.value}, level {level}: {self.place}")
+        lost = f", {len(result.lost)} pages could not be read" if result.lost else ""
+        self.say(f"{self.plan.name}: {state.value}, level {level}{lost}: {self.place}")
         is_proven = self._prove(result)
-        if state is TargetState.COMPLETE and is_proven:
+        if result.complete and is_proven:
             with self.patience.waiting():
                 self.deleted = self.target.rotate()
             for name in self.deleted:
@@ -269,7 +270,7 @@ class TargetRun:
         # Several objects are one stream, whose digest is that of all of them.
         name = parts[0] if len(parts) == 1 else parts[0].rpartition(".")[0]
         # What is cut keeps the name that says so; objects on a web server cannot be renamed.
-        if not result.complete and self.plan.kind != "http":
+        if not _is_whole(result) and self.plan.kind != "http":
             name += INCOMPLETE_SUFFIX
         notes = [f"{name} is in {len(parts)} parts: {parts[0]} to {parts[-1]}"] if len(parts) > 1 else []
         manifest = self.image.manifest(
@@ -299,6 +300,11 @@ class TargetRun:
 
     def _reason_to_stop(self) -> str:
         return "given up" if self._is_abandoned else ""
+
+
+def _is_whole(result: FilterResult) -> bool:
+    """Tell whether all is there that could be had: what the memory does not give, no other target gets either."""
+    return result.error is None and not result.stopped
 
 
 def explain(error: BaseException) -> str:

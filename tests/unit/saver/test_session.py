@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from postpanic.dumps.kdump.codecs import Compression
-from postpanic.dumps.memory import Dump
+from postpanic.dumps.memory import Dump, PageState
 from postpanic.dumps.open import open_dump
 from postpanic.dumps.sink import FileSink
 from postpanic.pages.classify import select_pages
@@ -181,6 +183,39 @@ def test_only_what_is_asked_for_is_done(source: Dump, tmp_path: Path) -> None:
     assert [target.state for target in outcome.targets] == [TargetState.LOG_ONLY]
     assert not (Path(folders[1].place) / "vmcore").exists()
     assert (Path(folders[1].place) / "saver.log").exists()
+
+
+def test_pages_that_cannot_be_read_cost_nothing_but_themselves(source: Dump, tmp_path: Path) -> None:
+    folder, backup = Folder(tmp_path / "one"), Folder(tmp_path / "backup")
+    outcome, _ = run(cast("Dump", _FailingDump(source)), [folder], fallbacks=[backup])
+    assert outcome.is_complete
+    assert backup.opened == 0, "no other target would get them"
+    assert not folder.rotated, "the last dump that has all its pages stays"
+    manifest = json.loads(folder.read("vmcore.manifest.json"))
+    assert manifest["complete"] is False
+    assert manifest["pages"]["lost"] == 10
+    assert manifest["pages"]["lost_ranges"] == [[100, 110]]
+    pfns = np.arange(FRAMES, dtype=np.uint64)
+    with open_dump(Path(folder.place) / "vmcore") as written:
+        missing = np.flatnonzero(written.page_states(pfns) != PageState.PRESENT)
+        assert missing.tolist() == list(range(100, 110))
+
+
+class _FailingDump:
+    """A dump some of whose pages give EIO."""
+
+    def __init__(self, dump: Dump) -> None:
+        self._dump = dump
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._dump, name)
+
+    def read_pages_into(self, pfns: NDArray[np.uint64], pages: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        states = self._dump.read_pages_into(pfns, pages)
+        fails = (pfns >= 100) & (pfns < 110)
+        pages[fails] = 0
+        states[fails] = PageState.LOST
+        return states
 
 
 class _CountingDump:
