@@ -194,7 +194,7 @@ def crash_once(
 def _crash(config: MachineConfig, directory: Path, timeout_s: float, side: Side, result: Run) -> None:
     with Machine(config, directory) as machine, ConsoleClock(machine.console, machine.pid) as clock:
         try:
-            machine.wait_for(r"bench: crash", timeout_s=BOOT_TIMEOUT_S, failure=FAILED_ARMING)
+            machine.wait_for(CRASHED, timeout_s=BOOT_TIMEOUT_S, failure=FAILED_ARMING)
             # The deadlines are tight: most of what is too small ends in no other way.
             machine.wait_for(rf"{CRASHED}[\s\S]*{CAPTURE_KERNEL}", timeout_s=SILENCE_TIMEOUT_S / HEADROOM)
             machine.wait_for(rf"{CRASHED}[\s\S]*{CAPTURE_KERNEL}[\s\S]*({ENDED})", timeout_s=timeout_s / HEADROOM)
