@@ -31,7 +31,9 @@ _REPLACED_BY = {
     "logging": "logging.py",
     "platform": "platform.py",
 }
-_ABSENT = ("ast", "pickle")
+_ABSENT = ("ast", "pickle", "sysconfig")
+# Since then dataclasses makes expressions of annotations.
+_AST_MINOR = 14
 # pathlib takes a function from there that is used for addresses only.
 _ABSENT_WITHOUT_HTTP = ("urllib.parse",)
 _OF_OTHER_SYSTEMS = ("_msi", "_overlapped", "_scproxy", "_winapi", "msvcrt", "nt", "ntpath", "winreg", "winsound")
@@ -53,7 +55,7 @@ _NEVER = (
     *("_bz2", "_lzma", "_uuid", "_decimal", "argparse", "asyncio", "bdb", "bz2", "curses", "decimal", "difflib"),
     *("distutils", "doctest", "getopt", "gettext", "importlib._bootstrap", "importlib._bootstrap_external", "lzma"),
     *("importlib.metadata", "importlib.resources", "multiprocessing", "optparse", "pdb", "pydoc", "readline"),
-    *("sysconfig", "tarfile", "tkinter", "tracemalloc", "unittest", "urllib.request", "uuid", "webbrowser", "xml"),
+    *("tarfile", "tkinter", "tracemalloc", "unittest", "urllib.request", "uuid", "webbrowser", "xml"),
     "zipfile",
     # What zstandard uses without its C module.
     *("zstandard._cffi", "zstandard.backend_cffi", "zstandard.backend_rust"),
@@ -109,8 +111,10 @@ def find_python_modules(
         If a module cannot be parsed.
     """
     has_http = any(isinstance(target, HttpPlan) for target in (*plan.targets, *plan.fallbacks))
-    absent = frozenset([*_ABSENT, *(() if has_http else _ABSENT_WITHOUT_HTTP)])
-    ours = _Modules(python, _choose_left_out(plan, https=https), absent)
+    absent = {*_ABSENT, *(() if has_http else _ABSENT_WITHOUT_HTTP)} - (
+        {"ast"} if python.minor >= _AST_MINOR else set()
+    )
+    ours = _Modules(python, _choose_left_out(plan, https=https), frozenset(absent))
     finder = ImportFinder(ours.parse, ours.is_left_out, ours.is_there, _is_ours, python.minor)
     finder.add([*_ROOTS, *(_NETWORK_ROOTS if plan.network else ()), *roots])
     for name in roots:

@@ -12,12 +12,21 @@ there.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from postpanic.errors import CorruptError
 
-__all__ = ["ImportFinder", "find_imports"]
+__all__ = ["ImportFinder", "find_imports", "parse_source"]
+
+# An import, up to its closing parenthesis; or what else begins in the first column.
+_STATEMENT = re.compile(
+    r"^(?P<indent>[ \t]*)(?P<import>(?:import|from)\s+[\w.]+(?:\s+import\s+(?:\([^)]*\)|[^\n(;]*)|[^\n(;]*))"
+    r"|^(?P<definition>(?:async\s+def|def|class)\b|@)"
+    r"|^(?P<other>[^\s#)\]}])",
+    re.MULTILINE,
+)
 
 
 @dataclass(frozen=True)
@@ -228,14 +237,32 @@ class ImportFinder:
 
 def parse_source(source: bytes, where: str) -> ast.Module:
     """
-    Parse a module.
+    Parse a module; of one in a syntax that is newer than the running Python's, only the imports.
 
     Raises
     ------
     CorruptError
-        If the running Python cannot.
+        If it is no text, or nothing can be made of its imports.
     """
     try:
         return ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError):
+        pass
+    try:
+        text = source.decode()
+        return ast.parse("\0" if "\0" in text else "\n".join(_list_import_lines(text)))
     except (SyntaxError, ValueError, RecursionError) as exc:
         raise CorruptError(f"not a Python module that can be read: {exc}", where=where) from exc
+
+
+def _list_import_lines(text: str) -> Iterator[str]:
+    """Yield the import statements of a module that stand in no function or class."""
+    inside = False
+    for match in _STATEMENT.finditer(text):
+        if match["definition"] is not None:
+            inside = True
+        elif match["import"] is None:
+            inside = False
+        elif not (inside and match["indent"]):
+            inside = False
+            yield match["import"]

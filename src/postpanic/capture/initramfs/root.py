@@ -12,6 +12,8 @@ __all__ = ["RootTree"]
 
 # As many as the kernel follows: MAXSYMLINKS in include/linux/namei.h.
 _LINKS_LIMIT = 40
+# Where these are links to /usr the links are made at installation, and no package has them.
+_MERGED = frozenset({"bin", "lib", "lib32", "lib64", "libx32", "sbin"})
 
 
 class RootTree:
@@ -105,6 +107,8 @@ class RootTree:
                 return path
             links[0] -= 1
             target = str(place.readlink())
+        except FileNotFoundError:
+            return self._step("/usr", name, links) if directory == "/" and name in _MERGED else None
         except OSError:
             return None
         if links[0] < 0:

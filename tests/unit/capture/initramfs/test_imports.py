@@ -86,7 +86,36 @@ def test_closure_follows_packages_and_leaves_out_what_it_must() -> None:
     assert finder.importers["pkg.sub"] == "one"
 
 
+NEWER = b'''
+"""Doc: f-strings may hold their own quotes since 3.12."""
+import a.b, c as d  # why
+from e import (
+    f,  # one
+    g,
+)
+try:
+    from . import h
+except ImportError:
+    h = None
+@decorated
+def function():
+    import not_this
+    from nor import this
+class Late:
+    import nor_that
+value = f"{"x" if (1) else 'y'}"
+if value:
+    from .i.j import *
+'''
+
+
+def test_newer_syntax_still_tells_its_imports() -> None:
+    names = find_imports(parse_source(NEWER, "m"), "p", minor=13)
+    expected = ["a.b", "c", "e", "e.f", "e.g", "p", "p.h", "p.i.j"]
+    assert names == expected
+
+
 def test_source_that_is_none_is_one_error() -> None:
-    for source in (b"def (", b"\0", b"\xff\xfe"):
+    for source in (b"\0import \0", b"\xff\xfe", b"import a b c"):
         with pytest.raises(CorruptError, match="not a Python module"):
             parse_source(source, "m")

@@ -46,6 +46,14 @@ def test_what_is_not_there_is_found_nowhere(root: RootTree, path: str) -> None:
         root.read(path)
 
 
+def test_directories_that_were_merged_into_usr_are_found_without_their_links(tmp_path: Path) -> None:
+    (tmp_path / "usr/lib64").mkdir(parents=True)
+    (tmp_path / "usr/lib64/ld.so").write_text("loader")
+    assert RootTree(tmp_path).read("/lib64/ld.so") == b"loader"
+    assert RootTree(tmp_path).resolve("/lib64") == "/usr/lib64"
+    assert RootTree(tmp_path).find("/etc/ld.so") is None
+
+
 def test_directories_are_listed_through_links(root: RootTree) -> None:
     assert list(root.list_names("/lib")) == ["chosen", "libx.so.1", "libx.so.1.2", "outside"]
     assert root.is_directory("/lib")
