@@ -43,13 +43,12 @@ from benchmarks.capture_guest import (
     list_postpanic_files,
 )
 from benchmarks.capture_runs import Run, Side, crash_once
-from tests.vm.lab import default_cache_dir
+from tests.vm.lab import default_cache_dir, hold_machine
 
 from postpanic.capture.initramfs.image import ImageRequest, build_image
 from postpanic.capture.kexec.command_line import CommandLineChanges, build_command_line
 from postpanic.process import find_program
 from postpanic.process import run as run_program
-from postpanic.rehearse.cache import hold_lock
 from postpanic.saver.plan import BlockPlan, FilePlan, HookPlan, SavePlan
 
 OURS, THEIRS = "ours", "kdump-tools"
@@ -241,7 +240,7 @@ class Bench:
 
     def crash_all(self, guest: Guest, sides: Sequence[Side], size: int, rounds: int = 1) -> list[Run]:
         """Crash one after the other, in turn, with no other guest in between."""
-        with hold_lock(self.cache_dir / ".machine.lock"):
+        with hold_machine(self.cache_dir, alone=True):
             return [self._crash(guest, side, size) for _ in range(rounds) for side in sides]
 
     def _crash(self, guest: Guest, side: Side, size: int) -> Run:

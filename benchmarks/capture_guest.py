@@ -16,9 +16,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.vm.lab import hold_machine
+
 from postpanic.errors import FactAbsentError, NotReadyError
 from postpanic.process import find_program, run
-from postpanic.rehearse.cache import build_once, digest_file, digest_recipe, hold_lock, remove_entry
+from postpanic.rehearse.cache import build_once, digest_file, digest_recipe, remove_entry
 from postpanic.rehearse.machine import Disk, Machine, MachineConfig
 from postpanic.rehearse.packages import HostSource, parse_index_targets, write_sources
 from postpanic.rehearse.programs import resolve_libraries
@@ -323,6 +325,6 @@ def _boot_once(cache_dir: Path, guest: Guest, root: Path, files: Mapping[str, st
             disks=(Disk(root), Disk(disk)),
             memory_mib=MEMORY_MIB,
         )
-        with hold_lock(cache_dir / ".machine.lock"), Machine(config, directory) as machine:
+        with hold_machine(cache_dir, alone=True), Machine(config, directory) as machine:
             machine.wait_for(r"bench: armed", timeout_s=PREPARE_TIMEOUT_S, failure=FAILURE)
             machine.wait_exit(timeout_s=PREPARE_TIMEOUT_S)

@@ -25,12 +25,11 @@ from postpanic.capture.initramfs.archive import ImageTree
 from postpanic.capture.initramfs.modules import ModuleTree
 from postpanic.errors import FactAbsentError, PostpanicError
 from postpanic.process import find_program, run
-from postpanic.rehearse.cache import hold_lock
 from postpanic.rehearse.kernels import Kernel
 from postpanic.rehearse.machine import Disk, Machine, MachineConfig, scale_timeout
 from tests.vm import guest
 from tests.vm.host_disk import HOST_PACKAGES, ROOT_UUID, compile_modules, fetch_root_disk, make_disk
-from tests.vm.lab import Lab
+from tests.vm.lab import Lab, hold_machine
 
 __all__ = [
     "HOST_DIR",
@@ -244,8 +243,7 @@ class _Host:
             memory_mib=memory_mib,
             network=network,
         )
-        # One guest at a time: two would starve each other on a small machine.
-        with hold_lock(self.lab.cache_dir / ".machine.lock"):
+        with hold_machine(self.lab.cache_dir):
             self.lab.say(f"{self.kernel.release}: booting a host")
             try:
                 with Machine(config, self.directory, watch=self.lab.watch) as machine:

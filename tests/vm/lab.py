@@ -29,7 +29,16 @@ from postpanic.capture.initramfs.archive import ImageTree
 from postpanic.capture.initramfs.modules import ModuleTree
 from postpanic.errors import PostpanicError
 from postpanic.process import find_program, run
-from postpanic.rehearse.cache import build_once, digest_file, digest_recipe, hold_lock, prune, remove_entry
+from postpanic.rehearse.cache import (
+    build_once,
+    digest_file,
+    digest_recipe,
+    hold_all_slots,
+    hold_lock,
+    hold_slot,
+    prune,
+    remove_entry,
+)
 from postpanic.rehearse.disks import read_ext4_file
 from postpanic.rehearse.kernels import DebugInfo, Kernel, KernelStore
 from postpanic.rehearse.machine import Accelerator, Disk, Machine, MachineConfig
@@ -61,6 +70,7 @@ __all__ = [
     "default_cache_dir",
     "filter_load",
     "find_missing_programs",
+    "hold_machine",
     "newest_makedumpfile",
 ]
 
@@ -75,6 +85,7 @@ CRASHED = r"Kernel panic|Oops|BUG:|^lab: capture kernel \d"
 LOADED_TIMEOUT_S = 60.0
 PANIC_TIMEOUT_S = 30.0
 ENDED_TIMEOUT_S = 10.0
+MOST_MACHINES = 4
 UNUSED_S = 14 * 24 * 3600.0
 CACHES = ("captures", "crashes", "dumps", "variants", "debug", "kernels", "programs", "unpacked", "hosts")
 
@@ -297,8 +308,7 @@ class Lab:
             is_isolated=is_isolated,
             extra=("-gdb", f"unix:{stub},server=on,wait=off", *balloon, *more_words),
         )
-        # One guest at a time: two would starve each other on a small machine.
-        with hold_lock(self.cache_dir / ".machine.lock"):
+        with hold_machine(self.cache_dir):
             self.say(f"{kernel.release}: booting")
             # Not every processor that KVM runs on has 5-level paging.
             accelerator: Accelerator | None = "tcg" if "la57=on" in recipe.cpu else None
@@ -378,6 +388,14 @@ def _removing(path: Path) -> Iterator[None]:
         yield
     finally:
         path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def hold_machine(cache_dir: Path, *, alone: bool = False) -> Iterator[None]:
+    """Wait until a guest may run: one for each processor at a time, or, where it is timed, no other."""
+    count = min(os.cpu_count() or 1, MOST_MACHINES)
+    with hold_all_slots(cache_dir, "machine", count) if alone else hold_slot(cache_dir, "machine", count):
+        yield
 
 
 def _do_as_asked(machine: Machine, stub: Path, timeout_s: float) -> None:

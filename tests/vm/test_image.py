@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 
 from postpanic.capture.initramfs.image import BuiltImage, ImageRequest, build_image
-from postpanic.rehearse.cache import hold_lock
 from postpanic.rehearse.kernels import Kernel
 from postpanic.rehearse.machine import Machine, MachineConfig
 from postpanic.saver.plan import FilePlan, SavePlan
-from tests.vm.lab import Lab
+from tests.vm.lab import Lab, hold_machine
 from tests.vm.python_root import fetch_python_root
 
 pytestmark = pytest.mark.vm
@@ -78,7 +77,7 @@ def test_python_is_pid_1_in_little_memory(
         files={"/probe": PROBE},
     )
     with (
-        hold_lock(crash_lab.cache_dir / ".machine.lock"),
+        hold_machine(crash_lab.cache_dir),
         boot(kernel, build_image(request), tmp_path, "rdinit=/probe", memory_mib=128) as machine,
     ):
         said = machine.wait_for(r"^probe: (.*)$", timeout_s=BOOT_TIMEOUT_S, failure="end Kernel panic.*")
@@ -103,7 +102,7 @@ def test_saver_starts_by_itself_and_reads_its_plan(
         )
     )
     with (
-        hold_lock(crash_lab.cache_dir / ".machine.lock"),
+        hold_machine(crash_lab.cache_dir),
         boot(kernel, image, tmp_path, memory_mib=192) as machine,
     ):
         machine.wait_for(r"^postpanic: no /proc/vmcore", timeout_s=BOOT_TIMEOUT_S, failure="end Kernel panic.*")

@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 
 from postpanic.capture.initramfs.image import ImageRequest, build_image
-from postpanic.rehearse.cache import hold_lock
 from postpanic.rehearse.kernels import Kernel
 from postpanic.rehearse.machine import Machine, MachineConfig
 from postpanic.saver.plan import BlockPlan, DevicePlan, FilePlan, RawPlan, RetentionPlan, SavePlan, TargetPlan
 from postpanic.saver.recovery import find_raw_dumps, recover_raw_dump, release_raw_dump
-from tests.vm.lab import Lab
+from tests.vm.lab import Lab, hold_machine
 
 pytestmark = pytest.mark.vm
 
@@ -173,7 +172,7 @@ def guest(
         # The firmware looks at no disk but the one it boots from, which is none.
         extra=("-boot", "strict=on", *disks.words),
     )
-    with hold_lock(crash_lab.cache_dir / ".machine.lock"), Machine(config, directory, watch=crash_lab.watch) as machine:
+    with hold_machine(crash_lab.cache_dir), Machine(config, directory, watch=crash_lab.watch) as machine:
         machine.wait_for(r"^disks: done", timeout_s=150, failure=r"^disks: failed.*|Kernel panic.*")
         text = machine.read_console()
     found = re.findall(r"^disks: ([^:]+): (.*)$", text, re.MULTILINE)

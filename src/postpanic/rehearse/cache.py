@@ -20,12 +20,23 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypedDict
+from typing import IO, TypedDict
 
 from postpanic.errors import PostpanicError
 
-__all__ = ["build_once", "digest_file", "digest_recipe", "find_entry", "hold_lock", "prune", "remove_entry"]
+__all__ = [
+    "build_once",
+    "digest_file",
+    "digest_recipe",
+    "find_entry",
+    "hold_all_slots",
+    "hold_lock",
+    "hold_slot",
+    "prune",
+    "remove_entry",
+]
 
+SLOT_POLL_S = 0.2
 MANIFEST = "manifest.json"
 BUILD_SUFFIX = ".build"
 DIGEST_CHARACTERS = 20
@@ -64,6 +75,34 @@ def hold_lock(path: Path) -> Iterator[None]:
         # The kernel drops the lock when the process dies, however it dies.
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
+
+
+@contextlib.contextmanager
+def hold_slot(directory: Path, name: str, count: int) -> Iterator[None]:
+    """Hold one of *count* locks of a name, whichever comes free first."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        slots = [stack.enter_context((directory / f".{name}-{number}.lock").open("ab")) for number in range(count)]
+        while not any(_try_lock(slot) for slot in slots):
+            time.sleep(SLOT_POLL_S)
+        yield
+
+
+@contextlib.contextmanager
+def hold_all_slots(directory: Path, name: str, count: int) -> Iterator[None]:
+    """Hold all locks of a name."""
+    with contextlib.ExitStack() as stack:
+        for number in range(count):
+            stack.enter_context(hold_lock(directory / f".{name}-{number}.lock"))
+        yield
+
+
+def _try_lock(stream: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def find_entry(root: Path, name: str) -> Path | None:
