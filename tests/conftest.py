@@ -8,10 +8,15 @@ from collections.abc import Callable
 from typing import NoReturn
 
 import pytest
+from hypothesis import settings
 
 from postpanic.errors import FactAbsentError, ProcessError
 from postpanic.rehearse.kernels import Kernel
 from tests.vm.lab import Crash, Lab, MemoryDumps, Recipe, default_cache_dir, find_missing_programs
+
+# How long a test takes says nothing on a machine that others use too.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 LAB_FIXTURES = {"crashed", "crash_lab", "fetch_kernel", "memory_dumped"}
 

@@ -16,13 +16,14 @@ __all__ = ["command"]
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def command(as_json: bool, quiet: bool) -> int:
     """
-    Take the capture kernel away, and put the panic policy back.
+    Take the capture kernel away.
 
-    What "postpanic arm" has loaded is unloaded, and each sysctl that it has
-    changed gets the value it had before. The image stays on the disk, so that
+    What "postpanic arm" has loaded is unloaded, and the panic policy is put
+    back: each sysctl that it has changed gets the value it had before. The image stays on the disk, so that
     arming again is quick. Until then a crash is not captured.
 
         postpanic disarm
+        postpanic disarm --json
     """
     from postpanic.capture.arming.disarm import disarm
     from postpanic.capture.host import Host
