@@ -112,13 +112,15 @@ def test_a_disk_that_hangs_costs_neither_the_other_dump_nor_the_reboot(crash_lab
 
 def test_a_saver_that_is_killed_is_followed_by_another(crash_lab: Lab, tmp_path: Path) -> None:
     plan = plan_for(OUTPUT, before=(HookPlan(command=("/bin/kill-once",), timeout_s=30.0),))
-    request = Request(plan, files={"/bin/kill-once": KILL_ONCE})
+    request = Request(plan, scenario="module-spin", files={"/bin/kill-once": KILL_ONCE})
     with captured(crash_lab, request, tmp_path) as capture:
         said = "\n".join(capture.said)
         assert "was killed by signal 9" in said
         assert "trying again: with as little memory as possible" in said
         (name,) = find_dumps(capture.disks.output)
-        assert main(["verify", str(read_files(capture.disks.output, name, tmp_path / "saved") / "vmcore")]) == 0
+        saved = read_files(capture.disks.output, name, tmp_path / "saved")
+        assert "softlockup: hung tasks" in (saved / "vmcore-dmesg.txt").read_text()
+        assert main(["verify", str(saved / "vmcore")]) == 0
 
 
 def test_a_saver_that_makes_a_mistake_still_saves_the_log(

@@ -94,6 +94,7 @@ def test_a_disk_and_servers_get_the_same_dump_from_one_read(
     request = Request(
         plan,
         kernel="6.12",
+        scenario="out-of-memory",
         crashkernel="192M",
         modules={**MODULES, "virtio_net": "", "af_packet": ""},
         programs=("ssh",),
@@ -108,6 +109,7 @@ def test_a_disk_and_servers_get_the_same_dump_from_one_read(
     assert main(["verify", str(local / "vmcore")]) == 0
     (remote,) = ssh_server.dumps.iterdir()
     assert (remote / "vmcore").read_bytes() == (local / "vmcore").read_bytes()
+    assert re.search(r"Out of memory|out of memory", (local / "vmcore-dmesg.txt").read_text())
     assert (remote / "vmcore-dmesg.txt").read_bytes() == (local / "vmcore-dmesg.txt").read_bytes()
     judge_parts(http_server, tmp_path)
     for log in (local / "saver.log", remote / "saver.log"):
