@@ -206,6 +206,9 @@ def print_memory(runs: Sequence[Run]) -> None:
     print(f"{'crashkernel=':44}" + "".join(f"{run.crashkernel_mib:22.1f}" for run in runs))
     for name, figures in rows.items():
         print(f"{name:44}" + "".join(f"{figure:22.1f}" for figure in figures))
+    large = {name for run in runs for name in run.memory if name.startswith("large ")}
+    for name in sorted(large, key=lambda name: -max(run.memory.get(name, 0) for run in runs)):
+        print(f"{'  ' + name:44}" + "".join(f"{run.memory.get(name, 0) / 1024:22.1f}" for run in runs))
 
 
 def _sum_of(*names: str) -> Callable[[dict[str, int], int], float]:
@@ -217,6 +220,7 @@ MEMORY_ROWS: dict[str, Callable[[dict[str, int], int], float]] = {
     "  of which text, rodata, data, bss": _sum_of("kernel kernel code", "kernel rodata", "kernel rwdata", "kernel bss"),
     "slab that stays": _sum_of("high SUnreclaim"),
     "all slab": _sum_of("high Slab"),
+    "vmalloc": _sum_of("high VmallocUsed"),
     "stacks, page tables, per CPU": _sum_of("high KernelStack", "high PageTables", "high Percpu"),
     "files: image, and page cache": _sum_of("high Cached"),
     "  as the saver starts: image": _sum_of("low Cached"),

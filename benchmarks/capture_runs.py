@@ -233,7 +233,10 @@ def _read_memory(clock: ConsoleClock, result: Run) -> None:
             result.memory |= {"kernel available": int(found[1]), "kernel total": int(found[2])}
             for size, what in re.findall(r"(\d+)K ([a-z-]+(?: code)?)", found[3]):
                 result.memory[f"kernel {what}"] = int(size)
-        if line.startswith("memwatch: "):
+        if found := re.search(r"memwatch: large (\S+) (\S+) (\d+)", line):
+            name = f"large {found[1]} {found[2].partition('+')[0]}"
+            result.memory[name] = result.memory.get(name, 0) + int(found[3])
+        elif line.startswith("memwatch: "):
             figures = {name: int(value) for name, value in re.findall(r"(\w+)=(-?\d+)", line)}
             for name, value in figures.items():
                 low, high = f"low {name}", f"high {name}"

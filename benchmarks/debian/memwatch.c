@@ -2,8 +2,9 @@
 /*
  * memwatch: in the capture kernel, follows how much memory is left, from a process of its own.
  *
- * Every new low that is half a MiB below the last goes to the console, with what
- * /proc/meminfo says the rest is used for.
+ * What the kernel itself has taken in large pieces goes to the console first. Then
+ * every new low that is half a MiB below the last, with what /proc/meminfo says the
+ * rest is used for.
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -13,10 +14,11 @@
 #include <unistd.h>
 
 #define STEP_KB 512
+#define LARGE_KB 256
 
 static const char *const names[] = { "MemTotal", "MemFree", "MemAvailable", "Cached",	 "Dirty",	"AnonPages",
 				     "Mapped",	 "Shmem",   "Slab",	    "SUnreclaim", "KernelStack", "PageTables",
-				     "Percpu" };
+				     "Percpu",    "VmallocUsed" };
 #define COUNT (sizeof(names) / sizeof(names[0]))
 
 static long find(const char *text, const char *name)
@@ -27,6 +29,25 @@ static long find(const char *text, const char *name)
 	snprintf(pattern, sizeof(pattern), "\n%s:", name);
 	at = strncmp(text, pattern + 1, strlen(pattern + 1)) ? strstr(text, pattern) : text - 1;
 	return at ? strtol(at + strlen(pattern), NULL, 10) : 0;
+}
+
+static void tell_large(int console, const char *path)
+{
+	char line[1024], name[64];
+	FILE *stream = fopen(path, "r");
+
+	while (stream && fgets(line, sizeof(line), stream)) {
+		unsigned long size = 0, count = 0;
+		int is_vmalloc = sscanf(line, "0x%*[^ ] %lu %63s", &size, name) == 2;
+
+		if (is_vmalloc ? strstr(line, "vmalloc") == NULL : sscanf(line, "%63s %*u %lu %lu", name, &count, &size) != 3)
+			continue;
+		size = (is_vmalloc ? size : size * count) >> 10;
+		if (size >= LARGE_KB)
+			dprintf(console, "memwatch: large %s %s %lu\n", is_vmalloc ? "vmalloc" : "slab", name, size);
+	}
+	if (stream)
+		fclose(stream);
 }
 
 int main(void)
@@ -41,6 +62,8 @@ int main(void)
 	if (fork() != 0)
 		return 0;
 	setsid();
+	tell_large(console, "/proc/vmallocinfo");
+	tell_large(console, "/proc/slabinfo");
 	for (int fd = 0; fd < 3; fd++)
 		if (fd != meminfo && fd != console)
 			close(fd);
