@@ -33,6 +33,7 @@ from pathlib import Path
 
 from benchmarks.capture_guest import (
     ARM,
+    COMMAND_LINE,
     FLAVOURS,
     ROOT_UUID,
     UNARMED,
@@ -109,7 +110,7 @@ def make_ours(cache_dir: Path, guest: Guest, *, watch: bool = False, more_words:
                 boot_dir=guest.directory / "boot",
             )
         )
-    line = build_command_line("console=ttyS0", "x86_64", CommandLineChanges(append=more_words)).text
+    line = build_command_line(COMMAND_LINE, "x86_64", CommandLineChanges(append=more_words)).text
     _say(f"image: {len(image.data) / 1e6:.1f} MB {image.compression}, {image.unpacked_bytes / 1e6:.1f} MB unpacked")
     arm = f"kexec -p -s --initrd=/opt/run/image --command-line='{line}' /boot/vmlinuz-$(uname -r)\n"
     return Side(OURS, arm, EVENTS_OF_OURS, "vmcore", {"image": image.data}, (UNARMED,))
