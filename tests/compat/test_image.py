@@ -101,9 +101,10 @@ class Unpacked:
         self.directory = directory
         self.python = next(path for path in image.files if path.startswith("usr/bin/python3"))
 
-    def run(self, text: str, *, data: Path | None = None) -> tuple[int, str, str]:
-        """Run a program as /init would be; *data* is seen as ``/data``."""
-        (self.directory / "probe").write_text(START.format(python=f"/{self.python}") + text)
+    def run(self, text: str, *, data: Path | None = None, start: str = START) -> tuple[int, str, str]:
+        """Run a program as /init would be, or without *start* as a hook; *data* is seen as ``/data``."""
+        first = start.format(python=f"/{self.python}") or f"#!/{self.python}\n"
+        (self.directory / "probe").write_text(first + text)
         (self.directory / "probe").chmod(0o755)
         (self.directory / "data").mkdir(exist_ok=True)
         bind = f"mount --bind '{data}' '{self.directory}/data' && " if data else ""
@@ -209,6 +210,12 @@ def test_saver_writes_the_same_dump_as_with_all_of_python(
     (theirs,) = (tmp_path / "out").glob("*/vmcore")
     assert ours.read_bytes() == theirs.read_bytes()
     assert ours.stat().st_size > 10 << 20
+
+
+@TREES
+def test_hook_in_python_finds_the_modules_of_the_image(unpack: Callable[[str], Unpacked], root: str) -> None:
+    status, output, errors = unpack(root).run("import json, re, subprocess\nprint(json.dumps([1]))", start="")
+    assert (status, output, errors) == (0, "[1]\n", "")
 
 
 @TREES

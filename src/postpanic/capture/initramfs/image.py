@@ -150,11 +150,14 @@ def build_image(request: ImageRequest) -> BuiltImage:
         image.add_device(path, major, minor)
     root = RootTree(request.root)
     libraries = LibraryFinder(root, find_substitute)
-    remarks = _add_python(image, request, root, libraries)
+    interpreter, remarks = _add_python(image, request, root, libraries)
     modules = _add_modules(image, request, root)
     found = find_programs(root, (*request.programs, *_list_hook_programs(request)), libraries)
     for path, content in found.items():
-        image.add_bytes(path, content, 0o755)
+        if content is not None:
+            image.add_bytes(path, content, 0o755)
+        elif path != interpreter:
+            image.add_symlink(path, interpreter)
     add_account_files(image, libraries)
     _add_libraries(image, libraries)
     for path, content in sorted(request.files.items()):
@@ -164,7 +167,9 @@ def build_image(request: ImageRequest) -> BuiltImage:
     return _finish(image, request, plan, remarks)
 
 
-def _add_python(image: ImageTree, request: ImageRequest, root: RootTree, libraries: LibraryFinder) -> tuple[str, ...]:
+def _add_python(
+    image: ImageTree, request: ImageRequest, root: RootTree, libraries: LibraryFinder
+) -> tuple[str, tuple[str, ...]]:
     python = find_python(root)
     found = find_python_modules(python, request.plan, https=request.https, roots=(request.entry,))
     compiled = python.is_running_version
@@ -172,8 +177,10 @@ def _add_python(image: ImageTree, request: ImageRequest, root: RootTree, librari
     for path, content in packed.files.items():
         image.add_bytes(path, content, 0o755 if path in packed.programs else 0o644)
     if compiled:
-        return ()
-    return (f"Python 3.{python.minor} is not the running version: its modules go in uncompiled, and load slower",)
+        return packed.interpreter, ()
+    return packed.interpreter, (
+        f"Python 3.{python.minor} is not the running version: its modules go in uncompiled, and load slower",
+    )
 
 
 def _add_modules(image: ImageTree, request: ImageRequest, root: RootTree) -> tuple[str, ...]:

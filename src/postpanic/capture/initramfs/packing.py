@@ -20,6 +20,7 @@ from postpanic.process import run
 __all__ = ["INIT", "PackedPython", "find_substitute", "pack_python"]
 
 START = "postpanic_start"
+_CUSTOM = "sitecustomize"
 EXTENSIONS_DIR = "/usr/lib/postpanic"
 # Kinds of replaced/start.py.
 _PACKAGE, _SOURCE, _EXTENSION = 1, 2, 4
@@ -57,13 +58,16 @@ class PackedPython:
     ----------
     files : dict
         Path in the image to content.
-    programs : frozenset of str
-        Those of them that are run.
+    interpreter : str
+        The program.
+    programs : set of str
+        Files that are run.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, interpreter: str) -> None:
+        self.interpreter = interpreter
         self.files: dict[str, bytes] = {}
-        self.programs: set[str] = set()
+        self.programs = {interpreter}
 
 
 def pack_python(
@@ -88,10 +92,9 @@ def pack_python(
     FactAbsentError
         If a library is missing.
     """
-    packed = PackedPython()
     interpreter = f"/usr/bin/python3.{python.minor}"
+    packed = PackedPython(interpreter)
     packed.files[interpreter] = strip(python.root.read(python.interpreter))
-    packed.programs.add(interpreter)
     libraries.add(python.interpreter)
     for name, module in modules.extensions.items():
         libraries.add(module.path, python.interpreter)
@@ -101,14 +104,16 @@ def pack_python(
     library = f"/usr/{python.library_place}"
     packed.files[f"{library}/os.py{'c' if compiled else ''}"] = b""
     packed.files[f"{library}/lib-dynload/.keep"] = b""
-    sources = {**modules.sources, START: ((Path(replaced.__file__).parent / "start.py").read_bytes(), False)}
+    start = (Path(replaced.__file__).parent / "start.py").read_bytes()
+    # What runs a hook's Python program imports "sitecustomize" by itself.
+    sources = {**modules.sources, START: (start, False), _CUSTOM: (f"import {START}\n".encode(), False)}
     code: dict[str, bytes] = {}
     texts: list[str] = []
     if compiled:
         texts = _record_texts(modules)
         everything = {name: source for name, (source, _) in sources.items()}
         code = _compile_all({**everything, **{text: text.encode() for text in texts}})
-    for name in (*_EARLY, START):
+    for name in (*_EARLY, START, _CUSTOM):
         source, is_package = sources[name]
         path = f"{library}/{name.replace('.', '/')}{'/__init__' if is_package else ''}.py"
         packed.files[path + "c" if code else path] = _add_header(code[name]) if code else source

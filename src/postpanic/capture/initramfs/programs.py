@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from pathlib import PurePosixPath
 
 from postpanic.capture.initramfs.archive import ImageTree
 from postpanic.capture.initramfs.elf import is_elf, strip
@@ -17,6 +19,7 @@ _SHEBANG = b"#!"
 _SHEBANG_LIMIT_BYTES = 256
 """``BINPRM_BUF_SIZE`` of ``include/uapi/linux/binfmts.h``."""
 _SCRIPT_DEPTH = 4
+_PYTHON = re.compile(r"python(3(\.\d+)?)?")
 # Name service of glibc before 2.34, when it was moved into libc.so itself.
 _NAME_SERVICES = ("libnss_files.so.2", "libnss_dns.so.2", "libresolv.so.2")
 _MOVED_SYMBOL = b"_nss_files_getpwnam_r\0"
@@ -27,9 +30,9 @@ _FILES = {
 }
 
 
-def find_programs(root: RootTree, wanted: Iterable[str], libraries: LibraryFinder) -> dict[str, bytes]:
+def find_programs(root: RootTree, wanted: Iterable[str], libraries: LibraryFinder) -> dict[str, bytes | None]:
     """
-    Return programs by the path that they get in the image.
+    Return programs by the path that they get in the image; None stands for the image's own Python.
 
     Parameters
     ----------
@@ -43,7 +46,7 @@ def find_programs(root: RootTree, wanted: Iterable[str], libraries: LibraryFinde
     FactAbsentError
         If a program is not there, or what runs it, or a library.
     """
-    found: dict[str, bytes] = {}
+    found: dict[str, bytes | None] = {}
     for name in dict.fromkeys(wanted):
         _add(root, name, libraries, found, _SCRIPT_DEPTH)
     return dict(sorted(found.items()))
@@ -58,7 +61,10 @@ def add_account_files(image: ImageTree, libraries: LibraryFinder) -> None:
         libraries.add_by_name(_NAME_SERVICES, libc.path)
 
 
-def _add(root: RootTree, name: str, libraries: LibraryFinder, found: dict[str, bytes], depth: int) -> None:
+def _add(root: RootTree, name: str, libraries: LibraryFinder, found: dict[str, bytes | None], depth: int) -> None:
+    if _PYTHON.fullmatch(PurePosixPath(name).name):
+        found[name if name.startswith("/") else f"/usr/bin/{name}"] = None
+        return
     path = _find(root, name)
     if path in found:
         return

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from postpanic.capture.initramfs.contents import find_python_modules
+from postpanic.capture.initramfs.contents import PythonModules, find_python_modules
 from postpanic.capture.initramfs.imports import find_imports
 from postpanic.capture.initramfs.numpy_parts import choose_numpy_parts, find_used_names
 from postpanic.capture.initramfs.python_tree import PythonTree, find_python
@@ -25,6 +25,13 @@ SAVER_TARGETS = "postpanic.saver.targets"
 @pytest.fixture(scope="module")
 def running() -> PythonTree:
     return find_python(RootTree(Path("/")))
+
+
+@pytest.fixture(scope="module")
+def everything(running: PythonTree) -> PythonModules:
+    """Give the modules of a plan with every kind of target."""
+    plan = SavePlan(targets=(FilePlan(), SshPlan(), HttpPlan(), NfsPlan()), network=NetworkPlan())
+    return find_python_modules(running, plan, https=True)
 
 
 def test_python_of_a_tree(make_root: MakeRoot) -> None:
@@ -92,21 +99,20 @@ def test_entry_that_is_not_there_is_an_error(make_root: MakeRoot) -> None:
         find_python_modules(python, SavePlan(), roots=("postpanic.nothing",))
 
 
-def test_plan_decides_what_comes(running: PythonTree) -> None:
+def test_plan_decides_what_comes(running: PythonTree, everything: PythonModules) -> None:
     local = set(find_python_modules(running, SavePlan(targets=(FilePlan(),))).sources)
     assert {f"{SAVER_TARGETS}.file", f"{SAVER_TARGETS}.raw", "hashlib", "struct"} <= local
     assert not {f"{SAVER_TARGETS}.{kind}" for kind in ("http", "nfs", "ssh")} & local
     assert not {"http.client", "ssl", "email", "encodings.idna", "argparse", "asyncio", "unittest"} & local
-    far = SavePlan(targets=(SshPlan(),), fallbacks=(HttpPlan(), NfsPlan()), network=NetworkPlan())
-    found = find_python_modules(running, far, https=True)
-    assert {f"{SAVER_TARGETS}.ssh", f"{SAVER_TARGETS}.nfs", "encodings.idna"} <= set(found.sources)
-    assert "isal" not in found.sources
-    assert not {name for name in found.sources if name.split(".")[0] in {"drgn", "rich", "click", "elftools"}}
+    assert {f"{SAVER_TARGETS}.ssh", f"{SAVER_TARGETS}.nfs", "encodings.idna"} <= set(everything.sources)
+    assert "isal" not in everything.sources
+    assert not {name for name in everything.sources if name.split(".")[0] in {"drgn", "rich", "click", "elftools"}}
 
 
-def test_nothing_that_our_modules_import_is_missing_but_what_is_left_out(running: PythonTree) -> None:
-    plan = SavePlan(targets=(FilePlan(), SshPlan(), HttpPlan(), NfsPlan()), network=NetworkPlan())
-    found = find_python_modules(running, plan, https=True)
+def test_nothing_that_our_modules_import_is_missing_but_what_is_left_out(
+    running: PythonTree, everything: PythonModules
+) -> None:
+    found = everything
     there = {*found.sources, *found.extensions, *sys.builtin_module_names, *FROZEN}
     missing = set()
     for name, (source, is_package) in found.sources.items():
