@@ -14,16 +14,9 @@ from tests.vm.hosts import ROOT_UUID, crash_host
 from tests.vm.lab import Lab
 
 PACKAGES = (
-    "initramfs-tools",
-    "busybox",
-    "klibc-utils",
-    "udev",
-    "lvm2",
-    "python3-pyelftools",
-    "findutils",
-    "gzip",
-    "libc-bin",
-    "cpio",
+    *("initramfs-tools", "busybox", "klibc-utils", "udev", "lvm2", "cpio", "python3-pyelftools"),
+    # Essential ones that mkinitramfs and ldd take for granted.
+    *("bash", "diffutils", "dpkg", "findutils", "gzip", "libc-bin", "mawk"),
 )
 LVM = "--config 'activation { udev_sync=0 udev_rules=0 } devices { use_devicesfile=0 }'"
 CONFIG = '[capture]\nimage = "initramfs-tools"\n[after]\nsuccess = "poweroff"\nfailure = "poweroff"\n'
