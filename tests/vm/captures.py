@@ -17,6 +17,7 @@ from pathlib import Path
 
 from postpanic.capture.initramfs.contents import ENTRY
 from postpanic.capture.initramfs.image import BuiltImage, ImageRequest, build_image
+from postpanic.capture.kexec.command_line import CommandLineChanges, build_command_line
 from postpanic.process import find_program, run
 from postpanic.rehearse.kernels import Kernel
 from postpanic.rehearse.machine import Disk, Machine
@@ -42,10 +43,7 @@ __all__ = [
     "save_capture",
 ]
 
-COMMAND_LINE = (
-    "console=ttyS0 irqpoll nr_cpus=1 reset_devices panic=5 PYTHONHASHSEED=0 "
-    "cgroup_disable=memory numa=off transparent_hugepage=never novmcoredd"
-)
+COMMAND_LINE = build_command_line("console=ttyS0", "x86_64", CommandLineChanges(panic_s=5)).text
 MODULES = {"virtio_pci": "", "virtio_blk": "", "ext4": ""}
 OUTPUT = FilePlan(name="file on vdc", device=BlockPlan(name="vdc"), path="/crash")
 END_TIMEOUT_S = 90.0
