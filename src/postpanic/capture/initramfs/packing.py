@@ -100,10 +100,6 @@ def pack_python(
         libraries.add(module.path, python.interpreter)
         packed.files[f"{EXTENSIONS_DIR}/{name}.so"] = strip(python.read(module))
 
-    # By these the interpreter knows its directories (Modules/getpath.py).
-    library = f"/usr/{python.library_place}"
-    packed.files[f"{library}/os.py{'c' if compiled else ''}"] = b""
-    packed.files[f"{library}/lib-dynload/.keep"] = b""
     start = (Path(replaced.__file__).parent / "start.py").read_bytes()
     # What runs a hook's Python program imports "sitecustomize" by itself.
     sources = {**modules.sources, START: (start, False), _CUSTOM: (f"import {START}\n".encode(), False)}
@@ -113,14 +109,22 @@ def pack_python(
         texts = _record_texts(modules)
         everything = {name: source for name, (source, _) in sources.items()}
         code = _compile_all({**everything, **{text: text.encode() for text in texts}})
-    for name in (*_EARLY, START, _CUSTOM):
-        source, is_package = sources[name]
-        path = f"{library}/{name.replace('.', '/')}{'/__init__' if is_package else ''}.py"
-        packed.files[path + "c" if code else path] = _add_header(code[name]) if code else source
+    packed.files |= _make_library(f"/usr/{python.library_place}", sources, code)
     packed.files[f"{EXTENSIONS_DIR}/modules"] = _make_modules_file(modules, code, texts)
     packed.files["/init"] = INIT.format(interpreter=interpreter, options=OPTIONS, start=START, module=entry).encode()
     packed.programs.add("/init")
     return packed
+
+
+def _make_library(library: str, sources: dict[str, tuple[bytes, bool]], code: dict[str, bytes]) -> dict[str, bytes]:
+    """Return the files of the library's directory: by which the interpreter knows it, and what it imports first."""
+    # Modules/getpath.py
+    files = {f"{library}/os.py{'c' if code else ''}": b"", f"{library}/lib-dynload/.keep": b""}
+    for name in (*_EARLY, START, _CUSTOM):
+        source, is_package = sources[name]
+        path = f"{library}/{name.replace('.', '/')}{'/__init__' if is_package else ''}.py"
+        files[path + "c" if code else path] = _add_header(code[name]) if code else source
+    return files
 
 
 def find_substitute(name: str, content: bytes) -> bytes | None:

@@ -92,8 +92,19 @@ def make_placeholder(name: str, symbols: Sequence[str], machine: str) -> bytes:
         *((_DT_STRSZ, len(strings)), (_DT_SYMENT, _SYM.size), (_DT_NULL, 0)),
     )
     dynamic = b"".join(_DYN.pack(*entry) for entry in entries)
+    image = bytearray(_make_headers(number, end, dynamic_at, len(dynamic)))
+    image += _SYM.pack(0, 0, 0, 0, 0, 0)
+    for text in symbols:
+        image += _SYM.pack(places[text], _GLOBAL_FUNCTION, 0, _TEXT_SECTION, code_at, 0)
+    image += table + strings
+    image += bytes(code_at - len(image)) + code
+    image += bytes(dynamic_at - len(image)) + dynamic
+    return bytes(image)
+
+
+def _make_headers(machine: int, end: int, dynamic_at: int, size: int) -> bytes:
+    """Return the ELF header and the program headers of a library without sections."""
     address = _ALIGNMENT + dynamic_at
-    size = len(dynamic)
     headers = (
         (_PT_LOAD, _READ | _EXECUTE, 0, 0, 0, end, end, _ALIGNMENT),
         # The loader writes addresses into it.
@@ -102,17 +113,8 @@ def make_placeholder(name: str, symbols: Sequence[str], machine: str) -> bytes:
         (_PT_GNU_STACK, _READ | _WRITE, 0, 0, 0, 0, 0, 16),
     )
     identity = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
-    image = bytearray(
-        _EHDR.pack(identity, 3, number, 1, 0, _EHDR.size, 0, 0, _EHDR.size, _PHDR.size, len(headers), 0, 0, 0)
-    )
-    image += b"".join(_PHDR.pack(*header) for header in headers)
-    image += _SYM.pack(0, 0, 0, 0, 0, 0)
-    for text in symbols:
-        image += _SYM.pack(places[text], _GLOBAL_FUNCTION, 0, _TEXT_SECTION, code_at, 0)
-    image += table + strings
-    image += bytes(code_at - len(image)) + code
-    image += bytes(dynamic_at - len(image)) + dynamic
-    return bytes(image)
+    fields = (3, machine, 1, 0, _EHDR.size, 0, 0, _EHDR.size, _PHDR.size, len(headers), 0, 0, 0)
+    return _EHDR.pack(identity, *fields) + b"".join(_PHDR.pack(*header) for header in headers)
 
 
 def _make_hash(count: int) -> bytes:
