@@ -25,7 +25,9 @@ def test_help_imports_nothing_heavy() -> None:
     assert not _imported_by("--help") & HEAVY
 
 
-@pytest.mark.parametrize("verb", ["open", "info", "dmesg", "script", "debuginfo", "completion", "verify", "arm", "disarm"])
+@pytest.mark.parametrize(
+    "verb", ["open", "info", "dmesg", "script", "debuginfo", "completion", "verify", "arm", "disarm"]
+)
 def test_help_of_a_verb_imports_nothing_heavy(verb: str) -> None:
     assert not _imported_by(verb, "--help") & HEAVY
 

@@ -43,7 +43,9 @@ __all__ = [
     "save_capture",
 ]
 
-COMMAND_LINE = build_command_line("console=ttyS0", "x86_64", CommandLineChanges(panic_s=5)).text
+UNTIMED = "no_timer_check"
+"""A kernel that looks whether its timer ticks panics on a host that is busy."""
+COMMAND_LINE = build_command_line("console=ttyS0", "x86_64", CommandLineChanges(panic_s=5, append=UNTIMED)).text
 MODULES = {"virtio_pci": "", "virtio_blk": "", "ext4": ""}
 OUTPUT = FilePlan(name="file on vdc", device=BlockPlan(name="vdc"), path="/crash")
 END_TIMEOUT_S = 90.0
@@ -105,7 +107,7 @@ def capturing(lab: Lab, request: Request, directory: Path, *, image: Path | None
     if image is None:
         image = directory / "capture.img"
         image.write_bytes(build_capture_image(lab, request).data)
-    recipe = Recipe.choose(request.kernel, request.scenario, options=f"crashkernel={request.crashkernel}")
+    recipe = Recipe.choose(request.kernel, request.scenario, options=f"crashkernel={request.crashkernel} {UNTIMED}")
     with lab.crashing_machine(
         recipe,
         kernel,
