@@ -222,6 +222,7 @@ def test_debug_information_belongs_to_the_kernel(key: str, crashed: Callable[...
 SCENARIOS = {
     "hung-task": r"INFO: task frozen-writer:\d+ blocked(.|\n)*Kernel panic - not syncing: hung_task",
     "init-exit": r"Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100",
+    "irq-null": r"BUG: kernel NULL pointer dereference(.|\n)*RIP: 0010:skb_recv_done\+0x2/0x[0-9a-f]+ \[virtio_net\]",
     "module-call": r"Comm: packet-sender(.|\n)*RIP: 0010:0x0",
     "module-null": r"Comm: packet-sender(.|\n)*RIP: 0010:dummy_xmit\+0x2/0x[0-9a-f]+ \[dummy\]",
     "module-recursion": r"stack(.|\n)*Comm: packet-sender(.|\n)*RIP: 0010:dummy_xmit\+0x0/0x[0-9a-f]+ \[dummy\]",

@@ -27,14 +27,18 @@ def run(command: str) -> None:
 
 
 def is_there(address: str) -> bool:
-    """Whether a machine refuses connections, as one does that is there and has no server."""
-    try:
-        socket.create_connection((address, 9999), 5).close()
-    except ConnectionRefusedError:
+    """Whether a machine refuses connections, as one does that is there and has no server; a bond takes its time."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection((address, 9999), 5).close()
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            time.sleep(0.5)
+            continue
         return True
-    except OSError:
-        return False
-    return True
+    return False
 
 
 def set_up(plan: NetworkPlan) -> None:
