@@ -68,6 +68,14 @@ def test_hosts_own_words_of_a_parameter_that_we_set_give_way() -> None:
     ]
 
 
+def test_calls_that_the_host_leaves_out_are_left_out_too() -> None:
+    words = build_command_line("initcall_blacklist=sick_driver_init quiet", "x86_64").text.split()
+    assert [word for word in words if word.startswith("initcall_blacklist=")] == [
+        "initcall_blacklist=sick_driver_init",
+        "initcall_blacklist=tracer_init_tracefs",
+    ]
+
+
 def test_appended_words_come_last_and_replace_ours() -> None:
     words = build(append='nr_cpus=4 dyndbg="module nvme +p" console=ttyS1')
     assert words[-3:] == ["nr_cpus=4", 'dyndbg="module nvme +p"', "console=ttyS1"]
