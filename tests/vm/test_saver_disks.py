@@ -142,7 +142,7 @@ class Guest:
     directory: Path
 
 
-@pytest.fixture(scope="module", params=["6.1-generic", "6.12"])
+@pytest.fixture(scope="module", params=["6.1-generic", pytest.param("6.12", marks=pytest.mark.matrix)])
 def guest(
     request: pytest.FixtureRequest,
     crash_lab: Lab,
