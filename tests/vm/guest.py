@@ -96,7 +96,9 @@ def make_initramfs(kernel: Kernel, programs: Path) -> ImageTree:
     for name in PROGRAMS:
         image.add_file(f"bin/{name}", programs / name, 0o755)
     modules = ModuleTree(kernel.modules_dir)
-    order = modules.sort_by_dependency(BOOT_MODULES)
+    # Where ext4 is a module it asks for its checksum by name, when it mounts.
+    checksum = ("crc32c_generic",) if "ext4" in modules else ()
+    order = modules.sort_by_dependency((*checksum, *BOOT_MODULES))
     for name in order:
         image.add_bytes(f"lib/{name}.ko", modules.read(name))
     image.add_bytes("lib/boot-modules", "".join(f"{name}.ko\n" for name in order).encode())
