@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from pathlib import Path
 
 from postpanic.dumps.sink import as_output_error
-from postpanic.errors import OutputError
 from postpanic.saver.blocks import BlockDevice, BlockFinder
-from postpanic.saver.mounting import mount_writable, sync_file_system, unmount
+from postpanic.saver.mounting import mount_writable, sync_file_system
 from postpanic.saver.plan import FilePlan
 from postpanic.saver.targets.directory import DirectoryTarget, resolve_inside
-from postpanic.saver.targets.mount_points import MOUNTS_DIR, make_mount_point
+from postpanic.saver.targets.mount_points import MOUNTS_DIR, leave_mount_point, make_mount_point
 
 __all__ = ["FileTarget"]
 
@@ -93,12 +91,8 @@ class FileTarget(DirectoryTarget):
         """Unmount."""
         super().close()
         point, self._mount_point = self._mount_point, None
-        if point is None:
-            return
-        with suppress(OutputError):
-            unmount(point, timeout_s=self._plan.timeout_s)
-        with suppress(OSError):
-            point.rmdir()
+        if point is not None:
+            leave_mount_point(point, timeout_s=self._plan.timeout_s)
 
     def _find(self) -> list[BlockDevice]:
         if self._plan.filesystem == "btrfs":

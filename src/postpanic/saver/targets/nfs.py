@@ -13,15 +13,14 @@ from __future__ import annotations
 
 import errno
 import socket
-from contextlib import suppress
 from pathlib import Path
 
 from postpanic.dumps.sink import as_output_error
 from postpanic.errors import OutputError
-from postpanic.saver.mounting import mount, unmount
+from postpanic.saver.mounting import mount
 from postpanic.saver.plan import NfsPlan
 from postpanic.saver.targets.directory import DirectoryTarget, resolve_inside
-from postpanic.saver.targets.mount_points import MOUNTS_DIR, make_mount_point
+from postpanic.saver.targets.mount_points import MOUNTS_DIR, leave_mount_point, make_mount_point
 
 __all__ = ["NfsTarget", "make_nfs_options"]
 
@@ -120,12 +119,8 @@ class NfsTarget(DirectoryTarget):
         """Unmount."""
         super().close()
         point, self._mount_point = self._mount_point, None
-        if point is None:
-            return
-        with suppress(OutputError):
-            unmount(point, timeout_s=self._plan.timeout_s)
-        with suppress(OSError):
-            point.rmdir()
+        if point is not None:
+            leave_mount_point(point, timeout_s=self._plan.timeout_s)
 
 
 def make_nfs_options(plan: NfsPlan, server: str, ours: str) -> str:
