@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import termios
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,6 +79,7 @@ def command(kind: str, force: bool, yes_node: str | None, dry_run: bool, as_json
     if not sync_disks(SYNC_TIMEOUT_S):
         print(f"warning: not done within {SYNC_TIMEOUT_S:g} s, going on", file=sys.stderr)
     print(f"crashing {node} now", file=sys.stderr, flush=True)
+    _drain_terminal()
     trigger_crash(host, chosen)
     return 1
 
@@ -130,6 +132,12 @@ def _confirm(node: str) -> None:
     print(f"Type the machine's name to crash it ({node}), anything else not to: ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip() != node:
         raise UsageError("not crashed: that is not the machine's name")
+
+
+def _drain_terminal() -> None:
+    """Wait until a serial line has sent what was written: the crash takes with it what a terminal's driver still holds."""
+    if sys.stderr.isatty():
+        termios.tcdrain(sys.stderr.fileno())
 
 
 def _encode(host: Host, node: str, kind: str, verification: Verification) -> dict[str, object]:
