@@ -135,7 +135,7 @@ def _confirm(node: str) -> None:
 
 
 def _drain_terminal() -> None:
-    """Wait until a serial line has sent what was written: the crash takes with it what a terminal's driver still holds."""
+    """Wait until a serial line has sent what was written; what its driver still holds is lost in the crash."""
     if sys.stderr.isatty():
         termios.tcdrain(sys.stderr.fileno())
 
