@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 import pytest
 
+from postpanic.analysis.commands.registry import ALIASES
 from postpanic.cli.app import VERBS, cli
-from postpanic.cli.session import ALIASES, END_WORDS
+from postpanic.cli.session import END_WORDS
 
 DOCS = Path(__file__).parents[2] / "docs" / "commands"
 

@@ -211,7 +211,9 @@ def failure_of(error: Exception) -> CommandFailedError:
     """Turn whatever a command raised into the failure that is shown."""
     members: Sequence[Exception] = error.exceptions if isinstance(error, ExceptionGroup) else (error,)
     status = 1
-    if any(isinstance(member, (FaultError, AbsentError)) for member in members):
+    if isinstance(error, PostpanicError):
+        status = error.exit_status
+    elif any(isinstance(member, (FaultError, AbsentError)) for member in members):
         status = AbsentError.exit_status
     elif isinstance(error, (CommandArgumentError, SyntaxError)):
         status = UsageError.exit_status

@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from postpanic.analysis.commands.catalog import find_command, load_commands
+from postpanic.analysis.commands.language import JSON_FLAG
+from postpanic.analysis.commands.registry import ALIASES
 from postpanic.analysis.crash_commands import command_names, command_options
 from postpanic.analysis.names import member_names, symbol_names, type_names
-from postpanic.cli.session import ALIASES, END_WORDS
+from postpanic.cli.session import END_WORDS
 
 if TYPE_CHECKING:
     from postpanic.analysis.program import OpenedProgram
@@ -97,7 +100,7 @@ class Completions:
 
     def _argument(self, command: str, word: str) -> Suggestions:
         if word.startswith("-"):
-            options = self._named(f"options of {command}", lambda: command_options(self._opened.prog, command))
+            options = self._named(f"options of {command}", lambda: self._options(command))
             return self._found(word, options)
         if command in {"help", "man", "?"}:
             return self._found(word, self._commands())
@@ -120,8 +123,16 @@ class Completions:
         names = SortedNames(member_names(self._opened.prog, path.partition(",")[0]))
         return Suggestions(len(last), tuple(names.starting_with(last)))
 
+    def _options(self, name: str) -> Sequence[str]:
+        native = find_command(name)
+        if native is None:
+            return command_options(self._opened.prog, name)
+        return [*(option.flag for option in native.options if not option.refused), JSON_FLAG]
+
     def _commands(self) -> SortedNames:
-        return self._named("commands", lambda: [*command_names(self._opened.prog), *ALIASES, *END_WORDS])
+        return self._named(
+            "commands", lambda: [*load_commands(), *command_names(self._opened.prog), *ALIASES, *END_WORDS]
+        )
 
     def _types(self) -> SortedNames:
         return self._named("types", lambda: type_names(self._opened.prog))

@@ -47,12 +47,14 @@ KEY_WIDTH = len("LOAD AVERAGE")
     help="Run the commands in FILE first, one per line; # begins a comment.",
 )
 @click.option("-s", "--silent", is_flag=True, help="Print no banner and no warnings.")
+@click.option("--json", "as_json", is_flag=True, help="Print answers as JSON, one document per command.")
 @source_options
 def command(
     files: tuple[Path, ...],
     commands: tuple[str, ...],
     input_file: Path | None,
     silent: bool,
+    as_json: bool,
     sources: SourceOptions,
 ) -> int:
     """
@@ -101,7 +103,7 @@ def command(
             from postpanic.analysis.banner import read_banner
 
             _introduce(opened.warnings, read_banner(opened))
-        return _run(Session(opened, pager=find_pager()), commands, input_lines)
+        return _run(Session(opened, pager=find_pager(), as_json=as_json), commands, input_lines)
 
 
 def _run_without_types(

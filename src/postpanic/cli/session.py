@@ -16,30 +16,20 @@ from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from postpanic.analysis.crash_commands import CommandFailedError, run_crash_command, set_pager
+from postpanic.analysis.commands.language import run_native
+from postpanic.analysis.commands.registry import ALIASES
+from postpanic.analysis.commands.workspace import Workspace
+from postpanic.analysis.crash_commands import CommandFailedError, failure_of, run_crash_command, set_pager
+from postpanic.errors import AbsentError
+from postpanic.findings.table import Answer
+from postpanic.report.json import encode_json
+from postpanic.report.text import render_problems, render_text
 
 if TYPE_CHECKING:
     from postpanic.analysis.program import OpenedProgram
     from postpanic.analysis.symbols_only import SymbolsOnly
 
-__all__ = ["ALIASES", "END_WORDS", "Session", "SessionEndError", "split_commands"]
-
-ALIASES = {
-    "?": "help",
-    "dec": "set radix 10",
-    "dmesg": "log",
-    "for": "foreach",
-    "hex": "set radix 16",
-    "last": "ps -l",
-    "lsmod": "mod",
-    "man": "help",
-    "pd": "p -d",
-    "px": "p -x",
-    "sf": "set scroll off",
-    "size": "*",
-    "sn": "set scroll on",
-}
-"""The aliases that crash has built in, as far as their commands exist."""
+__all__ = ["END_WORDS", "Session", "SessionEndError", "split_commands"]
 
 END_WORDS = frozenset({"exit", "q", "quit"})
 
@@ -93,17 +83,26 @@ class Session:
         Shell command that shows long output.
     symbols_only : SymbolsOnly, optional
         Of a kernel without types: then only the commands that need none work.
+    as_json : bool
+        Print the answers of native commands as JSON, one document each.
     """
 
     def __init__(
-        self, opened: OpenedProgram, *, pager: str | None = None, symbols_only: SymbolsOnly | None = None
+        self,
+        opened: OpenedProgram,
+        *,
+        pager: str | None = None,
+        symbols_only: SymbolsOnly | None = None,
+        as_json: bool = False,
     ) -> None:
         self.opened = opened
+        self.workspace = Workspace(opened)
         self.symbols_only = symbols_only
         self.ended = False
         """Whether a command said ``exit``."""
         self._variables: dict[str, Any] = {}
         self._pager = pager
+        self._as_json = as_json
         set_pager(opened.prog, pager)
 
     def run_lines(self, lines: Iterable[str]) -> int:
@@ -167,11 +166,37 @@ class Session:
             self._variables = script_globals(self.opened.prog)
         with _interruptible():
             if self.symbols_only is None:
-                run_crash_command(self.opened.prog, command, variables=self._variables)
+                self._run_with_types(command)
                 return
             from postpanic.analysis.symbols_only import run_without_types
 
             run_without_types(self.opened, self.symbols_only, command, pager=self._pager, variables=self._variables)
+
+    def _run_with_types(self, command: str) -> None:
+        try:
+            if command.startswith("!") or (answer := self._run_native(command)) is None:
+                run_crash_command(self.opened.prog, command, variables=self._variables)
+                return
+        except (CommandFailedError, BrokenPipeError):
+            raise
+        except Exception as exc:
+            raise failure_of(exc) from exc
+        for line in render_problems(answer):
+            print(line, file=sys.stderr)
+        if answer.problems and not any(table.rows for table in answer.tables):
+            raise CommandFailedError("", exit_status=AbsentError.exit_status)
+
+    def _run_native(self, command: str) -> Answer | None:
+        config = self.opened.prog.config
+        pager = config.get("crash_pager") if config.get("crash_scroll") else None
+        return run_native(self.workspace, command, self._show, pager=pager)
+
+    def _show(self, answer: Answer, as_json: bool) -> None:
+        if as_json or self._as_json:
+            print(encode_json(answer))
+            return
+        for line in render_text(answer):
+            sys.stdout.write(f"{line}\n")
 
 
 def _print_failure(command: str, failure: CommandFailedError) -> None:

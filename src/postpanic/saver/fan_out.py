@@ -166,6 +166,7 @@ class FanOut:
     def __init__(self, lanes: Sequence[Lane]) -> None:
         self.lanes = tuple(lanes)
         self._page = 0
+        self._starved_s = 0.0
 
     def begin(self) -> None:
         """Do nothing: the lanes' writers have begun."""
@@ -214,23 +215,26 @@ class FanOut:
 
     def _wait_for_room(self, size_bytes: int) -> None:
         """Wait until all lanes have room; those that let an idle one wait for too long leave."""
-        starved_since = None
+        has_waited = False
         while True:
             active = self._active()
             if not active:
                 raise OutputError("no target takes more")
             full = [lane for lane in active if not lane.has_room(size_bytes)]
             if not full:
+                # Many short waits in a row are as bad as a long one.
+                self._starved_s = self._starved_s if has_waited else 0.0
                 return
-            if not any(lane.is_idle for lane in active):
-                starved_since = None
-            elif starved_since is None:
-                starved_since = time.monotonic()
-            elif time.monotonic() - starved_since > _PATIENCE_S:
+            if self._starved_s > _PATIENCE_S:
                 for lane in full:
                     lane.leave(self._page)
+                self._starved_s = 0.0
                 return
+            has_waited = True
+            is_starving = any(lane.is_idle for lane in active)
+            began = time.monotonic()
             _wait_for_change(full[0])
+            self._starved_s = self._starved_s + time.monotonic() - began if is_starving else 0.0
 
 
 def _wait_for_change(lane: Lane) -> None:

@@ -65,7 +65,8 @@ def _run(console: Console) -> FinalAction:
     if not VMCORE.exists():
         console.say("no /proc/vmcore: this is not a capture kernel, or it has no elfcorehdr=")
         return plan.after_failure
-    tally = supervise(plan, lambda *words: _be_saver(plan, console, *words), console, tick=watchdogs.feed)
+    until = time.monotonic() + plan.timeout_s
+    tally = supervise(plan, lambda *words: _be_saver(plan, console, until, *words), console, tick=watchdogs.feed)
     _summarize(plan, tally, console)
     return plan.after_success if tally.complete else plan.after_failure
 
@@ -73,6 +74,7 @@ def _run(console: Console) -> FinalAction:
 def _be_saver(
     plan: SavePlan,
     console: Console,
+    until: float,
     rung: Rung,
     skip: frozenset[int],
     tell: Callable[[dict[str, object]], None],
@@ -101,7 +103,7 @@ def _be_saver(
 
     environment = {**_ENVIRONMENT, "POSTPANIC_VMCORE": str(VMCORE)}
     run_hooks(plan.before, console.say, environment)
-    options = SaveOptions(log_only=rung.log_only, lean=rung.lean, skip=skip)
+    options = SaveOptions(log_only=rung.log_only, lean=rung.lean, skip=skip, until=until)
     with open_dump(VMCORE) as dump:
         outcome = save(
             plan,

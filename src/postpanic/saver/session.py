@@ -23,6 +23,7 @@ from postpanic.saver.plan import SavePlan, TargetPlan
 from postpanic.saver.rendezvous import Rendezvous
 from postpanic.saver.target_run import TargetRun, TargetState
 from postpanic.saver.targets.base import Target
+from postpanic.saver.time_limit import RoundLimit, TimeLimit
 
 __all__ = ["Outcome", "SaveOptions", "TargetOutcome", "save"]
 
@@ -46,11 +47,14 @@ class SaveOptions:
         As little memory as possible: no self-test, small buffers.
     skip : frozenset of int
         Targets that need nothing any more, by number; fallbacks come after targets.
+    until : float, optional
+        When all must be over, by ``time.monotonic()``.
     """
 
     log_only: bool = False
     lean: bool = False
     skip: frozenset[int] = frozenset()
+    until: float | None = None
 
 
 @dataclass(frozen=True)
@@ -114,13 +118,19 @@ def save(
     )
     session = _Session(image, console, make_target, options, report, alive)
     outcome = Outcome()
-    first = [number for number in range(count) if number not in options.skip]
-    outcome.targets += session.save_to(list(plan.targets), first)
-    for number, fallback in enumerate(plan.fallbacks, start=count):
-        if outcome.is_complete or number in options.skip:
+    plans = [*plan.targets, *plan.fallbacks]
+    numbers = [number for number in range(len(plans)) if number not in options.skip]
+    last = max(numbers, default=0)
+    first = [number for number in numbers if number < count]
+    outcome.targets += session.save_to(plans, first, is_last=last < count)
+    for number in numbers[len(first) :]:
+        if outcome.is_complete:
+            break
+        if not session.limit.left_s:
+            console.say(f"no time is left for the fallback {plans[number].name}")
             continue
-        console.say(f"no target has the whole dump: trying the fallback {fallback.name}")
-        outcome.targets += session.save_to([*plan.targets, *plan.fallbacks], [number])
+        console.say(f"no target has the whole dump: trying the fallback {plans[number].name}")
+        outcome.targets += session.save_to(plans, [number], is_last=number == last)
     if not all(target.state is TargetState.COMPLETE for target in outcome.targets):
         session.leave_word()
     return outcome
@@ -136,17 +146,23 @@ class _Session:
     options: SaveOptions
     report: Callable[[TargetOutcome], None]
     alive: Callable[[], None]
+    limit: TimeLimit = field(init=False)
     _done: list[TargetRun] = field(default_factory=list)
 
-    def save_to(self, plans: Sequence[TargetPlan], numbers: Sequence[int]) -> list[TargetOutcome]:
+    def __post_init__(self) -> None:
+        self.limit = TimeLimit(self.options.until)
+
+    def save_to(self, plans: Sequence[TargetPlan], numbers: Sequence[int], *, is_last: bool) -> list[TargetOutcome]:
         """Save to some targets at once; returns when nothing more will come of any."""
         if not numbers:
             return []
         rendezvous = Rendezvous(len(numbers))
         runs = {number: self._make_run(plans[number], rendezvous) for number in numbers}
         threads = [run.start() for run in runs.values()]
-        feeder = _Feeder(self.image, rendezvous, self.console.say) if len(runs) > 1 else None
-        watch = _Watch(runs, self, self.image)
+        watch = _Watch(runs, self, self.image, self.limit.begin_round(is_last=is_last))
+        feeder: _Feeder | None = None
+        if len(runs) > 1:
+            feeder = _Feeder(self.image, rendezvous, self.console.say, lambda: watch.stop_reason)
         while not all(run.is_over for run in runs.values()):
             watch.look()
             self.alive()
@@ -166,7 +182,7 @@ class _Session:
         threads = [threading.Thread(target=run.leave_word, daemon=True) for run in self._done]
         for thread in threads:
             thread.start()
-        end = time.monotonic() + _LAST_WORD_S
+        end = time.monotonic() + min(_LAST_WORD_S, self.limit.last_word_s)
         while any(thread.is_alive() for thread in threads) and time.monotonic() < end:
             self.alive()
             time.sleep(_POLL_S / 5)
@@ -184,9 +200,14 @@ class _Session:
 
 
 class _Watch:
-    """Looks after the targets: tells how far they are, gives up those that do not answer."""
+    """Looks after the targets: tells how far they are, gives up those that do not answer, keeps the time."""
 
-    def __init__(self, runs: dict[int, TargetRun], session: _Session, image: MemoryImage) -> None:
+    def __init__(
+        self, runs: dict[int, TargetRun], session: _Session, image: MemoryImage, round_limit: RoundLimit
+    ) -> None:
+        self.stop_reason = ""
+        self._stopped_at = 0.0
+        self._round = round_limit
         self._runs = runs
         self._session = session
         self._image = image
@@ -195,6 +216,7 @@ class _Watch:
 
     def look(self) -> None:
         """Look once."""
+        self._keep_time(time.monotonic())
         for number, run in self._runs.items():
             limit = run.plan.timeout_s * (1.0 if run.plan.kind in _LOCAL else _FAR_FACTOR)
             if not run.is_over and run.patience.waited_s() > limit:
@@ -204,6 +226,19 @@ class _Watch:
                 self._reported[number] = outcome
                 self._session.report(outcome)
         self._show_progress()
+
+    def _keep_time(self, now: float) -> None:
+        """Stop what takes too long, then give up what does not stop."""
+        runs = self._runs.values()
+        if not self.stop_reason:
+            self.stop_reason = self._round.reason_to_stop(now, max(run.share_done for run in runs))
+            self._stopped_at = now
+        if not self.stop_reason:
+            return
+        for run in runs:
+            run.stop(self.stop_reason)
+            if not run.is_over and now > self._stopped_at + self._round.grace_s:
+                run.abandon(self.stop_reason)
 
     def _show_progress(self) -> None:
         """Tell how far the target is that is furthest and not done yet."""
@@ -227,7 +262,10 @@ class _Watch:
 class _Feeder:
     """The one read: from the memory through one encoder to all lanes, in a thread of its own."""
 
-    def __init__(self, image: MemoryImage, rendezvous: Rendezvous, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, image: MemoryImage, rendezvous: Rendezvous, say: Callable[[str], None], stop: Callable[[], str]
+    ) -> None:
+        self._stop = stop
         self._image = image
         self._rendezvous = rendezvous
         self._say = say
@@ -250,6 +288,7 @@ class _Feeder:
                 [fan],
                 batch_frames=file.batch_frames,
                 threads=self._image.threads,
+                stop=self._stop,
             )
         except BaseException as exc:  # noqa: BLE001 - each target goes on by itself
             self._say(f"reading for all targets at once ended: {type(exc).__name__}: {exc}")
@@ -257,6 +296,9 @@ class _Feeder:
             return
         if outcome.failures:
             # Nobody takes part any more: they have failed, or go on by themselves.
+            return
+        if outcome.stopped:
+            fan.leave_all()
             return
         fan.finish(complete=True)
 

@@ -92,6 +92,7 @@ class TargetRun:
     patience: Patience = field(default_factory=Patience)
     progress: Progress = field(default_factory=Progress)
     _is_abandoned: bool = False
+    _stop_reason: str = ""
 
     def start(self) -> threading.Thread:
         """Begin, in a thread that does not keep the process from ending."""
@@ -111,8 +112,16 @@ class TargetRun:
     def abandon(self, reason: str) -> None:
         """Give it up: its thread is stuck in the target, and is left there."""
         self._is_abandoned = True
+        if self.state is TargetState.TESTING:
+            # What is whole and safe stays so.
+            self.state = TargetState.COMPLETE
+            return
         self._fail(OutputError(reason, where=self.plan.name))
         self.rendezvous.withdraw(self, self.error)
+
+    def stop(self, reason: str) -> None:
+        """Write no more pages, but end the dump; what has not begun to write goes on, until it is abandoned."""
+        self._stop_reason = reason
 
     def leave_word(self) -> None:
         """Put what has happened since, elsewhere too, beside a dump that is done; never raises."""
@@ -124,6 +133,13 @@ class TargetRun:
         except Exception as exc:  # noqa: BLE001 - the dump is safe, and more cannot be done
             self.say(f"{self.plan.name}: no last word: {type(exc).__name__}: {exc}")
         self.target.close()
+
+    @property
+    def share_done(self) -> float:
+        """How much of the dump is written, 0 to 1."""
+        if self.state in (TargetState.TESTING, TargetState.COMPLETE):
+            return 1.0
+        return self.progress.done / max(self.progress.total, 1) if self.state is TargetState.WRITING else 0.0
 
     @property
     def is_over(self) -> bool:
@@ -138,7 +154,7 @@ class TargetRun:
                 self.error = exc
                 with self.patience.waiting():
                     self.target.close()
-                if self._is_abandoned or attempt + 1 >= self.plan.attempts:
+                if self._reason_to_stop() or attempt + 1 >= self.plan.attempts:
                     break
                 time.sleep(_PAUSES_S[min(attempt, len(_PAUSES_S) - 1)])
                 self.say(f"{self.plan.name}: attempt {attempt + 2} of {self.plan.attempts}")
@@ -202,7 +218,7 @@ class TargetRun:
                 lane.run(self._advance)
                 file.add(lane.outcome)
             first_page: int | None = 0 if lane is None else lane.resume_page
-            if lane is not None and first_page is not None and not lane.has_failed:
+            if lane is not None and first_page is not None and not (lane.has_failed or self._reason_to_stop()):
                 self.say(f"{self.plan.name}: slower than the others, goes on alone")
             if first_page is not None and not (lane is not None and lane.has_failed):
                 file.pump(first_page=first_page, progress=self._advance, stop=self._reason_to_stop)
@@ -251,7 +267,9 @@ class TargetRun:
 
     def _prove(self, result: FilterResult) -> bool:
         """Test what was written, where that can be read; tell whether nothing speaks against it."""
-        test = self.image.test(self.target.read_back() if result.written_pages else None)
+        # What was stopped has no time for a test.
+        is_testable = bool(result.written_pages) and not result.stopped
+        test = self.image.test(self.target.read_back() if is_testable else None)
         if test is None:
             return True
         self._put_manifest(result, test=test)
@@ -299,7 +317,7 @@ class TargetRun:
         self.progress.done += pages
 
     def _reason_to_stop(self) -> str:
-        return "given up" if self._is_abandoned else ""
+        return "given up" if self._is_abandoned else self._stop_reason
 
 
 def _is_whole(result: FilterResult) -> bool:

@@ -176,6 +176,54 @@ def test_fallbacks_are_tried_in_turn_and_only_when_needed(source: Dump, tmp_path
     assert third.opened == 0
 
 
+def test_what_is_too_slow_is_stopped_in_time_and_opens(source: Dump, tmp_path: Path, expected: bytes) -> None:
+    slow = Folder(tmp_path / "slow", Trouble(seconds_per_call=0.1))
+    quick = Folder(tmp_path / "quick")
+    until = time.monotonic() + 5
+    outcome, _ = run(source, [slow, quick], options=SaveOptions(lean=True, until=until))
+    assert [target.state for target in outcome.targets] == [TargetState.INCOMPLETE, TargetState.COMPLETE]
+    assert until - 2 < time.monotonic() < until
+    assert quick.read("vmcore") == expected
+    assert b"t0: saved, incomplete" in quick.read("saver.log")
+    assert json.loads(slow.read("vmcore-incomplete.manifest.json"))["incomplete"] == ["the time is up"]
+    pfns = np.arange(FRAMES, dtype=np.uint64)
+    with open_dump(Path(slow.place) / "vmcore-incomplete") as written:
+        present = np.count_nonzero(written.page_states(pfns) == PageState.PRESENT)
+        assert 0 < present < FRAMES
+
+
+def test_what_does_not_even_stop_is_left_behind(source: Dump, tmp_path: Path, expected: bytes) -> None:
+    stuck = Folder(tmp_path / "stuck", Trouble(hangs_after_calls=5))
+    quick = Folder(tmp_path / "quick")
+    until = time.monotonic() + 5
+    outcome, _ = run(source, [stuck, quick], options=SaveOptions(lean=True, until=until))
+    assert time.monotonic() < until
+    assert [target.state for target in outcome.targets] == [TargetState.FAILED, TargetState.COMPLETE]
+    assert quick.read("vmcore") == expected
+    assert b"t0: given up: the time is up" in quick.read("saver.log")
+    stuck.trouble.released.set()
+
+
+def test_a_target_that_would_not_be_done_in_time_leaves_time_for_the_fallback(
+    source: Dump, tmp_path: Path, expected: bytes
+) -> None:
+    slow = Folder(tmp_path / "slow", Trouble(seconds_per_call=0.1))
+    backup = Folder(tmp_path / "backup")
+    outcome, _ = run(source, [slow], fallbacks=[backup], options=SaveOptions(lean=True, until=time.monotonic() + 5))
+    assert [target.state for target in outcome.targets] == [TargetState.INCOMPLETE, TargetState.COMPLETE]
+    assert backup.read("vmcore") == expected
+    assert json.loads(slow.read("vmcore-incomplete.manifest.json"))["incomplete"] == ["it would not be done in time"]
+
+
+def test_a_target_that_will_be_done_in_time_is_waited_for(source: Dump, tmp_path: Path, expected: bytes) -> None:
+    slow = Folder(tmp_path / "slow", Trouble(seconds_per_call=0.2))
+    backup = Folder(tmp_path / "backup")
+    calls = -(-len(expected) // (1 << 18)) + 12
+    outcome, _ = run(source, [slow], fallbacks=[backup], options=SaveOptions(until=time.monotonic() + calls * 0.4))
+    assert outcome.is_complete
+    assert backup.opened == 0
+
+
 def test_only_what_is_asked_for_is_done(source: Dump, tmp_path: Path) -> None:
     folders = [Folder(tmp_path / name) for name in "ab"]
     outcome, _ = run(source, folders, options=SaveOptions(log_only=True, lean=True, skip=frozenset({0})))

@@ -1,0 +1,25 @@
+"""The modules of all native commands."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from postpanic.analysis.commands.registry import Command, declared_commands
+
+__all__ = ["find_command", "load_commands"]
+
+
+@cache
+def load_commands() -> dict[str, Command]:
+    """Return the native commands by name, sorted; importing them all takes a moment, so the first command pays it."""
+    from postpanic.analysis.commands import (  # noqa: F401 - importing a module declares its commands
+        addresses,
+        help_pages,
+    )
+
+    return declared_commands()
+
+
+def find_command(name: str) -> Command | None:
+    """Return the native command of this name; None if there is none."""
+    return load_commands().get(name)

@@ -1,0 +1,135 @@
+"""
+Declare a command of the prompt.
+
+A command is a function that gets a :class:`Workspace` and the parsed
+:class:`Arguments` and returns an :class:`Answer`. Everything that is known about
+it is declared with it: completion, ``help``, the documents and the JSON Schema
+are made from the declaration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from postpanic.analysis.commands.arguments import Arguments, Operand, Option
+from postpanic.analysis.commands.workspace import Workspace
+from postpanic.findings.table import Answer, Shape
+
+__all__ = ["ALIASES", "Command", "Example", "Run", "command", "declared_commands"]
+
+Run = Callable[[Workspace, Arguments], Answer]
+
+ALIASES = {
+    "?": "help",
+    "dec": "set radix 10",
+    "dmesg": "log",
+    "for": "foreach",
+    "g": "gdb",
+    "hex": "set radix 16",
+    "last": "ps -l",
+    "lsmod": "mod",
+    "man": "help",
+    "pd": "p -d",
+    "px": "p -x",
+    "sf": "set scroll off",
+    "size": "*",
+    "sn": "set scroll on",
+}
+"""The aliases that crash has built in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A command line, and what it is for."""
+
+    line: str
+    purpose: str
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """
+    A declared command; called, it runs.
+
+    Parameters
+    ----------
+    name : str
+    run : callable
+    summary : str
+        One line, lower case, without a full stop.
+    description : str
+        Paragraphs: what is shown, and where crash's command differs.
+    options, operands
+        What it takes. ``--json`` is every command's, and not declared.
+    shapes : tuple of Shape
+        Of all tables that it may return.
+    examples : tuple of Example
+    per_task : bool
+        It works on the task of the context: ``foreach`` may run it for each task.
+    verbatim : bool
+        Its words are not parsed: all of them are operands (``foreach``).
+    """
+
+    name: str
+    run: Run
+    summary: str
+    description: str
+    options: tuple[Option, ...]
+    operands: tuple[Operand, ...]
+    shapes: tuple[Shape, ...]
+    examples: tuple[Example, ...]
+    per_task: bool
+    verbatim: bool
+
+    def __call__(self, workspace: Workspace, arguments: Arguments) -> Answer:
+        """Run it."""
+        return self.run(workspace, arguments)
+
+
+def command(
+    name: str,
+    *,
+    summary: str,
+    description: str = "",
+    options: Sequence[Option] = (),
+    operands: Sequence[Operand] = (),
+    shapes: Sequence[Shape],
+    examples: Sequence[Example] = (),
+    per_task: bool = False,
+    verbatim: bool = False,
+) -> Callable[[Run], Command]:
+    """
+    Make a command of a function; the function's name becomes the command.
+
+    The parameters are those of :class:`Command`. ``analysis/commands/catalog.py``
+    imports its module.
+    """
+
+    def declare(run: Run) -> Command:
+        if name in _DECLARED:
+            raise ValueError(f"two commands are called {name}")
+        declared = Command(
+            name,
+            run,
+            summary,
+            description,
+            tuple(options),
+            tuple(operands),
+            tuple(shapes),
+            tuple(examples),
+            per_task,
+            verbatim,
+        )
+        _DECLARED[name] = declared
+        return declared
+
+    return declare
+
+
+_DECLARED: dict[str, Command] = {}
+
+
+def declared_commands() -> dict[str, Command]:
+    """Return the commands whose modules were imported, by name; all of them once the catalog was loaded."""
+    return {name: _DECLARED[name] for name in sorted(_DECLARED)}

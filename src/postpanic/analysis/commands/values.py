@@ -1,0 +1,215 @@
+"""
+What a word on the command line stands for: numbers, addresses, symbols, CPUs, tasks.
+
+The rules are crash's: an address is hexadecimal with or without ``0x``, a
+count is decimal unless it begins with ``0x``, a task is a decimal PID, a
+hexadecimal ``struct task_struct`` address, a command name, or a regular
+expression in single quotes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from drgn import Object, Program
+from drgn.helpers.linux.cpumask import for_each_online_cpu, for_each_possible_cpu
+from drgn.helpers.linux.pid import find_task, for_each_task
+
+from postpanic.analysis.commands.cells import guarded
+from postpanic.analysis.commands.workspace import Workspace
+from postpanic.analysis.context import UNREADABLE
+from postpanic.errors import FactAbsentError, UsageError
+from postpanic.findings.table import Problem
+
+__all__ = ["find_symbol_vaddr", "find_tasks", "parse_cpus", "parse_number", "parse_vaddr", "read_tasks"]
+
+_HEX = re.compile(r"(?:0x)?[0-9a-fA-F]+\Z")
+_SYMBOL = re.compile(r"([A-Za-z_.$][\w.$]*)(?:([+-])(0x[0-9a-fA-F]+|\d+))?\Z")
+_MAX_CPUS = 1 << 20
+_LOWEST_TASK = 1 << 32
+"""Task structures lie in the kernel's half; a smaller number is a PID."""
+
+
+def parse_number(text: str, what: str) -> int:
+    """
+    Parse a count or size: decimal, or hexadecimal with ``0x``; may be negative.
+
+    Raises
+    ------
+    UsageError
+        If it is not a number.
+    """
+    try:
+        sign, digits = (-1, text[1:]) if text.startswith("-") else (1, text)
+        return sign * int(digits, 16 if digits.lower().startswith("0x") else 10)
+    except ValueError:
+        raise UsageError(f"{what}: {text!r} is not a number (decimal, or hexadecimal with 0x)") from None
+
+
+def parse_vaddr(workspace: Workspace, text: str) -> int:
+    """
+    Parse an address: hexadecimal, ``symbol``, or ``symbol+offset`` (decimal or 0x).
+
+    A word that is a hexadecimal number and a symbol too (``add``) is the
+    number, as in crash.
+
+    Raises
+    ------
+    UsageError
+        If it is none of them.
+    FactAbsentError
+        If there is no such symbol.
+    """
+    if _HEX.match(text):
+        vaddr = int(text, 16)
+        if vaddr >> 64:
+            raise UsageError(f"address {text} is wider than 64 bits")
+        return vaddr
+    match = _SYMBOL.match(text)
+    if match is None:
+        raise UsageError(f"{text!r} is not an address", hint="hexadecimal, symbol or symbol+offset")
+    offset = int(match[3], 0) if match[3] else 0
+    return find_symbol_vaddr(workspace.prog, match[1]) + (-offset if match[2] == "-" else offset)
+
+
+def find_symbol_vaddr(prog: Program, name: str) -> int:
+    """
+    Find the address of a symbol.
+
+    Raises
+    ------
+    FactAbsentError
+        If neither the kernel nor a module has it.
+    """
+    try:
+        return int(prog.symbol(name).address)
+    except LookupError:
+        raise FactAbsentError(f"no symbol {name}", hint=f"sym -q {name} finds names that contain it") from None
+
+
+def parse_cpus(workspace: Workspace, text: str) -> list[int]:
+    """
+    Parse a set of CPUs: ``0``, ``0,2``, ``1-3``, ``a`` or ``all`` (the possible ones).
+
+    Raises
+    ------
+    UsageError
+        If it is not a set, or names a CPU that the machine does not have.
+    """
+    possible = workspace.once("possible CPUs", lambda: _read_possible_cpus(workspace.prog))
+    if text in {"a", "all", ""}:
+        return list(possible)
+    cpus: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise UsageError(f"{text!r} is not a set of CPUs", hint="0,2-3 or all")
+        numbers = range(int(first), min(int(last or first), _MAX_CPUS) + 1)
+        missing = [cpu for cpu in (numbers[:1] or (int(first),)) if cpu not in possible]
+        missing += [cpu for cpu in numbers[-1:] if cpu not in possible]
+        if missing:
+            raise UsageError(f"no CPU {missing[0]}; there are {possible[0]} to {possible[-1]}")
+        cpus += [cpu for cpu in numbers if cpu in possible and cpu not in cpus]
+    return cpus
+
+
+def _read_possible_cpus(prog: Program) -> tuple[int, ...]:
+    for read in (for_each_possible_cpu, for_each_online_cpu):
+        try:
+            return tuple(read(prog)) or (0,)
+        except UNREADABLE:
+            continue
+    return (0,)
+
+
+def read_tasks(workspace: Workspace, problems: list[Problem]) -> tuple[Object, ...]:
+    """
+    Read all tasks of the kernel: ``struct task_struct *``, the idle tasks first, then by PID, threads included.
+
+    Where the list of PIDs breaks off, *problems* gets one more, and the tasks up to there are returned.
+    """
+
+    def read() -> tuple[tuple[Object, ...], tuple[Problem, ...]]:
+        found: list[Problem] = []
+        tasks = tuple(guarded(for_each_task(workspace.prog, idle=True), "the list of tasks", found))
+        return tasks, tuple(found)
+
+    tasks, found = workspace.once("tasks", read)
+    problems += [problem for problem in found if problem not in problems]
+    return tasks
+
+
+def find_tasks(workspace: Workspace, words: Sequence[str], problems: list[Problem]) -> list[Object]:
+    r"""
+    Find the tasks that the words name, in the order of the words; no words: the task of the context.
+
+    Parameters
+    ----------
+    words : sequence of str
+        Decimal PID, hexadecimal ``struct task_struct`` address, command name
+        (``\\name`` where a name looks like a number), ``'regular expression'``.
+
+    Raises
+    ------
+    UsageError
+        If a word names no task.
+    """
+    if not words:
+        return [workspace.task]
+    tasks: list[Object] = []
+    for word in words:
+        found = _find_tasks(workspace, word, problems)
+        if not found:
+            raise UsageError(f"no task {word}", hint="a PID, a task_struct address, a command name, or 'regex'")
+        tasks += found
+    return tasks
+
+
+def _find_tasks(workspace: Workspace, word: str, problems: list[Problem]) -> list[Object]:
+    prog = workspace.prog
+    if word.isdecimal() and int(word) == 0:
+        return [task for task in read_tasks(workspace, problems) if _pid(task) == 0]
+    if word.isdecimal() and int(word) < _LOWEST_TASK:
+        try:
+            task = find_task(prog, int(word))
+        except UNREADABLE:
+            task = None
+        if task:
+            return [task.read_()]
+        return [task for task in read_tasks(workspace, problems) if _pid(task) == int(word)]
+    if _HEX.match(word) and int(word, 16) >= _LOWEST_TASK:
+        task = Object(prog, "struct task_struct *", int(word, 16))
+        try:
+            task.comm.string_()
+        except UNREADABLE as exc:
+            raise UsageError(f"no task at {word}: its memory cannot be read") from exc
+        return [task]
+    matches = _comm_matcher(word)
+    return [task for task in read_tasks(workspace, problems) if matches(_comm(task))]
+
+
+def _comm_matcher(word: str) -> Callable[[str], bool]:
+    if len(word) > 1 and word.startswith("'") and word.endswith("'"):
+        try:
+            pattern = re.compile(word[1:-1])
+        except re.error as exc:
+            raise UsageError(f"{word} is not a regular expression: {exc}") from None
+        return lambda comm: pattern.search(comm) is not None
+    # TASK_COMM_LEN: the kernel keeps 15 characters of a name.
+    wanted = word.removeprefix("\\")[:15]
+    return lambda comm: comm == wanted
+
+
+def _pid(task: Object) -> int:
+    try:
+        return int(task.pid.value_())
+    except UNREADABLE:
+        return -1
+
+
+def _comm(task: Object) -> str:
+    try:
+        return bytes(task.comm.string_()).decode("utf-8", "backslashreplace")
+    except UNREADABLE:
+        return ""

@@ -1,0 +1,99 @@
+"""What the commands of one session share: the dump, the current task, settings, and what was computed before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from drgn import Object, Program
+
+from postpanic.analysis.context import find_context_task
+from postpanic.analysis.program import OpenedProgram
+from postpanic.errors import AbsentError
+from postpanic.kernel.memory import KernelMemory
+
+__all__ = ["Workspace"]
+
+T = TypeVar("T")
+
+# drgn's crash commands keep the task of the context here, so that both see the same one.
+_TASK = "crash_context"
+_RADIX = "crash_radix"
+
+
+class Workspace:
+    """
+    One opened dump, as its commands see it.
+
+    Parameters
+    ----------
+    opened : OpenedProgram
+        The dump; the workspace does not close it.
+    """
+
+    def __init__(self, opened: OpenedProgram) -> None:
+        self.opened = opened
+        self.settings: dict[str, Any] = {}
+        """Values of ``set``, by the variable's name."""
+        self._kept: dict[str, Any] = {}
+
+    @property
+    def prog(self) -> Program:
+        """The program of drgn."""
+        return self.opened.prog
+
+    @property
+    def memory(self) -> KernelMemory:
+        """Kernel virtual memory, read through our own page tables."""
+        return self.opened.memory
+
+    @property
+    def task(self) -> Object:
+        """
+        The task that commands work on: ``struct task_struct *``.
+
+        Raises
+        ------
+        AbsentError
+            If none was chosen, and neither the panic task nor one on CPU 0 can be found.
+        """
+        task: Object | None = self.prog.config.get(_TASK)
+        if task is None:
+            try:
+                task = find_context_task(self.prog).task
+            except LookupError as exc:
+                raise AbsentError(f"no task to work on: {exc}", hint="set PID chooses one") from exc
+            self.prog.config[_TASK] = task
+        return task
+
+    @task.setter
+    def task(self, task: Object) -> None:
+        self.prog.config[_TASK] = task
+        self.prog.config.pop("crash_context_origin", None)
+
+    @property
+    def radix(self) -> int:
+        """Base of the numbers that a command shows when no option says otherwise: 10 or 16."""
+        return int(self.prog.config.get(_RADIX, 10))
+
+    @radix.setter
+    def radix(self, radix: int) -> None:
+        self.prog.config[_RADIX] = radix
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the kernel runs on while it is read: nothing may be kept, and lists may change underfoot."""
+        return bool(self.prog.flags & self.prog.flags.IS_LIVE)
+
+    def once(self, key: str, make: Callable[[], T]) -> T:
+        """Return what *make* returned the first time; on a live kernel it is made every time."""
+        if self.is_live:
+            return make()
+        if key not in self._kept:
+            self._kept[key] = make()
+        kept: T = self._kept[key]
+        return kept
+
+    def forget(self) -> None:
+        """Forget what was computed: the memory under it has changed."""
+        self._kept.clear()

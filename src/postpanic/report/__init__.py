@@ -1,0 +1,1 @@
+"""Results to text, HTML and JSON, and nothing else."""
