@@ -64,7 +64,7 @@ class Lane:
     @property
     def takes_part(self) -> bool:
         """Whether it still gets what is read."""
-        return self.resume_page is None and not self.has_failed
+        return self.resume_page is None and not self.has_failed and not self.outcome.stopped
 
     def run(self, progress: Callable[[int], None] | None = None) -> None:
         """
@@ -104,6 +104,17 @@ class Lane:
         """Write what is queued, and take nothing from this page on."""
         with self._changed:
             self.resume_page = page
+            self._is_closed = True
+            self._changed.notify_all()
+
+    def stop(self, reason: str) -> None:
+        """Write nothing more than what is being written."""
+        with self._changed:
+            if self._is_closed and not self._queue:
+                return
+            self.outcome.stopped = reason
+            while self._queue and not self._queue[-1].is_taken:
+                self._queued_bytes -= self._queue.pop().size_bytes
             self._is_closed = True
             self._changed.notify_all()
 
@@ -231,10 +242,11 @@ class FanOut:
                 self._starved_s = 0.0
                 return
             has_waited = True
-            is_starving = any(lane.is_idle for lane in active)
             began = time.monotonic()
             _wait_for_change(full[0])
-            self._starved_s = self._starved_s + time.monotonic() - began if is_starving else 0.0
+            waited_s = time.monotonic() - began
+            is_starving = any(lane.is_idle for lane in active)
+            self._starved_s = max(self._starved_s + (waited_s if is_starving else -waited_s), 0.0)
 
 
 def _wait_for_change(lane: Lane) -> None:

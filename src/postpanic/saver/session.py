@@ -160,9 +160,7 @@ class _Session:
         runs = {number: self._make_run(plans[number], rendezvous) for number in numbers}
         threads = [run.start() for run in runs.values()]
         watch = _Watch(runs, self, self.image, self.limit.begin_round(is_last=is_last))
-        feeder: _Feeder | None = None
-        if len(runs) > 1:
-            feeder = _Feeder(self.image, rendezvous, self.console.say, lambda: watch.stop_reason)
+        feeder = _Feeder(self.image, rendezvous, self.console.say) if len(runs) > 1 else None
         while not all(run.is_over for run in runs.values()):
             watch.look()
             self.alive()
@@ -205,7 +203,7 @@ class _Watch:
     def __init__(
         self, runs: dict[int, TargetRun], session: _Session, image: MemoryImage, round_limit: RoundLimit
     ) -> None:
-        self.stop_reason = ""
+        self._stop_reason = ""
         self._stopped_at = 0.0
         self._round = round_limit
         self._runs = runs
@@ -230,15 +228,15 @@ class _Watch:
     def _keep_time(self, now: float) -> None:
         """Stop what takes too long, then give up what does not stop."""
         runs = self._runs.values()
-        if not self.stop_reason:
-            self.stop_reason = self._round.reason_to_stop(now, max(run.share_done for run in runs))
+        if not self._stop_reason:
+            self._stop_reason = self._round.reason_to_stop(now, max(run.share_done for run in runs))
             self._stopped_at = now
-        if not self.stop_reason:
+        if not self._stop_reason:
             return
         for run in runs:
-            run.stop(self.stop_reason)
+            run.stop(self._stop_reason)
             if not run.is_over and now > self._stopped_at + self._round.grace_s:
-                run.abandon(self.stop_reason)
+                run.abandon(self._stop_reason)
 
     def _show_progress(self) -> None:
         """Tell how far the target is that is furthest and not done yet."""
@@ -262,10 +260,7 @@ class _Watch:
 class _Feeder:
     """The one read: from the memory through one encoder to all lanes, in a thread of its own."""
 
-    def __init__(
-        self, image: MemoryImage, rendezvous: Rendezvous, say: Callable[[str], None], stop: Callable[[], str]
-    ) -> None:
-        self._stop = stop
+    def __init__(self, image: MemoryImage, rendezvous: Rendezvous, say: Callable[[str], None]) -> None:
         self._image = image
         self._rendezvous = rendezvous
         self._say = say
@@ -288,17 +283,13 @@ class _Feeder:
                 [fan],
                 batch_frames=file.batch_frames,
                 threads=self._image.threads,
-                stop=self._stop,
             )
         except BaseException as exc:  # noqa: BLE001 - each target goes on by itself
             self._say(f"reading for all targets at once ended: {type(exc).__name__}: {exc}")
             fan.leave_all()
             return
         if outcome.failures:
-            # Nobody takes part any more: they have failed, or go on by themselves.
-            return
-        if outcome.stopped:
-            fan.leave_all()
+            # Nobody takes part any more: they have failed, were stopped, or go on by themselves.
             return
         fan.finish(complete=True)
 

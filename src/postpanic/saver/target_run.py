@@ -20,6 +20,7 @@ from postpanic.dumps.sink import LimitedSink, Sink
 from postpanic.errors import NoSpaceError, OutputError, PostpanicError
 from postpanic.pages.filtering import FilterResult, GrowingDump, WritePlan
 from postpanic.saver.evidence import LOG_NAME, Evidence
+from postpanic.saver.fan_out import Lane
 from postpanic.saver.memory_image import MemoryImage
 from postpanic.saver.plan import TargetPlan
 from postpanic.saver.rendezvous import Rendezvous
@@ -93,6 +94,7 @@ class TargetRun:
     progress: Progress = field(default_factory=Progress)
     _is_abandoned: bool = False
     _stop_reason: str = ""
+    _lane: Lane | None = None
 
     def start(self) -> threading.Thread:
         """Begin, in a thread that does not keep the process from ending."""
@@ -122,6 +124,8 @@ class TargetRun:
     def stop(self, reason: str) -> None:
         """Write no more pages, but end the dump; what has not begun to write goes on, until it is abandoned."""
         self._stop_reason = reason
+        if self._lane is not None:
+            self._lane.stop(reason)
 
     def leave_word(self) -> None:
         """Put what has happened since, elsewhere too, beside a dump that is done; never raises."""
@@ -213,20 +217,27 @@ class TargetRun:
             )
             self.progress.done, self.progress.total = 0, selection.kept.count
             file.begin()
-            lane = self.rendezvous.join(self, self.plan, file, level)
-            if lane is not None:
-                lane.run(self._advance)
-                file.add(lane.outcome)
-            first_page: int | None = 0 if lane is None else lane.resume_page
-            if lane is not None and first_page is not None and not (lane.has_failed or self._reason_to_stop()):
-                self.say(f"{self.plan.name}: slower than the others, goes on alone")
-            if first_page is not None and not (lane is not None and lane.has_failed):
+            first_page = self._write_with_others(file, level)
+            if first_page is not None:
                 file.pump(first_page=first_page, progress=self._advance, stop=self._reason_to_stop)
             file.finish()
         finally:
             with self.patience.waiting():
                 sink.close()
         return file.result
+
+    def _write_with_others(self, file: GrowingDump, level: int) -> int | None:
+        """Write what is read for all; tell the page to go on from by itself, or None."""
+        lane = self._lane = self.rendezvous.join(self, self.plan, file, level)
+        if lane is None:
+            return 0
+        lane.run(self._advance)
+        self._lane = None
+        file.add(lane.outcome)
+        if lane.has_failed or lane.outcome.stopped or lane.resume_page is None:
+            return None
+        self.say(f"{self.plan.name}: slower than the others, goes on alone")
+        return lane.resume_page
 
     def _guard(self, sink: Sink) -> Sink:
         """Watch the sink, and keep some room free for what comes last."""
