@@ -9,9 +9,9 @@ import sys
 
 import click
 
-from postpanic import __version__
 from postpanic.cli.verb import keep_blocks
 from postpanic.errors import FileFaultError, PostpanicError, UsageError
+from postpanic.version import __version__
 
 __all__ = ["VERBS", "cli", "main"]
 

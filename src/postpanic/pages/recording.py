@@ -8,7 +8,6 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from postpanic import __version__
 from postpanic.dumps.digest import FileDigest
 from postpanic.dumps.memory import Dump
 from postpanic.errors import PostpanicError
@@ -26,6 +25,7 @@ from postpanic.pages.manifest import (
     SourceRecord,
     find_lost_ranges,
 )
+from postpanic.version import __version__
 
 if TYPE_CHECKING:
     from postpanic.pages.redaction.erasure import Erasure

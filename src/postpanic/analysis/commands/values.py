@@ -168,16 +168,14 @@ def find_tasks(workspace: Workspace, words: Sequence[str], problems: list[Proble
 
 def _find_tasks(workspace: Workspace, word: str, problems: list[Problem]) -> list[Object]:
     prog = workspace.prog
-    if word.isdecimal() and int(word) == 0:
-        return [task for task in read_tasks(workspace, problems) if _pid(task) == 0]
-    if word.isdecimal() and int(word) < _LOWEST_TASK:
+    pid = _parse_pid(word)
+    if pid is not None:
         try:
-            task = find_task(prog, int(word))
+            task = find_task(prog, pid) if pid else None
         except UNREADABLE:
             task = None
-        if task:
-            return [task.read_()]
-        return [task for task in read_tasks(workspace, problems) if _pid(task) == int(word)]
+        # PID 0 is one idle task per CPU, and none of them is in the tree of PIDs.
+        return [task.read_()] if task else [task for task in read_tasks(workspace, problems) if _pid(task) == pid]
     if _HEX.match(word) and int(word, 16) >= _LOWEST_TASK:
         task = Object(prog, "struct task_struct *", int(word, 16))
         try:
@@ -187,6 +185,17 @@ def _find_tasks(workspace: Workspace, word: str, problems: list[Problem]) -> lis
         return [task]
     matches = _comm_matcher(word)
     return [task for task in read_tasks(workspace, problems) if matches(_comm(task))]
+
+
+def _parse_pid(word: str) -> int | None:
+    """Read a PID: decimal, or small and hexadecimal with ``0x``."""
+    if not word.isdecimal() and not word.startswith("0x"):
+        return None
+    try:
+        pid = int(word, 0) if word.startswith("0x") else int(word)
+    except ValueError:
+        return None
+    return pid if pid < _LOWEST_TASK else None
 
 
 def _comm_matcher(word: str) -> Callable[[str], bool]:

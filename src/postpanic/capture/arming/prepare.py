@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import postpanic
+from postpanic import version
 from postpanic.capture.arming.state import identify_file
 from postpanic.capture.config import Config
 from postpanic.capture.hooks.borrowed_image import keep_boot_words
@@ -24,7 +24,7 @@ __all__ = ["CaptureKernel", "Prepared", "choose_kernel", "prepare", "read_releas
 _SETUP_BYTES = 0x8000
 _HEADER_MAGIC = b"HdrS"
 # Beside these, what is in the image is watched file by file.
-_SOURCE_DIR = Path(postpanic.__file__).parent
+_SOURCE_DIR = Path(version.__file__).parent
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def _take_fingerprint(config: Config, kernel: CaptureKernel, resolved: Resolved)
         "what is to be saved where": _digest(plan),
         "the kernel": _digest([kernel.release, str(kernel.image), identify_file(kernel.image)]),
         "its modules": _digest([identify_file(kernel.modules_dir / name) for name in ("modules.dep", "modules.alias")]),
-        "postpanic": _digest([postpanic.__version__, digest_tree(_SOURCE_DIR)]),
+        "postpanic": _digest([version.__version__, digest_tree(_SOURCE_DIR)]),
         "files of the targets": _digest([f"{one.source} {identify_file(one.source)}" for one in needs.files]),
     }
 

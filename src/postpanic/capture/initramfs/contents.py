@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.machinery import FrozenImporter
 from pathlib import Path
 
-import postpanic
+from postpanic import version
 from postpanic.capture.initramfs import replaced
 from postpanic.capture.initramfs.imports import ImportFinder, parse_source
 from postpanic.capture.initramfs.numpy_parts import NumpyParts, choose_numpy_parts, find_used_names
@@ -20,7 +20,7 @@ from postpanic.saver.plan import HttpPlan, NfsPlan, SavePlan, SshPlan, TargetPla
 __all__ = ["PythonModules", "find_python_modules"]
 
 ENTRY = "postpanic.saver.init"
-_OURS = Path(postpanic.__file__).parent
+_OURS = Path(version.__file__).parent
 _REPLACED = Path(replaced.__file__).parent
 
 # Standard modules with a smaller one that does what is asked of them, and such as are imported but not called.
@@ -50,6 +50,7 @@ _NETWORK_ROOTS = ("encodings.idna",)
 _NEVER = (
     # Ours, that are imported late, by what is not called here.
     *("postpanic.analysis", "postpanic.capture", "postpanic.cli", "postpanic.pages.redaction", "postpanic.rehearse"),
+    *("postpanic.findings", "postpanic.report"),
     "postpanic.kernel.debuginfo",
     # Of the standard library: what is tried and done without, or belongs to what is not called.
     *("_bz2", "_lzma", "_uuid", "_decimal", "argparse", "asyncio", "bdb", "bz2", "curses", "decimal", "difflib"),
