@@ -175,5 +175,7 @@ def _render_fields(table: Table) -> Iterator[str]:
             text = _formatter(column)(cell)
             if isinstance(cell, Absent) and cell.detail:
                 text = f"(unavailable: {cell.detail})"
-            yield f"{column.title:>{width}}: " + text.replace("\n", "\n" + " " * (width + 2))
+            first, *more = text.split("\n")
+            yield f"{column.title:>{width}}: {first}"
+            yield from (" " * (width + 2) + line for line in more)
         yield from _nested(row, nested)
