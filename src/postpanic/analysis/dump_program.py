@@ -9,6 +9,10 @@ itself, and all others are served to it: a core file in memory that has the note
 and no contents, one physical memory segment per range of RAM, and on x86-64 one
 of the kernel's half of the address space, read through our page tables. Elsewhere,
 and for user space, drgn walks the tables itself.
+
+What is written into the overlay of the dump is seen by the program at once:
+what is kept of memory here is dropped, and in a file that drgn opened by itself
+a written page becomes a memory segment over it.
 """
 
 from __future__ import annotations
@@ -16,11 +20,13 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import drgn
 
 from postpanic.dumps.memory import Dump
+from postpanic.dumps.overlay import Overlay
 from postpanic.errors import PageAbsentError, TranslationError, UnsupportedError
 from postpanic.kernel.memory import KernelMemory
 from postpanic.units import PhysAddr, VirtAddr
@@ -102,7 +108,7 @@ def build_core_header(machine: str, byte_order: str, notes: bytes, vmcoreinfo: b
     return header + struct.pack(f"{order}IIQQQQQQ", _PT_NOTE, 0, offset, 0, 0, len(notes), len(notes), 4) + notes
 
 
-def _segment_reader(dump: Dump, base_paddr: int, *, zero_excluded: bool) -> Callable[[int, int, int, bool], bytes]:
+def _segment_reader(dump: Overlay, base_paddr: int, *, zero_excluded: bool) -> Callable[[int, int, int, bool], bytes]:
     page_size_bytes = dump.page_size_bytes
 
     def read_checked(paddr: int, size_bytes: int) -> bytes:
@@ -131,6 +137,12 @@ def _segment_reader(dump: Dump, base_paddr: int, *, zero_excluded: bool) -> Call
     offset_mask = page_size_bytes - 1
     last_paddr, last_page = -1, b""
 
+    def forget(_: frozenset[int]) -> None:
+        nonlocal last_paddr
+        last_paddr = -1
+
+    dump.listen(forget)
+
     def read_segment(address: int, count: int, offset: int, physical: bool) -> bytes:  # noqa: ARG001
         nonlocal last_paddr, last_page
         paddr = base_paddr + offset
@@ -149,12 +161,14 @@ def _segment_reader(dump: Dump, base_paddr: int, *, zero_excluded: bool) -> Call
     return read_segment
 
 
-def create_program(dump: Dump, memory: KernelMemory, *, zero_excluded: bool = False) -> drgn.Program:
+def create_program(dump: Overlay, memory: KernelMemory, *, zero_excluded: bool = False) -> drgn.Program:
     """
     Make a program whose memory and notes are those of *dump*.
 
     Parameters
     ----------
+    dump : Overlay
+        The dump; the program sees what is written into it later.
     memory : KernelMemory
         Kernel virtual memory of the dump: its machine, its VMCOREINFO (from the
         note or found in memory) and its page tables are used.
@@ -168,6 +182,7 @@ def create_program(dump: Dump, memory: KernelMemory, *, zero_excluded: bool = Fa
         If the machine is not one that drgn knows.
     """
     if not zero_excluded and (prog := _open_plainly(dump)) is not None:
+        _show_writes(prog, dump)
         return prog
     return _serve(dump, memory, zero_excluded=zero_excluded)
 
@@ -186,7 +201,30 @@ def _open_plainly(dump: Dump) -> drgn.Program | None:
     return prog
 
 
-def _serve(dump: Dump, memory: KernelMemory, *, zero_excluded: bool) -> drgn.Program:
+def _show_writes(prog: drgn.Program, dump: Overlay) -> None:
+    """Lay each page that is written over the file that drgn reads, at all addresses that the file itself gives it."""
+    size_bytes = dump.page_size_bytes
+    shown: set[int] = set()
+
+    def read_page(address: int, count: int, offset: int, physical: bool, *, base: int) -> bytes:  # noqa: ARG001
+        return dump.read(PhysAddr(base + offset), count)
+
+    def show(pfns: frozenset[int]) -> None:
+        for pfn in sorted(pfns - shown):
+            start = pfn * size_bytes
+            prog.add_memory_segment(start, size_bytes, partial(read_page, base=start), physical=True)
+            for segment in dump.description.segments:
+                first = max(start, segment.paddr)
+                last = min(start + size_bytes, segment.paddr + segment.size_bytes)
+                if first < last:
+                    vaddr = segment.vaddr + first - segment.paddr
+                    prog.add_memory_segment(vaddr, last - first, partial(read_page, base=first), physical=False)
+        shown.update(pfns)
+
+    dump.listen(show)
+
+
+def _serve(dump: Overlay, memory: KernelMemory, *, zero_excluded: bool) -> drgn.Program:
     """Make a program of the notes, and of memory that our reader serves."""
     description = dump.description
     core = build_core_header(memory.machine, description.byte_order, description.notes, memory.vmcoreinfo.text)
@@ -201,11 +239,11 @@ def _serve(dump: Dump, memory: KernelMemory, *, zero_excluded: bool) -> drgn.Pro
             start, end - start, _segment_reader(dump, start, zero_excluded=zero_excluded), physical=True
         )
     if not zero_excluded and memory.machine == "x86_64":
-        prog.add_memory_segment(_KERNEL_HALF, _KERNEL_HALF, _virtual_reader(memory), physical=False)
+        prog.add_memory_segment(_KERNEL_HALF, _KERNEL_HALF, _virtual_reader(dump, memory), physical=False)
     return prog
 
 
-def _virtual_reader(memory: KernelMemory) -> Callable[[int, int, int, bool], bytes]:
+def _virtual_reader(dump: Overlay, memory: KernelMemory) -> Callable[[int, int, int, bool], bytes]:
     """
     Read the kernel's half of the address space through our own page tables.
 
@@ -215,6 +253,7 @@ def _virtual_reader(memory: KernelMemory) -> Callable[[int, int, int, bool], byt
     page_size_bytes = memory.page_size_bytes
     mask = page_size_bytes - 1
     pages: dict[int, bytes] = {}
+    dump.listen(lambda _: pages.clear())
 
     def read_virtual(address: int, count: int, offset: int, physical: bool) -> bytes:  # noqa: ARG001
         start = address & mask

@@ -20,6 +20,7 @@ from postpanic.analysis.debug_files import DebugKind, DebugPolicy, DebugSource, 
 from postpanic.analysis.dump_program import create_program
 from postpanic.dumps.memory import Dump
 from postpanic.dumps.open import open_dump
+from postpanic.dumps.overlay import Overlay
 from postpanic.errors import AbsentError, FileFaultError
 from postpanic.kernel.debuginfo.build import SynthesizedDebuginfo, build
 from postpanic.kernel.debuginfo.cache import DebuginfoCache
@@ -30,15 +31,25 @@ __all__ = ["OpenedProgram", "open_program"]
 
 @dataclass(slots=True)
 class OpenedProgram:
-    """A program, the dump under it, and where its debug information comes from."""
+    """
+    A program, the dump under it, and where its debug information comes from.
+
+    ``overlay.write(paddr, data)`` changes what the program and the memory read; the
+    file stays as it is.
+    """
 
     prog: drgn.Program
-    dump: Dump
+    overlay: Overlay
     memory: KernelMemory
     sources: tuple[DebugSource, ...]
     synthesized: SynthesizedDebuginfo | None
     """Report of what was typed; also keeps files that no cache keeps."""
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def dump(self) -> Dump:
+        """The dump, with what was written over it."""
+        return self.overlay
 
     @property
     def has_types(self) -> bool:
@@ -48,7 +59,7 @@ class OpenedProgram:
 
     def close(self) -> None:
         """Close the dump; the program must not be used any more."""
-        self.dump.close()
+        self.overlay.close()
 
     def __enter__(self) -> Self:
         return self
@@ -102,10 +113,13 @@ def open_program(
         If the dump has no VMCOREINFO, or only real debug information is
         allowed and there is none.
     """
-    dump = open_dump(dump_paths)
+    dump = Overlay(open_dump(dump_paths))
     try:
         memory = open_kernel_memory(dump)
+        # Before the program's: what reads memory again must not find old translations.
+        dump.listen(lambda _: memory.forget())
         prog = create_program(dump, memory, zero_excluded=zero_excluded)
+        dump.listen(lambda _: prog.cache.clear())
         made: list[SynthesizedDebuginfo] = []
 
         def synthesize() -> SynthesizedDebuginfo:

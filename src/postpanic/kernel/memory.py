@@ -97,6 +97,11 @@ class KernelMemory:
         """Runtime minus link-time address of the kernel image; 0 where VMCOREINFO has no ``KERNELOFFSET``."""
         return self.vmcoreinfo.kerneloffset or 0
 
+    def forget(self) -> None:
+        """Forget translations and tables: memory has changed."""
+        self._translations.clear()
+        self.tables.forget()
+
     def walk(self, vaddr: VirtAddr) -> Walk:
         """Follow an address down the kernel's page tables; never raises for what is missing."""
         return self.tables.walk(vaddr)

@@ -11,6 +11,7 @@ from postpanic.analysis.context import find_context_task
 from postpanic.analysis.program import OpenedProgram
 from postpanic.errors import AbsentError
 from postpanic.kernel.memory import KernelMemory
+from postpanic.units import PhysAddr, VirtAddr
 
 __all__ = ["Workspace"]
 
@@ -36,6 +37,7 @@ class Workspace:
         self.settings: dict[str, Any] = {}
         """Values of ``set``, by the variable's name."""
         self._kept: dict[str, Any] = {}
+        opened.overlay.listen(lambda _: self.forget())
 
     @property
     def prog(self) -> Program:
@@ -93,6 +95,33 @@ class Workspace:
             self._kept[key] = make()
         kept: T = self._kept[key]
         return kept
+
+    def write_virtual(self, vaddr: int, data: bytes) -> None:
+        """
+        Write bytes at a kernel address into the overlay of the dump; the file stays as it is.
+
+        Everything that was kept is forgotten; drgn objects that were read before keep their values.
+
+        Raises
+        ------
+        TranslationError
+            If a byte of the range is not mapped; nothing is written then.
+        PageAbsentError
+            If the dump does not hold a page that is written in part.
+        """
+        size = self.memory.page_size_bytes
+        parts: list[tuple[PhysAddr, bytes]] = []
+        done = 0
+        while done < len(data):
+            step = size - (vaddr + done) % size
+            parts.append((self.memory.translate(VirtAddr(vaddr + done)), data[done : done + step]))
+            done += step
+        for paddr, part in parts:
+            # A part that cannot be written must be found before the first is.
+            if len(part) < size:
+                self.memory.physical.read(paddr, len(part))
+        for paddr, part in parts:
+            self.opened.overlay.write(paddr, part)
 
     def forget(self) -> None:
         """Forget what was computed: the memory under it has changed."""

@@ -104,6 +104,10 @@ class PageTables(abc.ABC):
         self.levels = levels
         self._tables: OrderedDict[tuple[int, int], NDArray[np.uint64]] = OrderedDict()
 
+    def forget(self) -> None:
+        """Forget the tables that were read: memory has changed."""
+        self._tables.clear()
+
     @property
     def page_shift(self) -> int:
         """Binary logarithm of the base page size."""
