@@ -125,6 +125,11 @@ class Crash:
         return self.directory / "page-flags"
 
     @property
+    def views(self) -> Path:
+        """What files of ``/proc`` and ``/sys`` said right before the crash, each under its name; of scenario ``views``."""
+        return self.directory / "views"
+
+    @property
     def release(self) -> str:
         return self.kernel.release
 
@@ -353,6 +358,8 @@ class Lab:
             read_ext4_file(disks.output, "/dump.kdump", target / "dump.kdump")
             if "kinds" in recipe.setting.programs:
                 read_ext4_file(disks.output, "/page-flags", target / "page-flags")
+            if "views" in recipe.setting.programs:
+                read_ext4_file(disks.output, "/views", target / "views")
         self.say(f"{kernel.release}: dump saved after {time.monotonic() - started:.0f} s")
 
     def _make_initramfs(self, kernel: Kernel) -> ImageTree:

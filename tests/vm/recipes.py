@@ -99,6 +99,7 @@ SETTINGS: dict[str, Setting] = {
         crash_timeout_s=90.0,
         save_timeout_s=150.0,
     ),
+    "views": Setting(programs=("views",), crash_timeout_s=120.0),
 }
 
 

@@ -242,7 +242,7 @@ def test_scenario_crashes_as_it_says(scenario: str, crashed: Callable[..., Crash
 
 def test_every_scenario_is_tested() -> None:
     # The last is for benchmarks: gigabytes of ordinary content.
-    elsewhere = {"init", "machine", "sysrq-c", "memory-kinds", "filter-load"}
+    elsewhere = {"init", "machine", "sysrq-c", "memory-kinds", "filter-load", "views"}
     scripts = {path.stem for path in SCENARIOS_DIR.glob("*.sh")} - elsewhere
     assert scripts == set(SCENARIOS)
 
