@@ -14,7 +14,7 @@ from postpanic.cli.arguments import sort_files
 from postpanic.cli.environment import find_pager, history_file, show_log
 from postpanic.cli.opening import SourceOptions, open_for_analysis, source_options
 from postpanic.cli.verb import Verb
-from postpanic.errors import FileFaultError
+from postpanic.errors import FileFaultError, NotReadyError, UsageError
 
 if TYPE_CHECKING:
     from postpanic.analysis.banner import BannerLine
@@ -24,12 +24,11 @@ if TYPE_CHECKING:
 __all__ = ["command", "format_banner"]
 
 KEY_WIDTH = len("LOAD AVERAGE")
+LIVE_MEMORY = Path("/proc/kcore")
 
 
 @click.command(cls=Verb, name="open")
-@click.argument(
-    "files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="[VMLINUX] DUMP [MODULE.ko]..."
-)
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[VMLINUX] DUMP [MODULE.ko]...")
 @click.option(
     "-e",
     "--execute",
@@ -46,6 +45,7 @@ KEY_WIDTH = len("LOAD AVERAGE")
     metavar="FILE",
     help="Run the commands in FILE first, one per line; # begins a comment.",
 )
+@click.option("--live", is_flag=True, help="The kernel that is running here, in place of a dump; for root.")
 @click.option("-s", "--silent", is_flag=True, help="Print no banner and no warnings.")
 @click.option("--json", "as_json", is_flag=True, help="Print answers as JSON, one document per command.")
 @source_options
@@ -53,6 +53,7 @@ def command(
     files: tuple[Path, ...],
     commands: tuple[str, ...],
     input_file: Path | None,
+    live: bool,
     silent: bool,
     as_json: bool,
     sources: SourceOptions,
@@ -70,6 +71,9 @@ def command(
         postpanic open vmlinux-6.1.0 dump.201901010000
         postpanic open -s -e 'bt; ps | head' dump.201901010000
         echo 'log | tail' | postpanic open -s dump.201901010000
+
+    With --live it is the kernel that is running on this machine (/proc/kcore):
+    what is shown may change while it is read, and each command reads anew.
 
     Without -e, and if the standard input is a terminal, commands are read at
     a prompt with line editing, history and completion (Tab) of commands,
@@ -89,7 +93,9 @@ def command(
     first command that failed: 3 if the dump does not hold what it needs, 64 if
     it was typed wrong, else 1.
     """
-    inputs = sort_files(files, vmlinux=sources.vmlinux)
+    if not files and not live:
+        raise UsageError("no dump is given", hint="postpanic open DUMP, or --live for the kernel that is running")
+    inputs = sort_files(_add_live(files) if live else files, vmlinux=sources.vmlinux)
     input_lines = _read_lines(input_file) if input_file is not None else []
     show_log(silent=silent)
     sources = dataclasses.replace(sources, vmlinux=inputs.vmlinux)
@@ -104,6 +110,29 @@ def command(
 
             _introduce(opened.warnings, read_banner(opened))
         return _run(Session(opened, pager=find_pager(), as_json=as_json), commands, input_lines)
+
+
+def _add_live(files: Sequence[Path]) -> tuple[Path, ...]:
+    """
+    Add the memory of the running kernel to the files.
+
+    Raises
+    ------
+    NotReadyError
+        If it cannot be read: not root, or a kernel without it.
+    """
+    try:
+        with LIVE_MEMORY.open("rb") as file:
+            file.read(1)
+    except PermissionError:
+        raise NotReadyError(
+            f"{LIVE_MEMORY} may not be read", hint="be root; a locked-down kernel (Secure Boot) lets nobody"
+        ) from None
+    except OSError as exc:
+        raise NotReadyError(
+            f"{LIVE_MEMORY}: {(exc.strerror or str(exc)).lower()}", hint="the kernel needs CONFIG_PROC_KCORE"
+        ) from None
+    return (*files, LIVE_MEMORY)
 
 
 def _run_without_types(

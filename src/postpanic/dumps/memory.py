@@ -165,6 +165,9 @@ class Dump(PhysicalMemory, Protocol):
             As :meth:`read_pages` gives them.
         """
 
+    def forget(self) -> None:
+        """Forget the contents that are kept; for memory that changes, a running kernel's."""
+
     def close(self) -> None:
         """Let go of the files; reading afterwards is an error of the caller."""
 

@@ -101,6 +101,12 @@ class Overlay:
         for listener in self._listeners:
             listener(frozenset(changed))
 
+    def forget(self) -> None:
+        """Have everything that is kept of the dump forgotten, here and by whoever listens; what was written stays."""
+        self._dump.forget()
+        for listener in self._listeners:
+            listener(frozenset())
+
     def read(self, paddr: PhysAddr, size_bytes: int) -> bytes:
         """
         Read a range of bytes, across pages.

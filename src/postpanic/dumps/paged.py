@@ -69,6 +69,10 @@ class PagedMemory(ABC):
         pages = np.empty((len(pfns), self._page_size), dtype=np.uint8)
         return pages, self.read_pages_into(pfns, pages)
 
+    def forget(self) -> None:
+        """Forget the contents that are kept."""
+        self._cache.clear()
+
     @abstractmethod
     def _load_page(self, pfn: int) -> bytes | PageState:
         """Get the contents of one page, or the reason why not."""

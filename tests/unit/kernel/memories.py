@@ -76,6 +76,9 @@ class DictDump:
             size_bytes -= len(part)
         return b"".join(parts)
 
+    def forget(self) -> None:
+        pass
+
     def close(self) -> None:
         self.pages.clear()
 

@@ -162,6 +162,7 @@ def answer(workspace: Workspace, command: Command, words: tuple[str, ...], sourc
         arguments = Arguments(command.options, {}, words, source)
     else:
         arguments = parse_words(command.name, words, options=command.options, operands=command.operands, source=source)
+    workspace.refresh()
     return command(workspace, arguments)
 
 

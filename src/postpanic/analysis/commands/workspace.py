@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from drgn import Object, Program
+from drgn import Object, Program, ProgramFlags
 
 from postpanic.analysis.context import find_context_task
 from postpanic.analysis.program import OpenedProgram
@@ -85,7 +85,7 @@ class Workspace:
     @property
     def is_live(self) -> bool:
         """Whether the kernel runs on while it is read: nothing may be kept, and lists may change underfoot."""
-        return bool(self.prog.flags & self.prog.flags.IS_LIVE)
+        return ProgramFlags.IS_LIVE in self.prog.flags
 
     def once(self, key: str, make: Callable[[], T]) -> T:
         """Return what *make* returned the first time; on a live kernel it is made every time."""
@@ -122,6 +122,11 @@ class Workspace:
                 self.memory.physical.read(paddr, len(part))
         for paddr, part in parts:
             self.opened.overlay.write(paddr, part)
+
+    def refresh(self) -> None:
+        """See a running kernel as it is now: nothing that was read before is kept. Of a dump, everything is."""
+        if self.is_live:
+            self.opened.overlay.forget()
 
     def forget(self) -> None:
         """Forget what was computed: the memory under it has changed."""
