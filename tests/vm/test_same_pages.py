@@ -255,6 +255,7 @@ def test_worth_of_what_a_debugger_needs_first(kernel: str, crashed: Callable[...
     with open_dump([crashed(kernel).raw]) as dump:
         memory = open_kernel_memory(dump)
         selection = select_pages(dump, memory, 31)
+        assert selection.worth is not None
         info = memory.vmcoreinfo
         frames = {
             Verdict.IMAGE: [info.symbol("_stext"), info.symbol("init_uts_ns"), info.symbol("swapper_pg_dir")],

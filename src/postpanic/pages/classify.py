@@ -58,6 +58,7 @@ def select_pages(
     *,
     threads: int = 1,
     memory_limit_bytes: int = DEFAULT_MEMORY_BYTES,
+    by_worth: bool = True,
     progress: Progress | None = None,
 ) -> Selection:
     """
@@ -79,6 +80,9 @@ def select_pages(
         What the buffers may take, 5 MiB and more for each thread: fewer threads
         are used where it is small. The result comes on top: two bits for each frame
         up to the highest, and half a byte where neighbours are not alike.
+    by_worth : bool
+        Find out which pages are the most valuable, so that they can be written first; without,
+        the half byte is saved, and the kernel's page tables are not read.
 
     Raises
     ------
@@ -87,8 +91,8 @@ def select_pages(
     """
     ram = _find_ram(dump)
     notes: list[str] = []
-    source, kernel_map = _make_source(dump, kernel, level, ram, notes)
-    builder = SelectionBuilder(level, ram)
+    source, kernel_map = _make_source(dump, kernel, level, ram, notes, by_worth=by_worth)
+    builder = SelectionBuilder(level, ram, by_worth)
     later = LaterBlocks()
     tally = _Tally()
     for unit in source.units(_busy_units(ram), threads, memory_limit_bytes):
@@ -196,7 +200,7 @@ class _NothingKnown:
 
 
 def _make_source(
-    dump: Dump, kernel: KernelMemory | None, level: int, ram: FrameSet, notes: list[str]
+    dump: Dump, kernel: KernelMemory | None, level: int, ram: FrameSet, notes: list[str], *, by_worth: bool
 ) -> tuple[_StructPageUnits | _NothingKnown, KernelMap]:
     """Prepare for struct pages and what the page tables tell, or say why there are none."""
     if kernel is None:
@@ -211,9 +215,9 @@ def _make_source(
         mem_map = find_mem_map(kernel, layout.size_bytes, ram.limit)
     except PostpanicError as error:
         notes.append(f"all pages are kept: {error.message}")
-        return _NothingKnown(), find_kernel_map(dump, kernel, None, ram.limit)
+        return _NothingKnown(), find_kernel_map(dump, kernel, None, ram.limit) if by_worth else KernelMap({})
     applied, reasons = layout.limit_level(level)
-    kernel_map = find_kernel_map(dump, kernel, mem_map, ram.limit)
+    kernel_map = find_kernel_map(dump, kernel, mem_map, ram.limit) if by_worth else KernelMap({})
     notes.extend((*reasons, *mem_map.notes, *kernel_map.notes))
     free_test = FreeTest(layout, applied)
     reader = StructPageReader(dump, kernel, layout, mem_map, free_test)

@@ -71,6 +71,8 @@ class Selection:
         All frames that the source describes as RAM.
     kept : FrameSet
         Those whose pages are to be written.
+    worth : WorthMap or None
+        None where nobody wants the most valuable pages first.
     counts : mapping of Verdict to int
         Frames of each verdict; they add up to ``ram.count``.
     notes : tuple of str
@@ -80,7 +82,7 @@ class Selection:
     level: int
     ram: FrameSet
     kept: FrameSet
-    worth: WorthMap
+    worth: WorthMap | None
     counts: Mapping[Verdict, int]
     notes: tuple[str, ...] = ()
 
@@ -93,13 +95,13 @@ class Selection:
         Parameters
         ----------
         by_worth : bool
-            The most valuable first; else in the order of frame numbers alone.
+            The most valuable first, as far as worth is known; else in the order of frame numbers alone.
         pfn_range : tuple of int, optional
             Only the frames ``[start, end)``.
         """
         start, end = pfn_range or (0, self.kept.limit)
         kept = [verdict for verdict in Verdict if verdict < FIRST_DROPPED and self.counts.get(verdict)]
-        for worth in kept if by_worth else [None]:
+        for worth in kept if by_worth and self.worth is not None else [None]:
             waiting: list[NDArray[np.uint64]] = []
             count = 0
             for section in range(start // SECTION_FRAMES, -(-end // SECTION_FRAMES)):
@@ -118,7 +120,9 @@ class Selection:
     def _members(self, section: int, worth: Verdict | None, start: int, end: int) -> NDArray[np.uint64]:
         first = section * SECTION_FRAMES
         pfns = self.kept.members(max(first, start), min(first + SECTION_FRAMES, end))
-        return pfns if worth is None or not len(pfns) else self.worth.select(section, worth, pfns)
+        if worth is None or self.worth is None or not len(pfns):
+            return pfns
+        return self.worth.select(section, worth, pfns)
 
 
 @dataclass
@@ -130,10 +134,13 @@ class SelectionBuilder:
     ----------
     ram : FrameSet
         Only these frames count; verdicts on others are ignored.
+    by_worth : bool
+        Keep what is needed to write the most valuable pages first.
     """
 
     level: int
     ram: FrameSet
+    by_worth: bool = True
     _bits: NDArray[np.uint8] = field(init=False)
     _worth: WorthMap = field(init=False, default_factory=WorthMap)
     _counts: dict[Verdict, int] = field(init=False, default_factory=lambda: dict.fromkeys(Verdict, 0))
@@ -163,12 +170,14 @@ class SelectionBuilder:
         counts = _count_verdicts(verdicts if is_ram is None else verdicts[: len(is_ram)][is_ram], ranked)
         for verdict, count in counts.items():
             self._counts[verdict] += count
-        self._worth.set(section, verdicts, [verdict for verdict in counts if verdict < FIRST_DROPPED])
+        if self.by_worth:
+            self._worth.set(section, verdicts, [verdict for verdict in counts if verdict < FIRST_DROPPED])
 
     def finish(self, notes: tuple[str, ...] = ()) -> Selection:
         """Make the selection; the builder is of no use afterwards."""
         counts = {verdict: count for verdict, count in self._counts.items() if count}
-        return Selection(self.level, self.ram, FrameSet(self._bits, self.ram.limit), self._worth, counts, notes)
+        worth = self._worth if self.by_worth else None
+        return Selection(self.level, self.ram, FrameSet(self._bits, self.ram.limit), worth, counts, notes)
 
 
 def _count_verdicts(verdicts: NDArray[np.uint8], ranked: Sequence[Verdict]) -> dict[Verdict, int]:

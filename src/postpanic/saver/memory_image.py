@@ -37,6 +37,8 @@ class MemoryImage:
         ``/proc/vmcore``, or any other.
     node : str
         The machine's name, where the memory does not tell it.
+    by_worth : bool
+        Write the most valuable pages first, which takes half a byte for each page of the memory.
     """
 
     def __init__(
@@ -48,12 +50,14 @@ class MemoryImage:
         threads: int = 1,
         buffer_bytes: int = _LEAST,
         self_test: bool = True,
+        by_worth: bool = True,
     ) -> None:
         self.dump = dump
         self.threads = threads
         self.buffer_bytes = buffer_bytes
         self._say = say
         self._self_test = self_test
+        self._by_worth = by_worth
         self._tested: dict[str, SelfTest | None] = {}
         self._selections: dict[int, Selection] = {}
         self._lock = threading.Lock()
@@ -81,7 +85,7 @@ class MemoryImage:
             if level not in self._selections:
                 from postpanic.pages.classify import select_pages
 
-                selection = select_pages(self.dump, self.kernel, level, threads=self.threads)
+                selection = select_pages(self.dump, self.kernel, level, threads=self.threads, by_worth=self._by_worth)
                 for note in selection.notes:
                     self._say(note)
                 self._selections[level] = selection

@@ -44,7 +44,7 @@ class SaveOptions:
     log_only : bool
         Leave the pages out.
     lean : bool
-        As little memory as possible: no self-test, small buffers.
+        As little memory as possible: no self-test, small buffers, pages in the order of their numbers.
     skip : frozenset of int
         Targets that need nothing any more, by number; fallbacks come after targets.
     until : float, optional
@@ -115,6 +115,7 @@ def save(
         threads=plan.threads,
         buffer_bytes=buffer_bytes,
         self_test=plan.self_test and not options.lean,
+        by_worth=not options.lean,
     )
     session = _Session(image, console, make_target, options, report, alive)
     outcome = Outcome()

@@ -9,7 +9,7 @@ so that the next one does only what is missing.
 
 ::
 
-    everything ─> lean (small buffers, no self-test) ─> log only ─> final action
+    everything ─> lean (small buffers, no self-test, no order of worth) ─> log only ─> final action
 """
 
 from __future__ import annotations

@@ -188,6 +188,7 @@ def list_dropped(selection: Selection) -> set[int]:
 def list_worth(selection: Selection, verdict: Verdict) -> list[int]:
     """List the kept frames of a worth."""
     assert verdict < FIRST_DROPPED
+    assert selection.worth is not None
     found: list[int] = []
     for section in range(-(-selection.ram.limit // SECTION_FRAMES)):
         pfns = selection.kept.members(section * SECTION_FRAMES, (section + 1) * SECTION_FRAMES)

@@ -52,6 +52,17 @@ def test_batches_can_come_by_frame_alone() -> None:
     assert frames.tolist() == selection.kept.members(0, LIMIT).tolist()
 
 
+def test_without_worth_nothing_is_kept_of_it() -> None:
+    verdicts, selection = make(4)
+    builder = SelectionBuilder(31, selection.ram, by_worth=False)
+    for section in range(3):
+        builder.add(section, verdicts[section * SECTION_FRAMES : (section + 1) * SECTION_FRAMES])
+    plain = builder.finish()
+    assert plain.worth is None
+    assert plain.counts == selection.counts
+    assert np.concatenate(list(plain.batches(777))).tolist() == selection.kept.members(0, LIMIT).tolist()
+
+
 def test_section_without_ram_is_nothing() -> None:
     builder = SelectionBuilder(0, FrameSet.from_runs(np.array([(SECTION_FRAMES, LIMIT)]), LIMIT))
     builder.add(0, np.zeros(SECTION_FRAMES, dtype=np.uint8))

@@ -18,6 +18,7 @@ from postpanic.dumps.open import open_dump
 from postpanic.dumps.sink import FileSink
 from postpanic.pages.classify import select_pages
 from postpanic.pages.filtering import WritePlan, write_dump
+from postpanic.pages.selection import Selection
 from postpanic.saver.console import Console
 from postpanic.saver.plan import FilePlan, SavePlan
 from postpanic.saver.session import Outcome, SaveOptions, TargetOutcome, save
@@ -247,6 +248,23 @@ def test_pages_that_cannot_be_read_cost_nothing_but_themselves(source: Dump, tmp
     with open_dump(Path(folder.place) / "vmcore") as written:
         missing = np.flatnonzero(written.page_states(pfns) != PageState.PRESENT)
         assert missing.tolist() == list(range(100, 110))
+
+
+def test_a_lean_save_holds_no_worth_and_reads_no_page_tables(
+    source: Dump, tmp_path: Path, expected: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def note(*words: object, by_worth: bool, **more: object) -> Selection:
+        asked.append(by_worth)
+        return select_pages(*words, by_worth=by_worth, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("postpanic.pages.classify.select_pages", note)
+    folder = Folder(tmp_path)
+    outcome, _ = run(source, [folder], options=SaveOptions(lean=True))
+    assert outcome.is_complete
+    assert folder.read("vmcore") == expected, "of this memory all is worth the same"
+    assert asked == [False]
 
 
 class _FailingDump:
