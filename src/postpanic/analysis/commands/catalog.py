@@ -14,8 +14,10 @@ def load_commands() -> dict[str, Command]:
     """Return the native commands by name, sorted; importing them all takes a moment, so the first command pays it."""
     from postpanic.analysis.commands import (  # noqa: F401 - importing a module declares its commands
         addresses,
+        files,
         foreach,
         help_pages,
+        mount,
     )
 
     return declared_commands()
