@@ -22,10 +22,10 @@ from postpanic.analysis.commands.arguments import Option
 from postpanic.analysis.commands.catalog import load_commands
 from postpanic.analysis.commands.language import answer, split_line
 from postpanic.analysis.commands.registry import Command
-from postpanic.analysis.commands.workspace import Workspace
 from postpanic.analysis.crash_commands import load_plugins
 from postpanic.analysis.debug_files import DebugPolicy
 from postpanic.analysis.program import OpenedProgram, open_program
+from postpanic.analysis.workspace import Workspace
 from postpanic.errors import UsageError
 from postpanic.findings.table import Answer
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from postpanic.analysis.commands.language import run_native
 from postpanic.analysis.commands.registry import ALIASES
-from postpanic.analysis.commands.workspace import Workspace
 from postpanic.analysis.crash_commands import CommandFailedError, failure_of, run_crash_command, set_pager
+from postpanic.analysis.workspace import Workspace
 from postpanic.errors import AbsentError
 from postpanic.findings.table import Answer
 from postpanic.report.json import encode_json

@@ -5,7 +5,7 @@ from __future__ import annotations
 from postpanic.analysis.commands.arguments import Arguments, Operand
 from postpanic.analysis.commands.registry import Example, command
 from postpanic.analysis.commands.values import parse_vaddr
-from postpanic.analysis.commands.workspace import Workspace
+from postpanic.analysis.workspace import Workspace
 from postpanic.findings.table import Answer, Column, Kind, Layout, Shape
 
 __all__ = ["btop", "ptob"]

@@ -10,7 +10,6 @@ import msgspec
 from drgn import Object
 
 from postpanic.analysis.commands.arguments import Arguments, Operand, parse_words
-from postpanic.analysis.commands.catalog import load_commands
 from postpanic.analysis.commands.per_task import (
     TASK_COLUMNS,
     TASK_LINE,
@@ -18,11 +17,11 @@ from postpanic.analysis.commands.per_task import (
     find_answer_each,
     task_cells,
 )
-from postpanic.analysis.commands.registry import Command, Example, command
+from postpanic.analysis.commands.registry import Command, Example, command, declared_commands
 from postpanic.analysis.commands.task_choice import TaskChoice, choose_tasks
-from postpanic.analysis.commands.workspace import Workspace
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.crash_commands import CommandFailedError, capture_crash_command, describe_error
+from postpanic.analysis.workspace import Workspace
 from postpanic.errors import UsageError
 from postpanic.findings.absent import Reason
 from postpanic.findings.table import Answer, Cell, Column, Kind, Layout, Problem, Shape, Table
@@ -138,7 +137,7 @@ def _has_context(workspace: Workspace) -> bool:
 
 @cache
 def _command_names() -> frozenset[str]:
-    return _DRGN_COMMANDS | {name for name, entry in load_commands().items() if entry.per_task}
+    return _DRGN_COMMANDS | {name for name, entry in declared_commands().items() if entry.per_task}
 
 
 def _split(words: Sequence[str]) -> tuple[TaskChoice, list[_Run]]:
@@ -155,7 +154,7 @@ def _split(words: Sequence[str]) -> tuple[TaskChoice, list[_Run]]:
         elif runs:
             runs[-1].words.append(word)
             value_follows = not value_follows and _takes_value(runs[-1].names, word)
-        elif word in load_commands():
+        elif word in declared_commands():
             raise UsageError(f"foreach: {word} does not work on a task", hint=f"\\{word} is a task of that name")
         else:
             chosen.add(word)
@@ -164,7 +163,7 @@ def _split(words: Sequence[str]) -> tuple[TaskChoice, list[_Run]]:
 
 def _takes_value(names: Sequence[str], word: str) -> bool:
     """Tell whether the next word is the value of the option in this one."""
-    options = [option for name in names if name in load_commands() for option in load_commands()[name].options]
+    options = [option for name in names if name in declared_commands() for option in declared_commands()[name].options]
     if not word.startswith("-"):
         return False
     last = word if any(option.flag == word for option in options) else f"-{word[-1]}"
@@ -173,7 +172,7 @@ def _takes_value(names: Sequence[str], word: str) -> bool:
 
 def _make_steps(run: _Run) -> Iterator[_Step]:
     for name in run.names:
-        entry = load_commands().get(name)
+        entry = declared_commands().get(name)
         if entry is None:
             yield _Step(name, tuple(run.words), None, None)
             continue
@@ -184,9 +183,8 @@ def _make_steps(run: _Run) -> Iterator[_Step]:
 
 def _own_words(run: _Run, entry: Command) -> Iterator[str]:
     """Leave out the options that only the other commands of the run have."""
-    flags = {
-        name: {option.flag for option in load_commands()[name].options} for name in run.names if name in load_commands()
-    }
+    native = declared_commands()
+    flags = {name: {option.flag for option in native[name].options} for name in run.names if name in native}
     others = set().union(*flags.values()) - flags[entry.name]
     pending = iter(run.words)
     for word in pending:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from postpanic.analysis.commands.arguments import Arguments, Operand, Option
 from postpanic.analysis.commands.registry import ALIASES, Command, command, declared_commands
-from postpanic.analysis.commands.workspace import Workspace
 from postpanic.analysis.crash_commands import CommandFailedError, capture_crash_command, command_names
+from postpanic.analysis.workspace import Workspace
 from postpanic.errors import UsageError
 from postpanic.findings.table import Answer, Column, Kind, Layout, Shape
 

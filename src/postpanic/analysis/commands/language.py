@@ -20,7 +20,7 @@ from drgn.commands import CommandNamespace, ParsedCommand, ShellRedirection, unq
 from postpanic.analysis.commands.arguments import Arguments, parse_words
 from postpanic.analysis.commands.catalog import find_command
 from postpanic.analysis.commands.registry import Command
-from postpanic.analysis.commands.workspace import Workspace
+from postpanic.analysis.workspace import Workspace
 from postpanic.errors import UsageError
 from postpanic.findings.table import Answer
 

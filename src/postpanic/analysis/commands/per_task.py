@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 from drgn import Object
 
+from postpanic.analysis.cells import cell
 from postpanic.analysis.commands.arguments import Arguments
-from postpanic.analysis.commands.cells import cell
-from postpanic.analysis.commands.workspace import Workspace
 from postpanic.analysis.tasks import TaskFacts, read_facts
+from postpanic.analysis.workspace import Workspace
 from postpanic.findings.table import Answer, Cell, Column, Kind
 
 __all__ = [

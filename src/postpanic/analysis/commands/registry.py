@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from postpanic.analysis.commands.arguments import Arguments, Operand, Option
-from postpanic.analysis.commands.workspace import Workspace
+from postpanic.analysis.workspace import Workspace
 from postpanic.findings.table import Answer, Shape
 
 __all__ = ["ALIASES", "Command", "Example", "Run", "command", "declared_commands"]

@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from postpanic.analysis.commands.cells import problem
+from postpanic.analysis.cells import problem
 from postpanic.analysis.commands.values import find_tasks, parse_cpus
-from postpanic.analysis.commands.workspace import Workspace
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.tasks import STATE_NAMES, TaskFacts, read_all_facts, read_facts
+from postpanic.analysis.workspace import Workspace
 from postpanic.findings.table import Problem
 
 __all__ = ["TaskChoice", "active_tasks", "choose_tasks"]

@@ -13,12 +13,11 @@ import re
 from collections.abc import Callable, Sequence
 
 from drgn import Object, Program
-from drgn.helpers.linux.cpumask import for_each_online_cpu, for_each_possible_cpu
-from drgn.helpers.linux.pid import find_task, for_each_task
+from drgn.helpers.linux.pid import find_task
 
-from postpanic.analysis.commands.cells import guarded
-from postpanic.analysis.commands.workspace import Workspace
 from postpanic.analysis.context import UNREADABLE
+from postpanic.analysis.tasks.lists import possible_cpus, read_tasks
+from postpanic.analysis.workspace import Workspace
 from postpanic.errors import FactAbsentError, UsageError
 from postpanic.findings.table import Problem
 
@@ -97,7 +96,7 @@ def parse_cpus(workspace: Workspace, text: str) -> list[int]:
     UsageError
         If it is not a set, or names a CPU that the machine does not have.
     """
-    possible = workspace.once("possible CPUs", lambda: _read_possible_cpus(workspace.prog))
+    possible = possible_cpus(workspace)
     if text in {"a", "all", ""}:
         return list(possible)
     cpus: list[int] = []
@@ -112,32 +111,6 @@ def parse_cpus(workspace: Workspace, text: str) -> list[int]:
             raise UsageError(f"no CPU {missing[0]}; there are {possible[0]} to {possible[-1]}")
         cpus += [cpu for cpu in numbers if cpu in possible and cpu not in cpus]
     return cpus
-
-
-def _read_possible_cpus(prog: Program) -> tuple[int, ...]:
-    for read in (for_each_possible_cpu, for_each_online_cpu):
-        try:
-            return tuple(read(prog)) or (0,)
-        except UNREADABLE:
-            continue
-    return (0,)
-
-
-def read_tasks(workspace: Workspace, problems: list[Problem]) -> tuple[Object, ...]:
-    """
-    Read all tasks of the kernel: ``struct task_struct *``, the idle tasks first, then by PID, threads included.
-
-    Where the list of PIDs breaks off, *problems* gets one more, and the tasks up to there are returned.
-    """
-
-    def read() -> tuple[tuple[Object, ...], tuple[Problem, ...]]:
-        found: list[Problem] = []
-        tasks = tuple(guarded(for_each_task(workspace.prog, idle=True), "the list of tasks", found))
-        return tasks, tuple(found)
-
-    tasks, found = workspace.once("tasks", read)
-    problems += [problem for problem in found if problem not in problems]
-    return tasks
 
 
 def find_tasks(workspace: Workspace, words: Sequence[str], problems: list[Problem]) -> list[Object]:

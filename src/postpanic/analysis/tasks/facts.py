@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import drgn
 from drgn import Object, Program, Type
 
-from postpanic.analysis.commands.cells import decode
-from postpanic.analysis.commands.values import read_tasks
-from postpanic.analysis.commands.workspace import Workspace
+from postpanic.analysis.cells import decode
+from postpanic.analysis.tasks.lists import read_tasks
 from postpanic.analysis.tasks.scattered import read_scattered
 from postpanic.analysis.tasks.states import state_code
+from postpanic.analysis.workspace import Workspace
 from postpanic.errors import FactAbsentError
 from postpanic.findings.table import Problem
 

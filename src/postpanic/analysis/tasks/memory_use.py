@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 import drgn
 from drgn import Program, Type, TypeKind
 
-from postpanic.analysis.commands.values import parse_cpus
-from postpanic.analysis.commands.workspace import Workspace
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.tasks.facts import Field, TaskFacts, find_field
+from postpanic.analysis.tasks.lists import possible_cpus
 from postpanic.analysis.tasks.scattered import read_scattered
+from postpanic.analysis.workspace import Workspace
 
 __all__ = ["MemoryUse", "read_memory_use"]
 
@@ -138,7 +138,7 @@ def _add_per_cpu(workspace: Workspace, found: dict[int, MemoryUse], pointers: di
 
 def _per_cpu_offsets(workspace: Workspace) -> Sequence[int]:
     offsets = workspace.prog["__per_cpu_offset"]
-    return [int(offsets[cpu].value_()) for cpu in parse_cpus(workspace, "all")]
+    return [int(offsets[cpu].value_()) for cpu in possible_cpus(workspace)]
 
 
 def _add_per_task(
