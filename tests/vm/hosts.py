@@ -44,7 +44,7 @@ __all__ = [
 
 HOST_DIR = Path(__file__).parent / "host"
 SOURCE_DIR = Path(__file__).parents[2] / "src"
-JOB_SIZE_BYTES = 128 << 20
+JOB_ROOM_BYTES = 128 << 20
 POSTPANIC = '#!/bin/sh\nPYTHONPATH=/opt/host/src exec python3 -m postpanic "$@"\n'
 BOOT_TIMEOUT_S = 60.0
 COMMAND_TIMEOUT_S = 30.0
@@ -232,7 +232,8 @@ class _Host:
         with tempfile.TemporaryDirectory(prefix="job-", dir=self.directory) as name:
             content = Path(name) / "content"
             self.job.write(content)
-            make_disk(job, JOB_SIZE_BYTES, content)
+            used_bytes = sum(path.stat().st_size for path in content.rglob("*") if path.is_file())
+            make_disk(job, used_bytes + JOB_ROOM_BYTES, content)
         initrd = self.directory / "initrd"
         initrd.write_bytes(_build_initramfs(self.kernel))
         config = MachineConfig(
