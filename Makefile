@@ -36,7 +36,7 @@ unit: $(INSTALLED)
 
 # Files stay together: what a file opens once, its tests share. Dumps are made once, under a lock.
 vm: $(INSTALLED)
-	$(PYTEST) -n 2 --dist loadfile tests/compat tests/vm -m "not matrix"
+	$(PYTEST) -n 2 --dist loadfile --durations=25 tests/compat tests/vm -m "not matrix"
 
 test-matrix: $(INSTALLED)
 	$(PYTEST) tests/compat tests/vm
