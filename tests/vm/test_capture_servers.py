@@ -16,6 +16,7 @@ import pytest
 from postpanic.cli.app import main
 from postpanic.saver.plan import HttpPlan, InterfacePlan, NetworkPlan, RoutePlan, SshPlan
 from tests.compat.http_store import HttpServer, drop_now_and_then
+from tests.compat.slow_line import SlowLine
 from tests.compat.ssh_server import SshServer, find_missing
 from tests.vm.captures import MODULES, OUTPUT, Request, captured, find_dumps, plan_for, read_files
 from tests.vm.lab import Lab
@@ -128,6 +129,47 @@ def judge_parts(server: HttpServer, tmp_path: Path) -> None:
     assert json.loads(manifest.read_text())["complete"] is True
     assert f"{names[0]} to {names[-1]}" in manifest.read_text()
     assert main(["verify", str(stream)]) == 0
+
+
+def test_half_a_second_for_each_packet_costs_neither_the_other_dump_nor_the_reboot(
+    crash_lab: Lab, tmp_path: Path, ssh_server: SshServer, http_server: HttpServer
+) -> None:
+    ssh, files = plan_ssh(ssh_server)
+    lines = [SlowLine(ssh_server.port, 0.5), SlowLine(http_server.server_port, 0.5)]
+    for line in lines:
+        line.start()
+    files[ssh.known_hosts] = files[ssh.known_hosts].replace(b":%d " % ssh.port, b":%d " % lines[0].port)
+    plan = plan_for(
+        replace(ssh, port=lines[0].port),  # type: ignore[arg-type]
+        HttpPlan(name="http", url=f"http://{HOST}:{lines[1].port}/{{file}}"),  # type: ignore[arg-type]
+        OUTPUT,
+        network=NETWORK,
+        timeout_s=34.0,
+    )
+    request = Request(
+        plan,
+        crashkernel="192M",
+        modules={**MODULES, "virtio_net": "", "af_packet": ""},
+        programs=("ssh",),
+        files=files,
+        is_isolated=False,
+    )
+    with captured(crash_lab, request, tmp_path) as capture:
+        said = capture.said
+
+        for name in ("ssh", "http"):
+            assert any(re.match(rf"{name}: (given up: the time is up|saved, incomplete)", line) for line in said), name
+        assert not any(line.startswith("saver ") and "given up" in line for line in said), "it came to its own end"
+        (name,) = find_dumps(capture.disks.output)
+        saved = read_files(capture.disks.output, name, tmp_path / "saved")
+    for line in lines:
+        line.stop()
+        assert line.packets > 10
+    assert main(["verify", str(saved / "vmcore")]) == 0
+    log = (saved / "vmcore-dmesg.txt").read_bytes()
+    assert b"Trigger a crash" in log
+    assert "the time is up" in (saved / "saver.log").read_text()
+    assert http_server.store.objects.get("/vmcore-dmesg.txt", log) == log
 
 
 def test_a_changed_host_key_is_refused_and_the_disk_takes_over(

@@ -21,6 +21,7 @@ __all__ = ["RoundLimit", "TimeLimit"]
 
 _SHARE_TO_END = 0.2
 _MOST_TO_END_S = 60.0
+_GRACE_SHARE = 0.6
 
 
 @dataclass(frozen=True)
@@ -87,4 +88,4 @@ class TimeLimit:
         """Begin a round now; others wait for it unless it is the last."""
         now = time.monotonic()
         half = math.inf if is_last else now + self.left_s / 2
-        return RoundLimit(now, half, now + self.left_s, self._to_end_s / 2)
+        return RoundLimit(now, half, now + self.left_s, self._to_end_s * _GRACE_SHARE)
