@@ -12,13 +12,14 @@ from hypothesis import settings
 
 from postpanic.errors import FactAbsentError, ProcessError
 from postpanic.rehearse.kernels import Kernel
+from tests.compat.crash_oracle import CrashOracle, fetch_oracle
 from tests.vm.lab import Crash, Lab, MemoryDumps, Recipe, default_cache_dir, find_missing_programs
 
 # How long a test takes says nothing on a machine that others use too.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
-LAB_FIXTURES = {"crashed", "crash_lab", "fetch_kernel", "memory_dumped"}
+LAB_FIXTURES = {"crashed", "crash_lab", "crash_oracle", "fetch_kernel", "memory_dumped"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -72,6 +73,15 @@ def crashed(crash_lab: Lab, fetch_kernel: Callable[[str], Kernel]) -> Callable[.
         return crash_lab.crash(Recipe.choose(kernel, scenario, cpu=cpu, options=options))
 
     return crash
+
+
+@pytest.fixture(scope="session")
+def crash_oracle(crash_lab: Lab) -> CrashOracle:
+    """Give the newest crash, which judges our commands."""
+    try:
+        return fetch_oracle(crash_lab.cache_dir)
+    except (ProcessError, FactAbsentError) as exc:
+        _give_up(f"the newest crash is neither in the cache nor to be fetched: {exc}")
 
 
 @pytest.fixture(scope="session")
