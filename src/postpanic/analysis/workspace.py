@@ -36,6 +36,8 @@ class Workspace:
         self.opened = opened
         self.settings: dict[str, Any] = {}
         """Values of ``set``, by the variable's name."""
+        self.progress: Callable[[str], None] = lambda _: None
+        """Told what a command is about, one phrase before each long step; shown after a second, on a terminal."""
         self._kept: dict[str, Any] = {}
         opened.overlay.listen(lambda _: self.forget())
 

@@ -45,6 +45,10 @@ class Progress:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Take away what is shown, before anything else is printed."""
         if self._timer is None:
             return
         self._timer.cancel()

@@ -20,6 +20,7 @@ from postpanic.analysis.commands.language import run_native
 from postpanic.analysis.commands.registry import ALIASES
 from postpanic.analysis.crash_commands import CommandFailedError, failure_of, run_crash_command, set_pager
 from postpanic.analysis.workspace import Workspace
+from postpanic.cli.progress import Progress
 from postpanic.errors import AbsentError
 from postpanic.findings.table import Answer
 from postpanic.report.json import encode_json
@@ -103,6 +104,7 @@ class Session:
         self._variables: dict[str, Any] = {}
         self._pager = pager
         self._as_json = as_json
+        self._progress = Progress()
         set_pager(opened.prog, pager)
 
     def run_lines(self, lines: Iterable[str]) -> int:
@@ -189,9 +191,13 @@ class Session:
     def _run_native(self, command: str) -> Answer | None:
         config = self.opened.prog.config
         pager = config.get("crash_pager") if config.get("crash_scroll") else None
-        return run_native(self.workspace, command, self._show, pager=pager)
+        with Progress() as progress:
+            progress(command)
+            self._progress = self.workspace.progress = progress
+            return run_native(self.workspace, command, self._show, pager=pager)
 
     def _show(self, answer: Answer, as_json: bool) -> None:
+        self._progress.stop()
         if as_json or self._as_json:
             print(encode_json(answer))
             return
