@@ -16,6 +16,7 @@ from drgn import Object, Program
 from drgn.helpers.linux.pid import find_task
 
 from postpanic.analysis.context import UNREADABLE
+from postpanic.analysis.expressions import evaluate_number
 from postpanic.analysis.tasks.lists import possible_cpus, read_tasks
 from postpanic.analysis.workspace import Workspace
 from postpanic.errors import FactAbsentError, UsageError
@@ -48,10 +49,11 @@ def parse_number(text: str, what: str) -> int:
 
 def parse_vaddr(workspace: Workspace, text: str) -> int:
     """
-    Parse an address: hexadecimal, ``symbol``, or ``symbol+offset`` (decimal or 0x).
+    Parse an address: hexadecimal, ``symbol``, ``symbol+offset`` (decimal or 0x), or a C expression in parentheses.
 
     A word that is a hexadecimal number and a symbol too (``add``) is the
-    number, as in crash.
+    number, as in crash. In an expression, a symbol that stands for itself is
+    its address.
 
     Raises
     ------
@@ -59,7 +61,11 @@ def parse_vaddr(workspace: Workspace, text: str) -> int:
         If it is none of them.
     FactAbsentError
         If there is no such symbol.
+    FaultError
+        If an expression leads to memory that cannot be read.
     """
+    if text.startswith("("):
+        return evaluate_number(workspace.prog, text)
     if _HEX.match(text):
         vaddr = int(text, 16)
         if vaddr >> 64:
@@ -67,7 +73,7 @@ def parse_vaddr(workspace: Workspace, text: str) -> int:
         return vaddr
     match = _SYMBOL.match(text)
     if match is None:
-        raise UsageError(f"{text!r} is not an address", hint="hexadecimal, symbol or symbol+offset")
+        raise UsageError(f"{text!r} is not an address", hint="hexadecimal, symbol, symbol+offset, (expression)")
     offset = int(match[3], 0) if match[3] else 0
     return find_symbol_vaddr(workspace.prog, match[1]) + (-offset if match[2] == "-" else offset)
 
