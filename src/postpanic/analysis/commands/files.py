@@ -10,16 +10,16 @@ from drgn import Object
 from drgn.helpers.linux.mm import decode_page_flags, page_flags, page_to_pfn, page_to_phys
 from drgn.helpers.linux.nodemask import for_each_online_node
 
+from postpanic.analysis.cells import absent, cell, problem
 from postpanic.analysis.commands.arguments import Arguments, Operand, Option
-from postpanic.analysis.commands.cells import absent, cell, problem
+from postpanic.analysis.commands.per_task import TASK_COLUMNS, TASK_LINE, task_rows
 from postpanic.analysis.commands.registry import Example, command
-from postpanic.analysis.commands.task_line import TASK_COLUMNS, TASK_LINE, task_cells
 from postpanic.analysis.commands.values import find_tasks, parse_vaddr
-from postpanic.analysis.commands.workspace import Workspace
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.filesystems.mounts import superblock_mount
 from postpanic.analysis.filesystems.open_files import OpenFile, cached_pages, read_open_files, task_directories
 from postpanic.analysis.filesystems.paths import Paths, file_inode, file_path, inode_type
+from postpanic.analysis.workspace import Workspace
 from postpanic.findings.table import Answer, Cell, Column, Kind, Layout, Problem, Shape, Table
 
 __all__ = ["files", "shared_paths"]
@@ -208,7 +208,7 @@ def _task_row(
         return None
     inner = _CACHED if shape is _TASKS_CACHED else _DESCRIPTORS
     table = inner.table(rows) if rows else _NO_FILES.table()
-    return (*task_cells(task), root, cwd, None if reference is not None and not rows else table)
+    return (*task_rows(workspace, [task])[0], root, cwd, None if reference is not None and not rows else table)
 
 
 _NO_FILES = Shape("none", (), Layout.LINES, title="No open files")

@@ -117,10 +117,9 @@ def foreach(workspace: Workspace, arguments: Arguments) -> Answer:
         rest = [step for step in steps if not step.is_joined]
         if rest:
             streams = [_answers(workspace, step, [task.task for task in tasks], problems) for step in rest]
-            rows = [
-                (*task_cells(task), _ANSWERS.table(_nest(rest, answers, problems)))
-                for task, *answers in zip(tasks, *streams, strict=True)
-            ]
+            nested = [(task, _nest(rest, answers, problems)) for task, *answers in zip(tasks, *streams, strict=True)]
+            # What looks for a reference (-R) says nothing of most tasks.
+            rows = [(*task_cells(task), _ANSWERS.table(parts)) for task, parts in nested if _says_something(parts)]
             tables = (*tables, _TASKS.table(rows))
     finally:
         if before is not None:
@@ -240,6 +239,10 @@ def _nest(steps: Sequence[_Step], answers: Sequence[Answer | None], problems: li
         problems += answer.problems
         rows += [(step.name, _without_header(table)) for table in answer.tables]
     return rows
+
+
+def _says_something(parts: Sequence[tuple[Cell, ...]]) -> bool:
+    return not parts or any(isinstance(table, Table) and table.rows for _, table in parts)
 
 
 def _without_header(table: Table) -> Table:

@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterator
 from drgn import Object
 from drgn.helpers.linux.list import list_for_each_entry
 
+from postpanic.analysis.cells import cell, decode, guarded, problem
 from postpanic.analysis.commands.arguments import Arguments, Operand, Option
-from postpanic.analysis.commands.cells import cell, decode, guarded, problem
 from postpanic.analysis.commands.files import shared_paths
 from postpanic.analysis.commands.registry import Example, command
 from postpanic.analysis.commands.values import find_tasks, parse_vaddr, read_tasks
-from postpanic.analysis.commands.workspace import Workspace
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.filesystems.mounts import mount_namespace, mount_type, read_mounts
 from postpanic.analysis.filesystems.open_files import read_open_files
 from postpanic.analysis.filesystems.paths import file_inode, file_path, inode_type
+from postpanic.analysis.workspace import Workspace
 from postpanic.errors import FactAbsentError
 from postpanic.findings.table import Answer, Cell, Column, Kind, Layout, Problem, Shape, Table
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from drgn import Object, Program, cast
 from drgn.helpers.linux.fs import for_each_mount
 
-from postpanic.analysis.commands.cells import decode, guarded
+from postpanic.analysis.cells import decode, guarded
 from postpanic.findings.table import Problem
 
 __all__ = ["mount_namespace", "mount_type", "read_mounts", "superblock_mount"]

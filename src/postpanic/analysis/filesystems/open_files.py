@@ -10,7 +10,7 @@ from drgn import Object, cast, sizeof
 from drgn.helpers.linux.mm import compound_nr
 from drgn.helpers.linux.xarray import xa_for_each, xa_is_value
 
-from postpanic.analysis.commands.cells import guarded, problem
+from postpanic.analysis.cells import guarded, problem
 from postpanic.analysis.context import UNREADABLE
 from postpanic.findings.absent import Reason
 from postpanic.findings.table import Problem

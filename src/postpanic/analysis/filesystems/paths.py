@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from drgn import Object, Program, container_of
 
-from postpanic.analysis.commands.cells import decode
+from postpanic.analysis.cells import decode
 from postpanic.errors import CorruptError
 
 __all__ = ["Paths", "file_inode", "file_path", "inode_type"]
