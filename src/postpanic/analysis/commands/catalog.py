@@ -18,6 +18,7 @@ def load_commands() -> dict[str, Command]:
         foreach,
         help_pages,
         mount,
+        vm,
     )
 
     return declared_commands()

@@ -231,4 +231,5 @@ def run_native(workspace: Workspace, line: str, show: Show, *, pager: str | None
     sys.stdout.flush()
     result: Answer | None = namespace.run(workspace.prog, split.name, globals={})
     sys.stdout.flush()
-    return result
+    # What a pipe ended early (head) has no result, and was answered all the same.
+    return result if result is not None else Answer(split.name, ())

@@ -1,0 +1,1 @@
+"""The memory of processes: their areas, and where each page of them is."""
