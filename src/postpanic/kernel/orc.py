@@ -159,7 +159,9 @@ class OrcTable:
         )
 
 
-def decode_orc(ip_vaddr: int, ips: bytes, entries: bytes, *, where: str = "ORC") -> OrcTable:
+def decode_orc(
+    ip_vaddr: int, ips: bytes, entries: bytes, *, where: str = "ORC", layout: OrcLayout | None = None
+) -> OrcTable:
     """
     Decode the two tables.
 
@@ -169,6 +171,8 @@ def decode_orc(ip_vaddr: int, ips: bytes, entries: bytes, *, where: str = "ORC")
         Address of ``.orc_unwind_ip``, to whose elements its values are relative.
     ips, entries : bytes
         Contents of ``.orc_unwind_ip`` and ``.orc_unwind``.
+    layout : OrcLayout, optional
+        The kernel's, for the tables of a module: a small one may be legal in several.
 
     Raises
     ------
@@ -180,7 +184,7 @@ def decode_orc(ip_vaddr: int, ips: bytes, entries: bytes, *, where: str = "ORC")
     offsets = np.frombuffer(ips, dtype="<i4").astype(np.int64)
     vaddrs = (np.arange(len(offsets), dtype=np.int64) * 4 + offsets).view(np.uint64) + np.uint64(ip_vaddr)
     rows = np.frombuffer(entries, dtype=_ENTRY)
-    layout = _detect_layout(rows["flags"], where)
+    layout = layout or _detect_layout(rows["flags"], where)
     kind, sp_register, bp_register, signal = _normalise(rows["flags"], layout)
     table = OrcTable(layout, vaddrs, kind, sp_register, rows["sp_offset"], bp_register, rows["bp_offset"], signal)
     if bool((vaddrs[1:] > vaddrs[:-1]).all()):

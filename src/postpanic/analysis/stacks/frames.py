@@ -1,0 +1,123 @@
+"""The frames of a stack, and what is known of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from postpanic.analysis.stacks.code_index import Place
+from postpanic.findings.table import Problem
+
+__all__ = ["Area", "Frame", "Saved", "Trace"]
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """
+    One stack.
+
+    Parameters
+    ----------
+    name : str
+        ``task``, ``IRQ``, or what crash calls an exception stack: ``NMI``, ``DOUBLEFAULT``.
+    start, end : int
+        ``[start, end)``.
+    cpu : int
+        -1 for the stack of a task.
+    """
+
+    name: str
+    start: int
+    end: int
+    cpu: int = -1
+
+    @property
+    def title(self) -> str:
+        """What it is called where one stack ends and another goes on."""
+        return f"{self.name} stack" if self.name in {"IRQ", "task", "SOFTIRQ"} else f"{self.name} exception stack"
+
+    def __contains__(self, vaddr: int) -> bool:
+        return self.start <= vaddr < self.end
+
+
+@dataclass(slots=True)
+class Saved:
+    """
+    Registers that an entry into the kernel saved: ``struct pt_regs``.
+
+    Parameters
+    ----------
+    vaddr : int
+        Where they are; 0: they come from a note of the dump.
+    registers : mapping
+        By the names of the architecture.
+    user : bool
+        Whether user code was interrupted.
+    place : Place, optional
+        Of the interrupted instruction; None: it is not in code of the kernel.
+    """
+
+    vaddr: int
+    registers: Mapping[str, int]
+    user: bool
+    place: Place | None = None
+
+
+@dataclass(slots=True)
+class Frame:
+    """
+    One frame.
+
+    Parameters
+    ----------
+    pc : int
+        Where its function goes on, or was interrupted.
+    sp : int
+        Stack pointer in it: for a caller, right behind the return address.
+    fp : int
+        Frame pointer register in it.
+    place : Place or None
+    interrupted : bool
+        Whether it was interrupted there, and did not call.
+    reliable : bool
+        False: it was found by scanning the stack, not by unwinding.
+    area : Area or None
+        The stack it is on; None: no stack that is known.
+    saved : Saved, optional
+        The registers between it and its caller, which did not call but was interrupted.
+    """
+
+    pc: int
+    sp: int
+    fp: int
+    place: Place | None
+    interrupted: bool = False
+    reliable: bool = True
+    area: Area | None = None
+    saved: Saved | None = None
+
+    @property
+    def slot(self) -> int:
+        """Where crash says the frame is: its return address, or the stack pointer where it was interrupted."""
+        return self.sp if self.interrupted else self.sp - 8
+
+
+@dataclass(slots=True)
+class Trace:
+    """
+    The frames of one stack, innermost first.
+
+    Parameters
+    ----------
+    frames : list of Frame
+    start : Saved, optional
+        Registers that the trace begins with, where they come from a note of the dump.
+    complete : bool
+        Whether it reached the regular end of the stack.
+    problems : list of Problem
+    """
+
+    frames: list[Frame] = field(default_factory=list)
+    start: Saved | None = None
+    complete: bool = False
+    problems: list[Problem] = field(default_factory=list)
