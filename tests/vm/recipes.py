@@ -99,6 +99,8 @@ SETTINGS: dict[str, Setting] = {
         crash_timeout_s=90.0,
         save_timeout_s=150.0,
     ),
+    # For benchmarks: 10,000 threads take half a gigabyte, most of it their stacks and page tables.
+    "many-tasks": Setting(memory_mib=1536, programs=("many",), crash_timeout_s=180.0, save_timeout_s=180.0),
     "views": Setting(programs=("views",), crash_timeout_s=120.0),
 }
 
