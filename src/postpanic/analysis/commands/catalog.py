@@ -20,6 +20,9 @@ def load_commands() -> dict[str, Command]:
         mount,
         vm,
     )
+    from postpanic.analysis.commands.memory import (  # noqa: F401
+        translate,
+    )
 
     return declared_commands()
 
