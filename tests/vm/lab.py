@@ -299,19 +299,14 @@ class Lab:
         own = (*disks.attach(), *([Disk(extra)] if extra else []))
         # A socket's path is limited to 107 bytes, a cache directory's is not.
         stub = Path(tempfile.gettempdir()) / f"lab-{os.getpid()}-{time.monotonic_ns():x}.gdb"
-        balloon = ("-device", "virtio-balloon-pci") if recipe.setting.balloon else ()
-        words = [COMMAND_LINE, recipe.options, "" if load_capture else "LAB_CAPTURE=0"]
-        config = MachineConfig(
-            kernel=kernel.image,
-            initrd=initrd,
-            command_line=" ".join(word for word in words if word),
-            disks=(*own, *more_disks),
-            memory_mib=recipe.memory_mib,
-            cpus=recipe.cpus,
-            cpu=recipe.cpu,
-            network=True,
+        config = _describe_machine(
+            recipe,
+            kernel.image,
+            initrd,
+            (*own, *more_disks),
+            more_words=("-gdb", f"unix:{stub},server=on,wait=off", *more_words),
+            options="" if load_capture else "LAB_CAPTURE=0",
             is_isolated=is_isolated,
-            extra=("-gdb", f"unix:{stub},server=on,wait=off", *balloon, *more_words),
         )
         with hold_machine(self.cache_dir):
             self.say(f"{kernel.release}: booting")
@@ -403,6 +398,31 @@ def hold_machine(cache_dir: Path, *, alone: bool = False) -> Iterator[None]:
     count = min(os.cpu_count() or 1, MOST_MACHINES)
     with hold_all_slots(cache_dir, "machine", count) if alone else hold_slot(cache_dir, "machine", count):
         yield
+
+
+def _describe_machine(
+    recipe: Recipe,
+    image: Path,
+    initrd: Path,
+    disks: Sequence[Disk],
+    *,
+    more_words: Sequence[str],
+    options: str,
+    is_isolated: bool,
+) -> MachineConfig:
+    balloon = ("-device", "virtio-balloon-pci") if recipe.setting.balloon else ()
+    return MachineConfig(
+        kernel=image,
+        initrd=initrd,
+        command_line=" ".join(word for word in (COMMAND_LINE, recipe.options, options) if word),
+        disks=tuple(disks),
+        memory_mib=recipe.memory_mib,
+        cpus=recipe.cpus,
+        cpu=recipe.cpu,
+        network=True,
+        is_isolated=is_isolated,
+        extra=(*balloon, *more_words),
+    )
 
 
 def _do_as_asked(machine: Machine, stub: Path, timeout_s: float) -> None:

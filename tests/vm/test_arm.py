@@ -56,18 +56,7 @@ def test_arming_is_verified_repeated_changed_and_undone(on_host: Run) -> None:
     assert f"found again by UUID={ROOT_UUID}" in dry.stdout
     assert "modules" in dry.stdout
 
-    assert first.status == 0, first.stderr
-    armed = json.loads(first.stdout)
-    assert armed["stale"] == ["there is no image yet"]
-    assert armed["load"]["method"] == "file"
-    assert armed["verification"]["outcome"] == "good"
-    assert {"kernel", "initramfs", "command line", "core header", "memory"} <= {
-        check["name"] for check in armed["verification"]["checks"]
-    }
-    assert armed["plan"]["targets"][0]["device"]["uuid"] == ROOT_UUID
-    assert {"virtio_pci", "virtio_blk"} <= set(armed["image"]["modules"])
-    assert armed["image"]["size_bytes"] < 20_000_000
-    assert armed["image"]["unpacked_bytes"] < 60_000_000
+    judge_first(first)
     assert shown.stdout.splitlines() == [
         *("1", "1", "0"),
         "700 /var/lib/postpanic",
@@ -97,6 +86,27 @@ def test_arming_is_verified_repeated_changed_and_undone(on_host: Run) -> None:
     assert json.loads("{" + again)["stale"] == []
     assert json.loads("{" + again)["load"]["now"] is False
 
+    judge_last(undone, empty)
+
+
+def judge_first(first: CommandResult) -> None:
+    """Look at what the first arming says of itself."""
+    assert first.status == 0, first.stderr
+    armed = json.loads(first.stdout)
+    assert armed["stale"] == ["there is no image yet"]
+    assert armed["load"]["method"] == "file"
+    assert armed["verification"]["outcome"] == "good"
+    assert {"kernel", "initramfs", "command line", "core header", "memory"} <= {
+        check["name"] for check in armed["verification"]["checks"]
+    }
+    assert armed["plan"]["targets"][0]["device"]["uuid"] == ROOT_UUID
+    assert {"virtio_pci", "virtio_blk"} <= set(armed["image"]["modules"])
+    assert armed["image"]["size_bytes"] < 20_000_000
+    assert armed["image"]["unpacked_bytes"] < 60_000_000
+
+
+def judge_last(undone: CommandResult, empty: CommandResult) -> None:
+    """Look at what is left when everything is undone, and who may not begin again."""
     first_line, *policy = undone.stdout.splitlines()
     assert first_line == "the capture kernel is unloaded"
     assert sorted(policy[:2]) == ["kernel.panic = 0, was 7", "kernel.panic_on_oops = 0, was 1"]

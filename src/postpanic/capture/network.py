@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from postpanic.capture.resolve.nameservers import read_nameservers
 from postpanic.capture.resolve.sysfs import find_drivers, read_value, stable_path
 from postpanic.errors import NotReadyError, OutputError
 from postpanic.saver.network.links import Address, Interfaces, Link, Route
@@ -28,7 +29,6 @@ _CARDS = frozenset({"", "veth"})
 _GUESTS = frozenset({"veth", "tun", "macvtap", "vxlan"})
 _USUAL_MTU = 1500
 _MAX_DEPTH = 8
-_RESOLVER_FILES = ("etc/resolv.conf", "run/systemd/resolve/resolv.conf", "run/NetworkManager/no-stub-resolv.conf")
 # Those that say how it works, not how it is; names of Documentation/networking/bonding.rst.
 _BOND_OPTIONS = (
     *("mode", "miimon", "updelay", "downdelay", "use_carrier", "arp_interval", "arp_ip_target", "arp_validate"),
@@ -87,7 +87,7 @@ def plan_network(
             finder = _Finder(Interfaces(netlink), root / "sys")
             for server in servers:
                 finder.add_server(server)
-            return finder.finish(tuple(nameservers) or _read_nameservers(root), wait_s)
+            return finder.finish(tuple(nameservers) or read_nameservers(root), wait_s)
     except OutputError as exc:
         raise NotReadyError(exc.message, where=exc.where, hint=exc.hint) from exc
 
@@ -281,16 +281,3 @@ def _without_leases(addresses: list[Address], source: Address) -> list[Address]:
     """List the addresses that stay, that from which the server is reached first."""
     rest = [each for each in addresses if not each.is_leased and each != source]
     return [source, *rest]
-
-
-def _read_nameservers(root: Path) -> tuple[str, ...]:
-    """Read the name servers; one that runs on this machine is not one of the capture kernel's."""
-    for name in _RESOLVER_FILES:
-        found: list[str] = []
-        for line in read_value(root / name).splitlines():
-            words = line.split()
-            if len(words) > 1 and words[0] == "nameserver" and not words[1].startswith("127.") and words[1] != "::1":
-                found.append(words[1])
-        if found:
-            return tuple(found[:3])
-    return ()

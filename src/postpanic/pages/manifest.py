@@ -106,7 +106,7 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
         _sync_directory(path.parent)
     except OSError as exc:
         # What follows needs numpy, and is imported when a dump has been written anyway.
-        from postpanic.dumps.sink import as_output_error
+        from postpanic.dumps.write_calls import as_output_error
 
         raise as_output_error(exc, str(path)) from exc
 

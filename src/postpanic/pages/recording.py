@@ -62,7 +62,6 @@ def record_dump(
     """
     description = dump.description
     selection = result.selection
-    ranges, left_out = find_lost_ranges(result.lost)
     container = "flattened " if flattened else ""
     return Manifest(
         tool=_TOOL,
@@ -78,15 +77,7 @@ def record_dump(
             tuple(OutputFile(name, digest) for name, digest in files.items()),
         ),
         dump_level=selection.level | (description.dump_level or 0),
-        pages=PageRecord(
-            dump.page_size_bytes,
-            {verdict.name.lower(): count for verdict, count in selection.counts.items()},
-            written=result.written_pages,
-            zero=result.zero_pages,
-            lost=len(result.lost),
-            lost_ranges=ranges,
-            lost_ranges_left_out=left_out,
-        ),
+        pages=_record_pages(dump, result),
         duration_s=duration_s,
         incomplete=tuple(result.faults),
         redactions=tuple(
@@ -95,6 +86,19 @@ def record_dump(
         ),
         notes=tuple(notes),
         self_test=self_test,
+    )
+
+
+def _record_pages(dump: Dump, result: FilterResult) -> PageRecord:
+    ranges, left_out = find_lost_ranges(result.lost)
+    return PageRecord(
+        dump.page_size_bytes,
+        {verdict.name.lower(): count for verdict, count in result.selection.counts.items()},
+        written=result.written_pages,
+        zero=result.zero_pages,
+        lost=len(result.lost),
+        lost_ranges=ranges,
+        lost_ranges_left_out=left_out,
     )
 
 

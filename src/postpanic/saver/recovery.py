@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from postpanic.dumps.digest import ChunkHashes
-from postpanic.dumps.sink import as_output_error
+from postpanic.dumps.write_calls import as_output_error
 from postpanic.errors import CorruptError, FileFaultError
 from postpanic.saver.superblocks import SWAP_SIGNATURE
 from postpanic.saver.targets.directory import INCOMPLETE_SUFFIX, DirectoryTarget

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from postpanic.dumps.digest import ChunkHashes, FileDigest, digest_file
-from postpanic.dumps.sink import FileSink, LimitedSink, NullSink, as_output_error, write_views
+from postpanic.dumps.sink import FileSink, LimitedSink, NullSink
+from postpanic.dumps.write_calls import as_output_error, write_views
 from postpanic.errors import FileFaultError, NoSpaceError, OutputError, OutputGoneError
 
 

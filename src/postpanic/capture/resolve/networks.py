@@ -5,18 +5,18 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from postpanic.capture.config import InterfaceConfig, NetworkConfig
 from postpanic.capture.initramfs.modules import ModuleTree
 from postpanic.capture.resolve.drivers import choose_driver_modules
+from postpanic.capture.resolve.nameservers import read_nameservers
 from postpanic.capture.resolve.needs import FoundNetwork
 from postpanic.capture.resolve.sysfs import find_drivers, read_value, stable_path
 from postpanic.errors import NotReadyError
 from postpanic.saver.plan import InterfacePlan, NetworkPlan, RoutePlan
 
-__all__ = ["look_up_servers", "plan_given_network", "read_nameservers"]
+__all__ = ["look_up_servers", "plan_given_network"]
 
 _MODULES = {"vlan": "8021q", "bond": "bonding"}
 _NO_ADDRESS = "00:00:00:00:00:00"
@@ -88,26 +88,6 @@ def look_up_servers(servers: Sequence[str]) -> tuple[tuple[str, str], ...]:
                 ) from exc
             found += [(str(answer[4][0]), name) for answer in answers]
     return tuple(dict.fromkeys(found))
-
-
-def read_nameservers(root: Path) -> tuple[str, ...]:
-    """
-    Read this machine's name servers: resolv.conf(5).
-
-    A resolver on the machine itself will not be there; what systemd-resolved asks in its turn is in a file of its own.
-    """
-    for name in ("run/systemd/resolve/resolv.conf", "etc/resolv.conf"):
-        found: list[str] = []
-        with suppress(OSError):
-            for line in (root / name).read_text(errors="replace").splitlines():
-                words = line.split()
-                if len(words) > 1 and words[0] == "nameserver":
-                    with suppress(ValueError):
-                        if not ipaddress.ip_address(words[1].partition("%")[0]).is_loopback:
-                            found.append(words[1])
-        if found:
-            return tuple(found)
-    return ()
 
 
 def _find_card(interface: InterfaceConfig, sysfs: Path) -> Path | None:

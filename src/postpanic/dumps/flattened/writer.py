@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from postpanic.dumps.digest import ChunkHashes, FileDigest
 from postpanic.dumps.flattened.layout import RECORD, encode_flat_header
-from postpanic.dumps.sink import as_output_error, as_views, find_row_groups, write_views
+from postpanic.dumps.write_calls import as_output_error, as_views, find_row_groups, write_views
 from postpanic.errors import NoSpaceError, OutputError
 from postpanic.units import MIB
 

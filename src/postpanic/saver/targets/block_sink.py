@@ -7,7 +7,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 
 from postpanic.dumps.digest import FileDigest
-from postpanic.dumps.sink import DescriptorSink, as_output_error
+from postpanic.dumps.sink import DescriptorSink
+from postpanic.dumps.write_calls import as_output_error
 from postpanic.errors import NoSpaceError
 from postpanic.units import format_size
 

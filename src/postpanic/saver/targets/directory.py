@@ -14,7 +14,8 @@ import fcntl
 import os
 from pathlib import Path
 
-from postpanic.dumps.sink import FileSink, Sink, as_output_error
+from postpanic.dumps.sink import FileSink, Sink
+from postpanic.dumps.write_calls import as_output_error
 from postpanic.errors import OutputError
 from postpanic.saver.plan import RetentionPlan
 from postpanic.saver.targets.retention import delete_old_dumps

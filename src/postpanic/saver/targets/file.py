@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from postpanic.dumps.sink import as_output_error
+from postpanic.dumps.write_calls import as_output_error
 from postpanic.saver.blocks import BlockDevice, BlockFinder
 from postpanic.saver.mounting import mount_writable, sync_file_system
 from postpanic.saver.plan import FilePlan

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from postpanic.dumps.sink import as_output_error
+from postpanic.dumps.write_calls import as_output_error
 from postpanic.errors import OutputError
 from postpanic.saver.mounting import unmount
 

@@ -15,7 +15,7 @@ import errno
 import socket
 from pathlib import Path
 
-from postpanic.dumps.sink import as_output_error
+from postpanic.dumps.write_calls import as_output_error
 from postpanic.errors import OutputError
 from postpanic.saver.mounting import mount
 from postpanic.saver.plan import NfsPlan

@@ -15,7 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from postpanic.dumps.digest import FileDigest
-from postpanic.dumps.sink import Sink, as_output_error
+from postpanic.dumps.sink import Sink
+from postpanic.dumps.write_calls import as_output_error
 from postpanic.errors import FileFaultError, NoSpaceError, OutputError
 from postpanic.saver.blocks import BlockFinder
 from postpanic.saver.plan import RawPlan

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from postpanic.dumps.digest import ChunkHashes, FileDigest
-from postpanic.dumps.sink import as_views, find_row_groups
+from postpanic.dumps.write_calls import as_views, find_row_groups
 from postpanic.errors import OutputError
 from postpanic.saver.targets.sftp import SftpClient
 

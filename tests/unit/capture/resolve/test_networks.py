@@ -9,7 +9,8 @@ import pytest
 from postpanic.capture.config import decode_config
 from postpanic.capture.initramfs.modules import ModuleTree
 from postpanic.capture.resolve import FoundNetwork
-from postpanic.capture.resolve.networks import look_up_servers, plan_given_network, read_nameservers
+from postpanic.capture.resolve.nameservers import read_nameservers
+from postpanic.capture.resolve.networks import look_up_servers, plan_given_network
 from postpanic.errors import NotReadyError
 from postpanic.saver.plan import InterfacePlan, RoutePlan
 from tests.unit.capture.resolve.machine import MachineTree
