@@ -45,6 +45,8 @@ class OpenedProgram:
     synthesized: SynthesizedDebuginfo | None
     """Report of what was typed; also keeps files that no cache keeps."""
     warnings: list[str] = field(default_factory=list)
+    zero_excluded: bool = False
+    """Whether pages that the dump does not hold read as zeroes."""
 
     @property
     def dump(self) -> Dump:
@@ -140,7 +142,7 @@ def open_program(
         )
         synthesized = made[0] if made else None
         warnings = [*dump.description.warnings, *(synthesized.report.notes if synthesized else ())]
-        return OpenedProgram(prog, dump, memory, tuple(sources), synthesized, warnings)
+        return OpenedProgram(prog, dump, memory, tuple(sources), synthesized, warnings, zero_excluded)
     except BaseException:
         dump.close()
         raise
