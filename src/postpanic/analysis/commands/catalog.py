@@ -18,6 +18,7 @@ def load_commands() -> dict[str, Command]:
         foreach,
         help_pages,
         mount,
+        ps,
         vm,
     )
     from postpanic.analysis.commands.memory import (  # noqa: F401

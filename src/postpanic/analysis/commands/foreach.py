@@ -136,7 +136,9 @@ def _has_context(workspace: Workspace) -> bool:
 
 @cache
 def _command_names() -> frozenset[str]:
-    return _DRGN_COMMANDS | {name for name, entry in declared_commands().items() if entry.per_task}
+    return _DRGN_COMMANDS | {
+        name for name, entry in declared_commands().items() if entry.per_task or find_answer_all(name) is not None
+    }
 
 
 def _split(words: Sequence[str]) -> tuple[TaskChoice, list[_Run]]:

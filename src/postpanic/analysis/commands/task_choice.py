@@ -6,14 +6,18 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from drgn import Object
+
 from postpanic.analysis.cells import problem
 from postpanic.analysis.commands.values import find_tasks, parse_cpus
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.tasks import STATE_NAMES, TaskFacts, read_all_facts, read_facts
 from postpanic.analysis.workspace import Workspace
+from postpanic.errors import UsageError
+from postpanic.findings.absent import Reason
 from postpanic.findings.table import Problem
 
-__all__ = ["TaskChoice", "active_tasks", "choose_tasks"]
+__all__ = ["TaskChoice", "active_tasks", "choose_tasks", "keep_leaders", "narrow"]
 
 _KINDS = frozenset({"user", "kernel", "gleader", "active"})
 
@@ -45,22 +49,46 @@ def choose_tasks(workspace: Workspace, choice: TaskChoice, problems: list[Proble
     """
     Find the tasks of a choice, idle ones first, then by PID, each once.
 
+    A name that is no task's is a problem, where others are.
+
     Raises
     ------
     UsageError
-        If a name among the words is that of no task.
+        If no name is that of a task.
     """
     tasks = read_all_facts(workspace, problems)
     if choice.names:
-        found = find_tasks(workspace, [_plain(name) for name in choice.names], problems)
+        found = _find_named(workspace, choice.names, problems)
         wanted = {int(task.value_()) for task in found}
         known = {task.vaddr for task in tasks}
         # A task that no list of the kernel has any more may still be given by its address.
         strays = [task for task in found if int(task.value_()) not in known]
         tasks = [*(task for task in tasks if task.vaddr in wanted), *read_facts(workspace, strays)]
+    return narrow(workspace, choice, tasks, problems)
+
+
+def narrow(
+    workspace: Workspace, choice: TaskChoice, tasks: Sequence[TaskFacts], problems: list[Problem]
+) -> list[TaskFacts]:
+    """Leave out the tasks that are not of the kinds, states and policies of a choice."""
+    kept = list(tasks)
     for test in _tests(workspace, choice, problems):
-        tasks = [task for task in tasks if _passes(test, task, problems)]
-    return tasks
+        kept = [task for task in kept if _passes(test, task, problems)]
+    return kept
+
+
+def _find_named(workspace: Workspace, names: Sequence[str], problems: list[Problem]) -> list[Object]:
+    found: list[Object] = []
+    errors: list[UsageError] = []
+    for name in names:
+        try:
+            found += find_tasks(workspace, [_plain(name)], problems)
+        except UsageError as exc:
+            errors.append(exc)
+    if errors and not found:
+        raise errors[0]
+    problems += [Problem(str(error), Reason.NOT_PRESENT) for error in errors]
+    return found
 
 
 def _plain(name: str) -> str:
@@ -116,13 +144,16 @@ def active_tasks(workspace: Workspace, problems: list[Problem]) -> dict[int, int
     return found
 
 
-def sorted_by_pid(tasks: Sequence[TaskFacts]) -> list[TaskFacts]:
-    """Sort tasks by PID; those whose PID cannot be read come last."""
-
-    def key(task: TaskFacts) -> tuple[bool, int]:
+def keep_leaders(workspace: Workspace, tasks: Sequence[TaskFacts]) -> list[TaskFacts]:
+    """Put the leader of its thread group in the place of each task, each once."""
+    kept: dict[int, TaskFacts] = {}
+    for task in tasks:
         try:
-            return (False, task.pid)
+            vaddr = task.number("group_leader")
         except UNREADABLE:
-            return (True, 0)
-
-    return sorted(tasks, key=key)
+            continue
+        if vaddr == task.vaddr:
+            kept[vaddr] = task
+        elif vaddr not in kept:
+            kept[vaddr] = read_facts(workspace, [Object(workspace.prog, "struct task_struct *", vaddr)])[0]
+    return list(kept.values())

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import drgn
 from drgn import Object, Program, Type
 
-from postpanic.analysis.cells import decode
+from postpanic.analysis.cells import cell, decode
 from postpanic.analysis.tasks.lists import read_tasks
 from postpanic.analysis.tasks.scattered import read_scattered
 from postpanic.analysis.tasks.states import state_code
 from postpanic.analysis.workspace import Workspace
 from postpanic.errors import FactAbsentError
-from postpanic.findings.table import Problem
+from postpanic.findings.table import Cell, Problem
 
 __all__ = ["PF_KTHREAD", "Field", "TaskFacts", "find_field", "read_all_facts", "read_facts"]
 
@@ -170,6 +170,20 @@ class TaskFacts:
             return field.number(self._data)
         data = self.task.prog_.read(self.vaddr + field.offset, field.size_bytes)
         return Field(0, field.size_bytes, field.decoder).number(data)
+
+    def cell(self, name: str) -> Cell:
+        """Decode a member as a cell of a table."""
+        return cell(lambda: self.number(name))
+
+    @property
+    def state_cell(self) -> Cell:
+        """Its state as a cell of a table."""
+        return cell(lambda: self.state)
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether all that is asked of it can be told."""
+        return self._data is not None
 
     @property
     def pid(self) -> int:
