@@ -11,7 +11,7 @@ ones, for which threads would only wait for each other: it stays with the caller
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from typing import TYPE_CHECKING
@@ -78,8 +78,9 @@ def select_pages(
         How many threads read and decide; a small memory is not worth more than one.
     memory_limit_bytes : int
         What the buffers may take, 5 MiB and more for each thread: fewer threads
-        are used where it is small. The result comes on top: two bits for each frame
-        up to the highest, and half a byte where neighbours are not alike.
+        are used where it is small, and less is read at a time, down to 1.5 MiB. The
+        result comes on top: two bits for each frame up to the highest, and half a byte
+        where neighbours are not alike.
     by_worth : bool
         Find out which pages are the most valuable, so that they can be written first; without,
         the half byte is saved, and the kernel's page tables are not read.
@@ -254,6 +255,10 @@ class _StructPageUnits:
 
     def units(self, numbers: list[int], threads: int, memory_limit_bytes: int) -> Iterator[_Unit]:
         """Decide on units, in the order in which they are given."""
+        frames = self._choose_slice(memory_limit_bytes)
+        if frames < SECTION_FRAMES:
+            yield from self._units_by_slices(numbers, frames)
+            return
         _keep_freed_memory()
         buffer = self._reader.make_buffer(SECTION_FRAMES)
         # A buffer, the columns of one unit, and what numpy takes meanwhile.
@@ -279,6 +284,32 @@ class _StructPageUnits:
                 unit = self._decide(task, future.result(), buffer)
                 free.append(buffer)
                 yield unit
+
+    def _choose_slice(self, memory_limit_bytes: int) -> int:
+        """Choose how many frames are read at a time: a unit's, or as many as there is memory for."""
+        frames = SECTION_FRAMES
+        while frames > GROUP_FRAMES and self._reader.measure_buffer(frames) + MIB > memory_limit_bytes:
+            frames //= 2
+        return frames
+
+    def _units_by_slices(self, numbers: list[int], frames: int) -> Iterator[_Unit]:
+        """Decide on units that are read in parts; blocks of pages may go on from one into the next, as with units."""
+        buffer = self._reader.make_buffer(frames)
+        for task in self._plan(numbers, [buffer]):
+            unit = self._judge(task, self._read_slices(task, buffer, frames))
+            if task.free and unit.found.may_go_on:
+                task = _Task(task.number, task.extents, [])
+                unit = self._judge(task, self._read_slices(task, buffer, frames))
+            yield unit
+
+    def _read_slices(self, task: _Task, buffer: NDArray[np.uint8], frames: int) -> Iterator[FilledRun]:
+        """Read the struct pages of a unit slice by slice; what the last one gave is not valid any more."""
+        first = task.number * SECTION_FRAMES
+        for start in range(first, first + SECTION_FRAMES, frames):
+            busy = np.flatnonzero(self._ram.bits[start // 8 : (start + frames) // 8])
+            if len(busy):
+                begin, end = start + int(busy[0]) * 8, start + int(busy[-1]) * 8 + 8
+                yield from self._reader.fill(task.extents, begin, end, task.free, buffer)
 
     def _plan(self, numbers: list[int], buffers: list[NDArray[np.uint8]]) -> Iterator[_Task]:
         """
@@ -321,7 +352,7 @@ class _StructPageUnits:
             unit = self._judge(task, self._read(task, buffer))
         return unit
 
-    def _judge(self, task: _Task, runs: list[FilledRun]) -> _Unit:
+    def _judge(self, task: _Task, runs: Iterable[FilledRun]) -> _Unit:
         number = task.number
         first = number * SECTION_FRAMES
         verdicts = np.full(SECTION_FRAMES, Verdict.UNKNOWN, dtype=np.uint8)

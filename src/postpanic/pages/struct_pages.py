@@ -142,8 +142,14 @@ class StructPageReader:
 
     def make_buffer(self, frames: int) -> NDArray[np.uint8]:
         """Make a buffer that holds the structures of that many frames, shape (pages, page size)."""
-        page_count = -(-frames * self._layout.size_bytes // self._page_size) + 1
+        page_count = self.measure_buffer(frames) // self._page_size
+        if frames < SECTION_FRAMES:
+            return np.empty((page_count, self._page_size), dtype=np.uint8)
         return _make_huge(page_count * self._page_size).reshape(page_count, self._page_size)
+
+    def measure_buffer(self, frames: int) -> int:
+        """Tell how many bytes a buffer for that many frames has."""
+        return (-(-frames * self._layout.size_bytes // self._page_size) + 1) * self._page_size
 
     def locate(self, start: int, end: int) -> list[Extent]:
         """Find where the struct pages of the frames ``[start, end)`` are, as far as there are any."""
@@ -274,7 +280,7 @@ class StructPageReader:
         """Copy a column to where the last one was: memory that is fresh from the kernel costs more than the copy."""
         room = self._room.get(name)
         if room is None or len(room) < len(column):
-            room = self._room[name] = np.empty(max(len(column), SECTION_FRAMES), dtype=column.dtype)
+            room = self._room[name] = np.empty(len(column), dtype=column.dtype)
         np.copyto(room[: len(column)], column)
         return room[: len(column)]
 

@@ -24,6 +24,7 @@ __all__ = ["MemoryImage", "choose_buffer_bytes"]
 _KEPT_FREE = 10 * MIB
 _TEST_BYTES = 24 * MIB
 """What a self-test takes, and some more."""
+_LEAN_SELECT_BYTES = 3 * MIB // 2
 _LEAST, _MOST = 2 * MIB, 24 * MIB
 
 
@@ -37,8 +38,9 @@ class MemoryImage:
         ``/proc/vmcore``, or any other.
     node : str
         The machine's name, where the memory does not tell it.
-    by_worth : bool
-        Write the most valuable pages first, which takes half a byte for each page of the memory.
+    lean : bool
+        Take as little memory as possible: do not write the most valuable pages first, which takes half a byte for
+        each page of the memory; read less of the array of struct page at a time.
     """
 
     def __init__(
@@ -50,14 +52,14 @@ class MemoryImage:
         threads: int = 1,
         buffer_bytes: int = _LEAST,
         self_test: bool = True,
-        by_worth: bool = True,
+        lean: bool = False,
     ) -> None:
         self.dump = dump
         self.threads = threads
         self.buffer_bytes = buffer_bytes
         self._say = say
         self._self_test = self_test
-        self._by_worth = by_worth
+        self._lean = lean
         self._tested: dict[str, SelfTest | None] = {}
         self._selections: dict[int, Selection] = {}
         self._lock = threading.Lock()
@@ -83,9 +85,16 @@ class MemoryImage:
         """Choose the pages of a dump level; once for all who ask."""
         with self._lock:
             if level not in self._selections:
-                from postpanic.pages.classify import select_pages
+                from postpanic.pages.classify import DEFAULT_MEMORY_BYTES, select_pages
 
-                selection = select_pages(self.dump, self.kernel, level, threads=self.threads, by_worth=self._by_worth)
+                selection = select_pages(
+                    self.dump,
+                    self.kernel,
+                    level,
+                    threads=self.threads,
+                    memory_limit_bytes=_LEAN_SELECT_BYTES if self._lean else DEFAULT_MEMORY_BYTES,
+                    by_worth=not self._lean,
+                )
                 for note in selection.notes:
                     self._say(note)
                 self._selections[level] = selection

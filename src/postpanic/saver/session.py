@@ -115,7 +115,7 @@ def save(
         threads=plan.threads,
         buffer_bytes=buffer_bytes,
         self_test=plan.self_test and not options.lean,
-        by_worth=not options.lean,
+        lean=options.lean,
     )
     session = _Session(image, console, make_target, options, report, alive)
     outcome = Outcome()

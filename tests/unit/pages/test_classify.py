@@ -387,6 +387,25 @@ def test_threads_make_the_same_selection_and_progress_rises() -> None:
         assert other.counts == one.counts
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_units_read_in_slices_make_the_same_selection(form: str) -> None:
+    array = StructPageArray(FORMS[form], 1 << 17)
+    fill(array)
+    # Blocks that begin in one slice and end in another, and one that a slice ends in the middle of.
+    array.hugetlb(1 << 15, 15)
+    array.anon(8192 - 32, 5)
+    array.free(8192 + 1024, 10)
+    array.cache((1 << 16) - 512, 9)
+    array.free(1 << 14, 10)
+    dump, kernel = Machine([array]).build()
+    whole = select_pages(dump, kernel, 31)
+    for memory in (3 << 20, 0):
+        sliced = select_pages(dump, kernel, 31, memory_limit_bytes=memory)
+        assert (sliced.kept.bits == whole.kept.bits).all()
+        assert sliced.counts == whole.counts
+        assert sliced.notes == whole.notes
+
+
 def test_mapping_of_a_slab_is_not_taken_for_anonymous_memory() -> None:
     for name in FORMS:
         array = StructPageArray(FORMS[name], COUNT)
