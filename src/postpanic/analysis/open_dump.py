@@ -20,7 +20,7 @@ from drgn import Object, Program
 
 from postpanic.analysis.commands.arguments import Option
 from postpanic.analysis.commands.catalog import load_commands
-from postpanic.analysis.commands.language import answer, split_line
+from postpanic.analysis.commands.language import answer, find_line_command
 from postpanic.analysis.commands.registry import Command
 from postpanic.analysis.crash_commands import load_plugins
 from postpanic.analysis.debug_files import DebugPolicy
@@ -85,10 +85,9 @@ class OpenDump:
         AbsentError
             If the dump does not hold what the whole answer depends on.
         """
-        split = split_line(line)
+        split, command = find_line_command(self.workspace, line)
         if split.redirections or split.pipeline is not None:
             raise UsageError(f"{line!r}: redirections and pipes are for the prompt", hint="run() returns a value")
-        command = load_commands().get(split.name)
         if command is None:
             raise UsageError(f"no native command {split.name}", hint=f"native: {', '.join(load_commands())}")
         more = _spell(command, arguments)
@@ -154,7 +153,7 @@ def open_dump(
     vmlinux: str | Path | None = None,
     modules: Sequence[str | Path] = (),
     debuginfo: str = "auto",
-    cache_directory: str | Path | None = None,
+    cache_directory: str | Path | None = "~/.cache/postpanic",
     zero_excluded: bool = False,
 ) -> OpenDump:
     """
@@ -171,8 +170,8 @@ def open_dump(
         synthesized; ``synth``: only what is given or synthesized; ``real``:
         never synthesized.
     cache_directory : str or Path, optional
-        Where synthesized debug information is kept for the next time; without
-        it nothing is kept.
+        Where synthesized debug information is kept for the next time; None:
+        nothing is kept, and it is made anew each time, which takes seconds.
     zero_excluded : bool
         Read pages that the dump does not hold as zeroes.
 
@@ -198,7 +197,7 @@ def open_dump(
         vmlinux=Path(vmlinux) if vmlinux is not None else None,
         modules=[Path(module) for module in modules],
         policy=policies[debuginfo],
-        cache_directory=Path(cache_directory) if cache_directory is not None else None,
+        cache_directory=Path(cache_directory).expanduser() if cache_directory is not None else None,
         zero_excluded=zero_excluded,
     )
     load_plugins()

@@ -60,8 +60,10 @@ class OpenedProgram:
         return not kernel_synthesized or self.synthesized is None or self.synthesized.has_types
 
     def close(self) -> None:
-        """Close the dump; the program must not be used any more."""
+        """Close the dump, and remove files that no cache keeps; the program must not be used any more."""
         self.overlay.close()
+        if self.synthesized is not None:
+            self.synthesized.close()
 
     def __enter__(self) -> Self:
         return self

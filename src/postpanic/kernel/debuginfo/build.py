@@ -64,6 +64,11 @@ class SynthesizedDebuginfo:
     """False: the kernel carries no BTF, so the files have symbols and nothing else."""
     temporary: tempfile.TemporaryDirectory[str] | None = None
 
+    def close(self) -> None:
+        """Remove files that no cache keeps."""
+        if self.temporary is not None:
+            self.temporary.cleanup()
+
 
 def build(
     memory: KernelMemory,
