@@ -16,9 +16,11 @@ def load_commands() -> dict[str, Command]:
         addresses,
         files,
         foreach,
+        fuser,
         help_pages,
         mount,
         ps,
+        structures,
         vm,
     )
     from postpanic.analysis.commands.memory import (  # noqa: F401

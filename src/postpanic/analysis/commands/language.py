@@ -20,11 +20,13 @@ from drgn.commands import CommandNamespace, ParsedCommand, ShellRedirection, unq
 from postpanic.analysis.commands.arguments import Arguments, parse_words
 from postpanic.analysis.commands.catalog import find_command
 from postpanic.analysis.commands.registry import Command
+from postpanic.analysis.crash_commands import command_names
+from postpanic.analysis.objects.paths import find_type_keyword
 from postpanic.analysis.workspace import Workspace
 from postpanic.errors import UsageError
 from postpanic.findings.table import Answer
 
-__all__ = ["JSON_FLAG", "CommandLine", "Show", "answer", "run_native", "split_line", "words_of"]
+__all__ = ["JSON_FLAG", "CommandLine", "Show", "answer", "find_line_command", "run_native", "split_line", "words_of"]
 
 JSON_FLAG = "--json"
 
@@ -42,6 +44,9 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+
+_GLUED = re.compile(r"\A\s*(\*(?=[^\s*])|p(?=/))")
+"""Commands that need no space behind them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +202,31 @@ class _Native:
         return result
 
 
+def find_line_command(workspace: Workspace, line: str) -> tuple[CommandLine, Command | None]:
+    """
+    Split a line and find its command; None: it is not native.
+
+    ``*task_struct`` is ``* task_struct``, ``p/x`` is ``p /x``, and a line that
+    begins with the name of a structure or union is ``struct`` or ``union`` of it,
+    unless drgn has a command of that name.
+
+    Raises
+    ------
+    UsageError
+        If the line cannot be split.
+    """
+    split = split_line(_GLUED.sub(r"\1 ", line))
+    command = find_command(split.name)
+    if command is not None:
+        return split, command
+    keyword = find_type_keyword(workspace.prog, split.name.partition(".")[0])
+    command = find_command(keyword)
+    if command is None or split.name in command_names(workspace.prog):
+        return split, None
+    source = f"{split.name} {split.source}".rstrip()
+    return CommandLine(keyword, source, (split.name, *split.words), split.redirections, split.pipeline), command
+
+
 def run_native(workspace: Workspace, line: str, show: Show, *, pager: str | None = None) -> Answer | None:
     """
     Run one command line if its command is native.
@@ -218,9 +248,7 @@ def run_native(workspace: Workspace, line: str, show: Show, *, pager: str | None
     UsageError
         For what was typed.
     """
-    # "*task_struct" is "* task_struct".
-    split = split_line(re.sub(r"\A\*(?=\S)", "* ", line))
-    command = find_command(split.name)
+    split, command = find_line_command(workspace, line)
     if command is None:
         return None
     if pager is not None and split.pipeline is None and not any(entry.fd == 1 for entry in split.redirections):
