@@ -19,6 +19,7 @@ def load_commands() -> dict[str, Command]:
         fuser,
         help_pages,
         mount,
+        net,
         ps,
         structures,
         vm,
