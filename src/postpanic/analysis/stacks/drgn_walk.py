@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from drgn import Program, StackFrame
 
-from postpanic.analysis.commands.cells import problem
+from postpanic.analysis.cells import problem
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.stacks.code_index import CodeIndex
 from postpanic.analysis.stacks.frames import Area, Frame, Saved, Trace
-from postpanic.analysis.stacks.tasks import TaskFacts
+from postpanic.analysis.tasks import TaskFacts
 
 __all__ = ["trace_with_drgn"]
 
@@ -19,7 +19,7 @@ def trace_with_drgn(prog: Program, code: CodeIndex, facts: TaskFacts, area: Area
     try:
         found = [frame for frame in prog.stack_trace(facts.task) if not frame.is_inline]
     except UNREADABLE as exc:
-        trace.problems.append(problem(f"task {facts.vaddr:x}: its stack", exc))
+        trace.problems.append(problem("its stack", exc))
         return trace
     for frame in found:
         pc, sp = _pc(frame), _sp(frame)

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from drgn import Architecture, Object, Program
 from drgn.helpers.linux.cpumask import for_each_possible_cpu
 
-from postpanic.analysis.commands.cells import problem
-from postpanic.analysis.commands.workspace import Workspace
+from postpanic.analysis.cells import problem
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.stacks import x86_64
 from postpanic.analysis.stacks.code_index import CodeIndex
 from postpanic.analysis.stacks.drgn_walk import trace_with_drgn
 from postpanic.analysis.stacks.frames import Area, Saved, Trace
 from postpanic.analysis.stacks.orc_rows import OrcRows
-from postpanic.analysis.stacks.tasks import TaskFacts, read_active_tasks, read_facts
+from postpanic.analysis.stacks.running import read_running_tasks
 from postpanic.analysis.stacks.walk import Start, Walker
 from postpanic.analysis.stacks.words import Words
+from postpanic.analysis.tasks import TaskFacts, read_facts
+from postpanic.analysis.workspace import Workspace
 from postpanic.errors import FileFaultError, UsageError
-from postpanic.findings.absent import Reason
+from postpanic.findings.absent import Absent, Reason
 from postpanic.findings.table import Problem
 
 __all__ = ["Stacks", "backtraces", "open_stacks"]
@@ -42,7 +43,7 @@ def open_stacks(workspace: Workspace) -> Stacks:
     return workspace.once("stacks", lambda: Stacks(workspace))
 
 
-def backtraces(workspace: Workspace, tasks: Iterable[Object]) -> Iterator[tuple[TaskFacts, Trace]]:
+def backtraces(workspace: Workspace, tasks: Sequence[Object]) -> Iterator[tuple[TaskFacts, Trace]]:
     """
     Unwind the stacks of tasks, one after the other.
 
@@ -51,11 +52,11 @@ def backtraces(workspace: Workspace, tasks: Iterable[Object]) -> Iterator[tuple[
 
     Parameters
     ----------
-    tasks : iterable of Object
+    tasks : sequence of Object
         ``struct task_struct *``.
     """
     stacks = open_stacks(workspace)
-    for facts in stacks.read_facts(tasks):
+    for facts in read_facts(workspace, tasks):
         yield facts, stacks.trace(facts)
 
 
@@ -64,6 +65,7 @@ class _Begin:
     start: Start | None = None
     saved: Saved | None = None
     why: Problem | None = None
+    absent: Absent | None = None
 
 
 class Stacks:
@@ -90,9 +92,9 @@ class Stacks:
         return CodeIndex(self.prog)
 
     @cached_property
-    def active(self) -> dict[int, int]:
-        """Tasks that were running, and where."""
-        return read_active_tasks(self.prog)
+    def running(self) -> dict[int, int]:
+        """Tasks that were running: address of the ``struct task_struct`` to CPU."""
+        return read_running_tasks(self.prog)
 
     @cached_property
     def areas(self) -> tuple[Area, ...]:
@@ -117,14 +119,10 @@ class Stacks:
             return None
         return Walker(self.words, rows, self.code, self.areas)
 
-    def read_facts(self, tasks: Iterable[Object]) -> Iterable[TaskFacts]:
-        """Read what the lines above the backtraces say."""
-        return read_facts(tasks, self.active)
-
-    def find_task_area(self, task: Object) -> Area | None:
+    def find_task_area(self, facts: TaskFacts) -> Area | None:
         """Find the stack of a task; None: it has none any more, or it cannot be read."""
         try:
-            start = int(task.stack)
+            start = facts.number("stack")
         except UNREADABLE:
             return None
         return Area("task", start, start + self.thread_size) if start else None
@@ -138,13 +136,13 @@ class Stacks:
         pc, sp : int, optional
             Begin there.
         """
-        area = self.find_task_area(facts.task)
+        area = self.find_task_area(facts)
         walker = self.walker
         if walker is None:
             return trace_with_drgn(self.prog, self.code, facts, area)
         begin = self._begin_at(walker, area, pc, sp) if sp is not None else self._find_begin(facts, walker, area)
         trace = walker.trace(begin.start, area) if begin.start is not None else Trace()
-        trace.start = begin.saved
+        trace.start, trace.absent = begin.saved, begin.absent
         if begin.why is not None:
             trace.problems.insert(0, begin.why)
         return trace
@@ -163,11 +161,11 @@ class Stacks:
 
     def _find_begin(self, facts: TaskFacts, walker: Walker, area: Area | None) -> _Begin:
         if area is None:
-            return _Begin(why=Problem(f"task {facts.vaddr:x}: it has no stack", Reason.NOT_PRESENT))
-        if not facts.active:
+            return _Begin(absent=Absent(Reason.NOT_PRESENT, "no stack"))
+        if facts.vaddr not in self.running:
             return self._begin_asleep(facts, area)
         if self.is_live:
-            return _Begin(why=Problem(f"task {facts.vaddr:x}: it is running", Reason.NOT_APPLICABLE))
+            return _Begin(absent=Absent(Reason.NOT_APPLICABLE, "(active)"))
         registers, why = self.read_note(facts)
         if registers is None:
             return self._begin_without_note(facts, walker, area, why)
@@ -189,13 +187,11 @@ class Stacks:
     def _begin_asleep(self, facts: TaskFacts, area: Area) -> _Begin:
         """Begin where the scheduler left the task."""
         try:
-            sp = int(facts.task.thread.sp)
+            sp = facts.number("sp")
         except UNREADABLE as exc:
-            return _Begin(why=problem(f"task {facts.vaddr:x}: its stack pointer", exc))
+            return _Begin(why=problem("its stack pointer", exc))
         if sp not in area:
-            return _Begin(
-                why=Problem(f"task {facts.vaddr:x}: its stack pointer {sp:#x} is not in its stack", Reason.DAMAGED)
-            )
+            return _Begin(why=Problem(f"its stack pointer {sp:#x} is not in its stack", Reason.DAMAGED))
         return self._read_entry_frame(sp)
 
     def _read_entry_frame(self, sp: int) -> _Begin:
@@ -216,9 +212,9 @@ class Stacks:
             frames = self.prog.stack_trace(facts.task)
             registers = x86_64.note_registers(frames[0].registers())
         except (*UNREADABLE, IndexError) as exc:
-            return None, problem(f"task {facts.vaddr:x}: the registers of its CPU", exc)
+            return None, problem("the registers of its CPU", exc)
         if not {"rip", "rsp"} <= registers.keys():
-            return None, Problem(f"task {facts.vaddr:x}: the dump has no registers of its CPU", Reason.NOT_PRESENT)
+            return None, Problem("the dump has no registers of its CPU", Reason.NOT_PRESENT)
         return registers, None
 
     def find_dying(
@@ -237,7 +233,7 @@ class Stacks:
             place = self.code.find(vaddr) if vaddr is not None else None
             if place is not None:
                 ranges.append((place.start, place.start + place.size_bytes))
-        own = [other for other in self.areas if other.cpu == facts.cpu]
+        own = [other for other in self.areas if other.cpu == self.running.get(facts.vaddr)]
         for stack in (area, *own):
             for start in walker.candidates(stack.start, stack.end):
                 if not any(first < start.pc <= last for first, last in ranges):
@@ -253,7 +249,7 @@ class Stacks:
             return _Begin(start, None, why)
         begin = self._begin_asleep(facts, area)
         stale = Problem(
-            f"task {facts.vaddr:x}: it was running, and no registers are known; shown is where it last slept",
+            "it was running, and no registers are known; shown is where it last slept",
             Reason.NOT_PRESENT,
         )
         return _Begin(begin.start, None, begin.why or stale)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from postpanic.analysis.stacks.code_index import Place
+from postpanic.findings.absent import Absent
 from postpanic.findings.table import Problem
 
 __all__ = ["Area", "Frame", "Saved", "Trace"]
@@ -115,9 +116,12 @@ class Trace:
     complete : bool
         Whether it reached the regular end of the stack.
     problems : list of Problem
+    absent : Absent, optional
+        Why there is nothing to unwind, where that is as it should be.
     """
 
     frames: list[Frame] = field(default_factory=list)
     start: Saved | None = None
     complete: bool = False
     problems: list[Problem] = field(default_factory=list)
+    absent: Absent | None = None

@@ -1,0 +1,1 @@
+"""Stacks as tables: what ``bt`` shows of them."""
