@@ -152,6 +152,31 @@ class PageStructs:
                 return name
         return ""
 
+    @cached_property
+    def _slab_mask(self) -> int:
+        """Bit of ``flags`` that marks a slab; 0 where the page type does (46df8e73a4a3, 6.10)."""
+        types = {name for name, _ in self._masked_types} | set(self._byte_types.values())
+        bits = dict(self.flag_bits)
+        return 0 if "slab" in types or "PG_slab" not in bits else 1 << bits["PG_slab"]
+
+    def are_slabs(self, block: PageBlock) -> NDArray[np.bool_]:
+        """Tell of each frame whether it is the first of a slab."""
+        if self._slab_mask:
+            tails = block.u64(self.head_offset) & np.uint64(1)
+            is_slab = block.u64(self.flags_offset) & np.uint64(self._slab_mask) != 0
+            return np.asarray(is_slab & (tails == 0) & block.present)
+        mapcounts = block.u32(self.mapcount_offset)
+        known, inverse = np.unique(mapcounts, return_inverse=True)
+        is_slab = np.array([self.type_name(int(value)) == "slab" for value in known], dtype=np.bool_)
+        return np.asarray(is_slab[inverse] & block.present)
+
+    def is_slab(self, row: bytes) -> bool:
+        """Tell of one structure whether it is the first of a slab."""
+        if self._slab_mask:
+            return bool(int.from_bytes(row[self.flags_offset : self.flags_offset + 8], "little") & self._slab_mask)
+        mapcount = int.from_bytes(row[self.mapcount_offset : self.mapcount_offset + 4], "little")
+        return self.type_name(mapcount) == "slab"
+
     def pfn_of(self, page_vaddr: int) -> int | None:
         """Give the frame whose ``struct page`` is at, or around, an address; None if there is none."""
         index = self.mem_map
