@@ -26,7 +26,9 @@ def load_commands() -> dict[str, Command]:
         vm,
     )
     from postpanic.analysis.commands.memory import (  # noqa: F401
+        read,
         translate,
+        write,
     )
 
     return declared_commands()
