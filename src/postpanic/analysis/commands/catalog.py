@@ -22,7 +22,9 @@ def load_commands() -> dict[str, Command]:
         mount,
         net,
         ps,
+        set_context,
         structures,
+        task,
         vm,
     )
     from postpanic.analysis.commands.memory import (  # noqa: F401

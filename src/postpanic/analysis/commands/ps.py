@@ -45,7 +45,7 @@ _REST = (
     Column("mem_percent", Kind.REAL, title="%MEM", format=".1f", help="Share of physical memory that is resident."),
     Column("vsz_kib", Kind.NUMBER, title="VSZ", help="Size of its mappings, KiB: mm_struct.total_vm."),
     Column("rss_kib", Kind.NUMBER, title="RSS", help="What is resident of it, KiB: mm_struct.rss_stat of all CPUs."),
-    Column("command", title="COMM", help="Name; in brackets for kernel threads, and for what has no memory any more."),
+    Column("command", title="COMM", help="Name; in brackets for kernel threads."),
     Column("comm", hidden=True, help="task_struct.comm."),
     Column("kernel", Kind.BOOL, hidden=True, help="Whether it is a kernel thread (PF_KTHREAD)."),
 )
@@ -73,7 +73,7 @@ _PS_STACKS = Shape(
         Column("task", Kind.ADDRESS, hidden=True, help="Address of the task_struct."),
     ),
     Layout.LINES,
-    _LINE % "kstackp",
+    _LINE % "kstackp:<16",
     title=_TITLE % "KSTACKP",
 )
 
@@ -104,8 +104,7 @@ _VIEWS = ("parents", "children", "times", "last_run", "ages", "arguments", "thre
     summary="list tasks",
     description=(
         "List all tasks, or those that are named, idle tasks first and then by PID. A '>' marks the task that is on "
-        "its CPU. Memory adds up what all CPUs have counted: RSS is exact where the kernel's own sum is late.\n\n"
-        "Zombies of user processes count as user tasks, in brackets like kernel threads because they have no memory."
+        "its CPU. Memory adds up what all CPUs have counted: RSS is exact where the kernel's own sum is late."
     ),
     options=_OPTIONS,
     operands=(
@@ -227,16 +226,19 @@ class _Lister:
     def row(self, task: TaskFacts, *, with_stack: bool) -> tuple[Cell, ...]:
         comm = cell(lambda: task.comm)
         kernel = cell(lambda: task.is_kernel_thread)
-        place = cell(lambda: task.number("sp")) if with_stack else task.vaddr
+        is_active = task.vaddr in self._active
+        place: Cell = task.vaddr
+        if with_stack:
+            place = Absent(Reason.NOT_APPLICABLE, "the task is on its CPU") if is_active else task.cell("sp")
         cells = (
-            ">" if task.vaddr in self._active else "",
+            ">" if is_active else "",
             cell(lambda: task.pid),
             cell(lambda: self._ppid(task)),
             cell(lambda: task.cpu),
             place,
             cell(lambda: task.state),
             *self._memory(task),
-            f"[{comm}]" if isinstance(comm, str) and (kernel is True or self._mm(task) == 0) else comm,
+            f"[{comm}]" if isinstance(comm, str) and kernel is True else comm,
             comm,
             kernel,
         )

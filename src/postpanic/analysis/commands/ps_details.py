@@ -44,7 +44,7 @@ TIMES = Shape(
         *TASK_COLUMNS,
         Column("run_time", help="How long ago it began."),
         Column("run_time_s", Kind.NUMBER, help="The same in seconds.", hidden=True),
-        Column("start_time_ns", Kind.NUMBER, help="When it began, since boot: task_struct.start_boottime."),
+        Column("start_time_ns", Kind.NUMBER, help="When it began, monotonic: task_struct.start_time."),
         Column("utime_ns", Kind.NUMBER, help="CPU time in user mode: task_struct.utime."),
         Column("stime_ns", Kind.NUMBER, help="CPU time in the kernel: task_struct.stime."),
     ),
@@ -155,7 +155,7 @@ def show_times(workspace: Workspace, tasks: Iterable[TaskFacts]) -> Table:
     def run_time(task: TaskFacts) -> Cell:
         if not isinstance(now, int):
             return now
-        return cell(lambda: max(0, now - task.number("start_time") // _NS_PER_S))
+        return cell(lambda: max(0, now - task.number("start_boottime") // _NS_PER_S))
 
     rows = []
     for task in tasks:

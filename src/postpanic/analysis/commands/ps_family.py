@@ -73,11 +73,11 @@ def _parents(workspace: Workspace, task: TaskFacts, known: dict[int, TaskFacts],
 
 
 def show_children(all_tasks: Iterable[TaskFacts], tasks: Iterable[TaskFacts]) -> Table:
-    """Show the tasks whose parent each of *tasks* is, threads of one process once."""
+    """Show the tasks whose parent each of *tasks* is; the threads of a process have its parent too."""
     by_parent: dict[int, list[TaskFacts]] = {}
     for task in all_tasks:
         try:
-            if task.is_group_leader and task.number("parent") != task.vaddr:
+            if task.number("parent") != task.vaddr:
                 by_parent.setdefault(task.number("parent"), []).append(task)
         except UNREADABLE:
             continue

@@ -17,8 +17,10 @@ from postpanic.errors import UsageError
 from postpanic.findings.absent import Reason
 from postpanic.findings.table import Problem
 
-__all__ = ["TaskChoice", "active_tasks", "choose_tasks", "keep_leaders", "narrow"]
+__all__ = ["TaskChoice", "active_tasks", "choose_tasks", "keep_leaders", "narrow", "set_active"]
 
+_ACTIVE = "active"
+"""Setting: which task ``set -a`` put on which CPU."""
 _KINDS = frozenset({"user", "kernel", "gleader", "active"})
 
 
@@ -141,7 +143,12 @@ def active_tasks(workspace: Workspace, problems: list[Problem]) -> dict[int, int
 
     found, missing = workspace.once("active tasks", read)
     problems += [entry for entry in missing if entry not in problems]
-    return found
+    return {**found, **workspace.settings.get(_ACTIVE, {})}
+
+
+def set_active(workspace: Workspace, task: TaskFacts) -> None:
+    """Take a task for the one that is on its CPU (``set -a``), whatever the run queue says."""
+    workspace.settings.setdefault(_ACTIVE, {})[task.cpu] = task.vaddr
 
 
 def keep_leaders(workspace: Workspace, tasks: Sequence[TaskFacts]) -> list[TaskFacts]:

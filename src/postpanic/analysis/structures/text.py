@@ -14,7 +14,7 @@ from postpanic.analysis.cells import absent, decode
 from postpanic.analysis.context import UNREADABLE
 from postpanic.findings.table import Column, Layout, Shape, Table
 
-__all__ = ["STRUCTURE", "structure_lines", "structure_table"]
+__all__ = ["STRUCTURE", "structure_lines", "structure_table", "value_lines"]
 
 _MAX_ELEMENTS = 200
 """Of an array, after which ``...`` follows, as in gdb's ``print elements``."""
@@ -45,6 +45,11 @@ def structure_lines(structure: Object, radix: int) -> Iterator[str]:
     yield f"{structure.type_.type_name()} {{"
     yield from _members(structure, radix, _INDENT, 0)
     yield "}"
+
+
+def value_lines(part: Object, radix: int) -> Iterator[str]:
+    """Make the lines of one value: what stands behind ``name = ``; *radix* as for :func:`structure_lines`."""
+    yield from _value(part, "", radix, "", "", 1)
 
 
 def _members(structure: Object, radix: int, indent: str, depth: int) -> Iterator[str]:

@@ -97,7 +97,5 @@ def state_words(state: int, exit_state: int) -> str:
     bits = state | exit_state
     if bits == 0:
         return "TASK_RUNNING"
-    if bits & (_UNINTERRUPTIBLE | _NOLOAD) == (_UNINTERRUPTIBLE | _NOLOAD) and not bits & _WAKEKILL:
-        return "TASK_IDLE"
     words = [word for mask, word in _WORDS if bits & mask]
     return "|".join(words) or f"(unknown: {bits:#x})"
