@@ -5,10 +5,10 @@ from __future__ import annotations
 from drgn import FaultError, Program, SymbolKind, Type, TypeKind
 
 from postpanic.errors import PostpanicError
-from postpanic.kernel.btf import Kind, decode_btf
+from postpanic.kernel.btf import Btf, Kind, decode_btf
 from postpanic.units import MIB
 
-__all__ = ["member_names", "symbol_names", "type_names"]
+__all__ = ["compound_names", "member_names", "symbol_names", "type_names"]
 
 _COMPOUND = frozenset({TypeKind.STRUCT, TypeKind.UNION, TypeKind.CLASS})
 _DEPTH_LIMIT = 16
@@ -26,15 +26,35 @@ def type_names(prog: Program) -> list[str]:
 
     drgn looks types up by name and does not list them. Empty when the dump has no BTF.
     """
-    try:
-        start, stop = prog.symbol("__start_BTF").address, prog.symbol("__stop_BTF").address
-        if not 0 < stop - start <= _BTF_LIMIT_BYTES:
-            return []
-        btf = decode_btf(prog.read(start, stop - start))
-    except (LookupError, FaultError, PostpanicError):
+    btf = _read_btf(prog)
+    if btf is None:
         return []
     names = btf.names_at(btf.positions(Kind.STRUCT, Kind.UNION, Kind.TYPEDEF))
     return [name.decode("utf-8", "replace") for name in names if name]
+
+
+def compound_names(prog: Program) -> list[tuple[str, str]]:
+    """List the tags of all structures and unions, each with its keyword, as the kernel's own BTF names them."""
+    btf = _read_btf(prog)
+    if btf is None:
+        return []
+    found = [
+        (keyword, name.decode("utf-8", "replace"))
+        for keyword, kind in (("struct", Kind.STRUCT), ("union", Kind.UNION))
+        for name in btf.names_at(btf.positions(kind))
+        if name
+    ]
+    return sorted(set(found))
+
+
+def _read_btf(prog: Program) -> Btf | None:
+    try:
+        start, stop = prog.symbol("__start_BTF").address, prog.symbol("__stop_BTF").address
+        if not 0 < stop - start <= _BTF_LIMIT_BYTES:
+            return None
+        return decode_btf(prog.read(start, stop - start))
+    except (LookupError, FaultError, PostpanicError):
+        return None
 
 
 def member_names(prog: Program, path: str) -> list[str]:

@@ -21,11 +21,13 @@ def load_commands() -> dict[str, Command]:
         help_pages,
         mount,
         net,
+        print_value,
         ps,
         set_context,
         structures,
         task,
         vm,
+        whatis,
     )
     from postpanic.analysis.commands.memory import (  # noqa: F401
         read,
