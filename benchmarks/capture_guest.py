@@ -327,6 +327,6 @@ def _boot_once(cache_dir: Path, guest: Guest, root: Path, files: Mapping[str, st
             disks=(Disk(root), Disk(disk)),
             memory_mib=MEMORY_MIB,
         )
-        with hold_machine(cache_dir, alone=True), Machine(config, directory) as machine:
+        with hold_machine(cache_dir), Machine(config, directory) as machine:
             machine.wait_for(r"bench: armed", timeout_s=PREPARE_TIMEOUT_S, failure=FAILURE)
             machine.wait_exit(timeout_s=PREPARE_TIMEOUT_S)
