@@ -1,0 +1,1 @@
+"""Devices: their numbers, resources, PCI, disks, and what drivers added to the dump."""
