@@ -171,7 +171,7 @@ def _read_request(workspace: Workspace, arguments: Arguments) -> _Request:
     return _Request(
         stacks=stacks,
         arguments=arguments,
-        shape=tasks_shape(offsets),
+        shape=tasks_shape(offsets, start=arguments.has("texts")),
         tables=tables,
         contents=contents,
         old=arguments.has("old") != bool(workspace.settings.get(_OLD, False)),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 from dataclasses import dataclass
-from functools import cached_property
 from operator import itemgetter
 
 import numpy as np
@@ -109,14 +108,10 @@ class CodeIndex:
 
     def vaddr(self, name: str) -> int | None:
         """Give the address of a function, the lowest of that name; None where there is none."""
-        return self._by_name.get(name)
-
-    @cached_property
-    def _by_name(self) -> dict[str, int]:
-        by_name: dict[str, int] = {}
-        for name, start in zip(self._names, self._starts, strict=True):
-            by_name.setdefault(name, start)
-        return by_name
+        try:
+            return self._starts[self._names.index(name)]
+        except ValueError:
+            return None
 
     def _find(self, pc: int) -> Place | None:
         position = bisect.bisect_right(self._starts, pc) - 1

@@ -113,12 +113,10 @@ class ContentReader:
         start = frame.sp
         if following is not None and following.area == frame.area:
             end = following.slot + (0 if following.interrupted else 8)
-        elif frame.saved is not None and frame.saved.user:
-            # Nothing but the registers, which stand above.
-            return None
-        elif frame.area is not None:
+        elif following is not None and frame.area is not None:
             end = frame.area.end
         else:
+            # Behind the outermost frame is nothing but the registers of user code, which stand above.
             return None
         if not start < end <= start + _MOST_BYTES:
             return None

@@ -184,15 +184,15 @@ def frames_shape(offsets: str = "") -> Shape:
 
 
 @cache
-def tasks_shape(offsets: str = "") -> Shape:
-    """Shape of the table of tasks: what is found on the stack of each."""
+def tasks_shape(offsets: str = "", *, start: bool = False) -> Shape:
+    """Shape of the table of tasks: what is found on the stack of each; *start* has a line of its own with -t."""
     return Shape(
         "tasks",
         (
             *TASK_COLUMNS,
             Column("state", help="State of the task, as in ps."),
             Column("problem", help="Why the trace is not whole, or not certain."),
-            Column("start", help="First text address of -t.", prefix="\n              START: "),
+            Column("start", help="First text address of -t.", prefix="              START: "),
             Column("at", Kind.ROWS, help="Registers of a note, where the trace begins there.", shape=REGISTERS),
             Column("frames", Kind.ROWS, help="The frames, innermost first.", shape=frames_shape(offsets)),
             Column("text_addresses", Kind.ROWS, help="Addresses of code on the stack (-t, -T).", shape=TEXTS),
@@ -201,6 +201,6 @@ def tasks_shape(offsets: str = "") -> Shape:
             Column("user", Kind.ROWS, help="Registers at the entry into the kernel (-t, -T).", shape=REGISTERS),
         ),
         Layout.LINES,
-        TASK_LINE + "{start}",
+        TASK_LINE + ("\n{start}" if start else ""),
         gap=True,
     )
