@@ -10,9 +10,29 @@ from pathlib import Path
 
 import pytest
 
+from tests.compat.crash_oracle import CrashOracle
+from tests.compat.judged import Judged, judge
 from tests.compat.namespaces import DNSMASQ, IP, MAC, Net, run
+from tests.vm.lab import Crash
 
 Serve = Callable[..., None]
+KERNELS = ("6.1", "6.12")
+
+
+@pytest.fixture(scope="session", params=KERNELS)
+def judged(
+    request: pytest.FixtureRequest,
+    crashed: Callable[[str], Crash],
+    crash_oracle: CrashOracle,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Judged]:
+    """Give a dump of each kernel that both we and crash have opened."""
+    crash = crashed(request.param)
+    if crash.vmlinux is None:
+        pytest.skip("the kernel's own debug information cannot be had")
+    judged = judge(crash_oracle, crash, request.param, tmp_path_factory.mktemp("debuginfo"))
+    with judged.dump:
+        yield judged
 
 
 @pytest.fixture
