@@ -104,9 +104,14 @@ class CpuSlabs:
 
     @property
     def free(self) -> int:
-        """Objects that can be had from here."""
-        held = sum(len(sheaf.objects) for sheaf in self.sheaves)
-        return len(self.freelist) + sum(slab.free for slab in self.partial) + held
+        """
+        Objects that can be had from here.
+
+        A slab that a CPU works on counts as full when it is taken, and its objects
+        move to the CPU's list; what other CPUs free later is in the slab's own.
+        """
+        slabs = self.partial if self.slab is None else (self.slab, *self.partial)
+        return len(self.freelist) + sum(slab.free for slab in slabs) + sum(len(one.objects) for one in self.sheaves)
 
 
 @dataclass(frozen=True, slots=True)
