@@ -31,6 +31,7 @@ def load_commands() -> dict[str, Command]:
         whatis,
     )
     from postpanic.analysis.commands.memory import (  # noqa: F401
+        kmem,
         read,
         translate,
         write,
