@@ -20,6 +20,7 @@ def load_commands() -> dict[str, Command]:
         foreach,
         fuser,
         help_pages,
+        irq,
         mount,
         net,
         print_value,
