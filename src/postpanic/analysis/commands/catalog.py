@@ -20,6 +20,7 @@ def load_commands() -> dict[str, Command]:
         foreach,
         fuser,
         help_pages,
+        ipcs,
         irq,
         mount,
         net,
@@ -27,8 +28,10 @@ def load_commands() -> dict[str, Command]:
         ps,
         set_context,
         structures,
+        swap,
         task,
         vm,
+        waitq,
         whatis,
     )
     from postpanic.analysis.commands.memory import (  # noqa: F401
