@@ -19,12 +19,12 @@ from postpanic.pages.selection import Selection
 from postpanic.saver.evidence import Evidence, collect_evidence, name_dump
 from postpanic.units import MIB
 
-__all__ = ["MemoryImage", "choose_buffer_bytes"]
+__all__ = ["MemoryImage", "choose_buffer_bytes", "choose_select_bytes"]
 
 _KEPT_FREE = 10 * MIB
 _TEST_BYTES = 24 * MIB
 """What a self-test takes, and some more."""
-_LEAN_SELECT_BYTES = 3 * MIB // 2
+_LEAN_SELECT_BYTES, _MOST_SELECT_BYTES = 3 * MIB // 2, 64 * MIB
 _LEAST, _MOST = 2 * MIB, 24 * MIB
 
 
@@ -85,14 +85,14 @@ class MemoryImage:
         """Choose the pages of a dump level; once for all who ask."""
         with self._lock:
             if level not in self._selections:
-                from postpanic.pages.classify import DEFAULT_MEMORY_BYTES, select_pages
+                from postpanic.pages.classify import select_pages
 
                 selection = select_pages(
                     self.dump,
                     self.kernel,
                     level,
                     threads=self.threads,
-                    memory_limit_bytes=_LEAN_SELECT_BYTES if self._lean else DEFAULT_MEMORY_BYTES,
+                    memory_limit_bytes=_LEAN_SELECT_BYTES if self._lean else choose_select_bytes(),
                     by_worth=not self._lean,
                 )
                 for note in selection.notes:
@@ -157,6 +157,14 @@ def choose_buffer_bytes(targets: int, meminfo: Path = Path("/proc/meminfo")) -> 
     if available is None:
         available = 64 * MIB
     return min(max((available - _KEPT_FREE) // (1 + max(targets, 1)), _LEAST), _MOST)
+
+
+def choose_select_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:
+    """Choose how much memory the buffers may take in which pages are chosen, by what is free now."""
+    available = measure_available(meminfo)
+    if available is None:
+        return _MOST_SELECT_BYTES
+    return min(max(available // 4, _LEAN_SELECT_BYTES), _MOST_SELECT_BYTES)
 
 
 def measure_available(meminfo: Path = Path("/proc/meminfo")) -> int | None:
