@@ -22,6 +22,7 @@ def load_commands() -> dict[str, Command]:
         help_pages,
         ipcs,
         irq,
+        mach,
         mount,
         net,
         print_value,
