@@ -27,6 +27,7 @@ def load_commands() -> dict[str, Command]:
         net,
         print_value,
         ps,
+        sbitmapq,
         set_context,
         structures,
         swap,
