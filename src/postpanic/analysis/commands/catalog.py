@@ -40,6 +40,7 @@ def load_commands() -> dict[str, Command]:
         kmem,
         read,
         translate,
+        whereis,
         write,
     )
 
