@@ -28,10 +28,19 @@ _NAMES = Shape(
 _TEXT = Shape("help", (Column("line", help="One line of the text."),), Layout.LINES, "{line}")
 
 
+_INTERNALS = tuple(
+    Option(
+        f"-{letter}", f"internals_{letter}", "crash's own tables", refused="shows tables inside crash; there are none"
+    )
+    for letter in "abBcdDefghHkKLMmNnoprstTvVz"
+)
+
+
 @command(
     "help",
     summary="list the commands, or explain them",
     description="Without a name, the commands of this prompt. Those that are not native are drgn's, and print text.",
+    options=_INTERNALS,
     operands=(Operand("name", "a command", many=True),),
     shapes=(_NAMES, _TEXT),
 )
