@@ -110,11 +110,12 @@ class Lane:
     def stop(self, reason: str) -> None:
         """Write nothing more than what is being written."""
         with self._changed:
-            if self._is_closed and not self._queue:
-                return
-            self.outcome.stopped = reason
+            is_cut = not self._is_closed
             while self._queue and not self._queue[-1].is_taken:
                 self._queued_bytes -= self._queue.pop().size_bytes
+                is_cut = True
+            if is_cut:
+                self.outcome.stopped = reason
             self._is_closed = True
             self._changed.notify_all()
 
