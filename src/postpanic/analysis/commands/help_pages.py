@@ -28,11 +28,15 @@ _NAMES = Shape(
 _TEXT = Shape("help", (Column("line", help="One line of the text."),), Layout.LINES, "{line}")
 
 
-_INTERNALS = tuple(
-    Option(
-        f"-{letter}", f"internals_{letter}", "crash's own tables", refused="shows tables inside crash; there are none"
-    )
-    for letter in "abBcdDefghHkKLMmNnoprstTvVz"
+_INTERNALS = (
+    *(
+        Option(f"-{letter}", f"headers_{letter}", "headers of the dump", refused="postpanic info DUMP shows them")
+        for letter in "Dn"
+    ),
+    *(
+        Option(f"-{letter}", f"internals_{letter}", "tables of crash", refused="they are inside of crash, not here")
+        for letter in "abBcdefghHkKLMmNoprstTvVz"
+    ),
 )
 
 
@@ -113,14 +117,20 @@ def _describe_words(operands: tuple[Operand, ...], options: tuple[Option, ...]) 
     rows.append(("--json", "the answer as JSON"))
     yield ""
     yield from _definitions(rows)
-    refused = [(option.flag, option.refused) for option in options if option.refused]
+    refused: dict[str, str] = {}
+    for option in options:
+        if option.refused:
+            refused[option.refused] = f"{refused.get(option.refused, '')} {option.flag}".strip()
     if refused:
         yield from ("", "Of crash's options, these are refused:")
-        yield from _definitions(refused)
+        yield from _definitions([(flags, reason) for reason, flags in refused.items()])
 
 
 def _definitions(rows: list[tuple[str, str]]) -> Iterator[str]:
     width = min(24, max(len(term) for term, _ in rows))
     for term, text in rows:
         lead = f"{_INDENT}{term:<{width}}{_INDENT}"
+        if len(term) > WIDTH // 2:
+            yield from textwrap.wrap(term, WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT)
+            lead = " " * (width + 2 * len(_INDENT))
         yield from textwrap.wrap(text, WIDTH, initial_indent=lead, subsequent_indent=" " * len(lead)) or [lead.rstrip()]
