@@ -109,7 +109,7 @@ class CodeIndex:
     def vaddr(self, name: str) -> int | None:
         """Give the address of a function, the lowest of that name; None where there is none."""
         try:
-            return self._starts[self._names.index(name)]
+            return int(self._starts[self._names.index(name)])
         except ValueError:
             return None
 

@@ -143,6 +143,7 @@ class Stacks:
         begin = self._begin_at(walker, area, pc, sp) if sp is not None else self._find_begin(facts, walker, area)
         trace = walker.trace(begin.start, area) if begin.start is not None else Trace()
         trace.start, trace.absent = begin.saved, begin.absent
+        trace.registers = begin.start.registers if begin.start is not None else None
         if begin.why is not None:
             trace.problems.insert(0, begin.why)
         return trace

@@ -118,6 +118,8 @@ class Trace:
     problems : list of Problem
     absent : Absent, optional
         Why there is nothing to unwind, where that is as it should be.
+    registers : mapping, optional
+        Of the innermost frame, as far as they are known.
     """
 
     frames: list[Frame] = field(default_factory=list)
@@ -125,3 +127,4 @@ class Trace:
     complete: bool = False
     problems: list[Problem] = field(default_factory=list)
     absent: Absent | None = None
+    registers: Mapping[str, int] | None = None

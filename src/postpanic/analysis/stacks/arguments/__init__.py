@@ -1,0 +1,1 @@
+"""What functions were called with, recovered from their code and the stack."""
