@@ -14,6 +14,7 @@ def load_commands() -> dict[str, Command]:
     """Return the native commands by name, sorted; importing them all takes a moment, so the first command pays it."""
     from postpanic.analysis.commands import (  # noqa: F401 - importing a module declares its commands
         addresses,
+        args,
         bt,
         dev,
         files,
