@@ -12,7 +12,7 @@ from postpanic.analysis.expressions.per_cpu import find_per_cpu_vaddr
 from postpanic.analysis.workspace import Workspace
 from postpanic.errors import FactAbsentError, UsageError
 
-__all__ = ["Target", "find_cpus", "find_targets", "split_cpus"]
+__all__ = ["Target", "find_cpus", "find_targets", "find_vaddr", "split_cpus"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +58,14 @@ def find_targets(workspace: Workspace, text: str) -> list[Target]:
         If there is no such symbol.
     """
     word, cpus = split_cpus(text)
-    vaddr = _find_vaddr(workspace, word)
+    vaddr = find_vaddr(workspace, word)
     if cpus is None:
         return [Target(vaddr)]
     return [Target(find_per_cpu_vaddr(workspace.prog, vaddr, cpu), cpu) for cpu in find_cpus(workspace, cpus)]
 
 
-def _find_vaddr(workspace: Workspace, word: str) -> int:
+def find_vaddr(workspace: Workspace, word: str) -> int:
+    """Find the address that a word names: as :func:`parse_vaddr` does, and C expressions without parentheses."""
     try:
         return parse_vaddr(workspace, word)
     except (FactAbsentError, UsageError):

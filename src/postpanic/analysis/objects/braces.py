@@ -83,7 +83,7 @@ class ValueWriter:
         self.rows: list[list[Cell]] = []
         self._contents = Contents(b"")
         self._vaddr: int | None = None
-        self._start = 0
+        self._origin = 0
 
     def write(
         self,
@@ -91,6 +91,7 @@ class ValueWriter:
         contents: Contents,
         *,
         vaddr: int | None,
+        origin: int = 0,
         bit_offset: int = 0,
         bit_size: int | None = None,
         name: str = "",
@@ -109,6 +110,8 @@ class ValueWriter:
             Bytes of the object that it lies in.
         vaddr : int, optional
             Address of the contents.
+        origin : int
+            Where the contents begin in the object, bytes.
         bit_offset, bit_size : int
             Where it lies in the contents; the size only of a bit field.
         lead, tail : str
@@ -116,13 +119,15 @@ class ValueWriter:
         indent : int
             Spaces before the closing brace.
         """
-        self._contents, self._vaddr = contents, vaddr
+        self._contents, self._vaddr, self._origin = contents, vaddr, origin
         self._value(type_, _Place(name, bit_offset, bit_size, depth, indent), lead)
         self.append(tail)
 
     def table_rows(self) -> list[tuple[Cell, ...]]:
-        """Return the rows that were made."""
-        return [tuple(row) for row in self.rows]
+        """Return the rows that were made, and begin anew."""
+        rows = [tuple(row) for row in self.rows]
+        self.rows = []
+        return rows
 
     def append(self, text: str) -> None:
         """Add text behind the last row."""
@@ -147,10 +152,10 @@ class ValueWriter:
             [
                 place.name,
                 declare(type_),
-                offset,
+                offset + self._origin,
                 None if self._vaddr is None else self._vaddr + offset,
                 size_of(type_),
-                place.bit_offset if is_field else None,
+                place.bit_offset + self._origin * 8 if is_field else None,
                 place.bit_size,
                 place.depth,
                 value,

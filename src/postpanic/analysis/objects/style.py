@@ -8,6 +8,7 @@ from functools import lru_cache
 from drgn import FaultError, Program, Type, TypeKind
 
 from postpanic.analysis.cells import absent
+from postpanic.analysis.objects.contents import size_of
 
 __all__ = ["LETTERS", "Speller", "Style", "is_character", "spell_character", "spell_string", "strip"]
 
@@ -124,7 +125,7 @@ class Speller:
             return self.pointer(type_, value)
         if kind is TypeKind.ENUM and not letter:
             return _spell_enum(type_, value)
-        size = type_.size or 8
+        size = size_of(type_) or 8
         if letter:
             return self._formatted(value, size)
         if self.style.radix == 16:
