@@ -15,6 +15,7 @@ def load_commands() -> dict[str, Command]:
     from postpanic.analysis.commands import (  # noqa: F401 - importing a module declares its commands
         addresses,
         args,
+        bpf,
         bt,
         dev,
         files,

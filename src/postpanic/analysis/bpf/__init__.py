@@ -1,0 +1,1 @@
+"""BPF programs: what they do, instruction by instruction."""
