@@ -15,6 +15,7 @@ def load_commands() -> dict[str, Command]:
     from postpanic.analysis.commands import (  # noqa: F401 - importing a module declares its commands
         addresses,
         args,
+        arithmetic,
         bpf,
         bt,
         dev,
@@ -35,6 +36,7 @@ def load_commands() -> dict[str, Command]:
         set_context,
         structures,
         swap,
+        sym,
         sys_data,
         task,
         tree,

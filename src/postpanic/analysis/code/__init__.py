@@ -1,0 +1,1 @@
+"""Symbols and machine code of a kernel."""
