@@ -12,10 +12,21 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from postpanic.errors import UsageError
+
 if TYPE_CHECKING:
     from postpanic.kernel.printk import LogRecord
 
-__all__ = ["FACILITIES", "LEVELS", "LogStyle", "escape_text", "format_record", "name_of"]
+__all__ = [
+    "FACILITIES",
+    "LEVELS",
+    "LogStyle",
+    "escape_text",
+    "format_record",
+    "name_of",
+    "parse_facilities",
+    "parse_levels",
+]
 
 LEVELS = ("emerg", "alert", "crit", "err", "warn", "notice", "info", "debug")
 """Names of dmesg(1), by number (``include/linux/kern_levels.h``)."""
@@ -96,3 +107,47 @@ def _time(timestamp_ns: int, boot_time_s: float | None) -> str:
         except (ValueError, OverflowError, OSError):
             pass
     return f"{timestamp_ns // _NS_PER_S:5}.{timestamp_ns % _NS_PER_S // 1000:06}"
+
+
+def parse_levels(text: str) -> frozenset[int]:
+    """
+    Read a list of levels: ``err,warn``; ``err+`` is err and worse, ``+err`` err and milder.
+
+    Raises
+    ------
+    UsageError
+        If one of them is no level.
+
+    >>> sorted(parse_levels("crit+,debug"))
+    [0, 1, 2, 7]
+    """
+    chosen: set[int] = set()
+    for word in text.split(","):
+        level = _number(LEVELS, word.strip().strip("+"), "level")
+        if word.strip().endswith("+"):
+            chosen |= set(range(level + 1))
+        elif word.strip().startswith("+"):
+            chosen |= set(range(level, len(LEVELS)))
+        else:
+            chosen.add(level)
+    return frozenset(chosen)
+
+
+def parse_facilities(text: str) -> frozenset[int]:
+    """
+    Read a list of facilities: ``kern,daemon``.
+
+    Raises
+    ------
+    UsageError
+        If one of them is no facility.
+    """
+    return frozenset(_number(FACILITIES, word.strip(), "facility") for word in text.split(","))
+
+
+def _number(names: tuple[str, ...], word: str, what: str) -> int:
+    if word in names:
+        return names.index(word)
+    if word.isdecimal() and int(word) < len(names):
+        return int(word)
+    raise UsageError(f"{word!r} is no {what}", hint=", ".join(names))
