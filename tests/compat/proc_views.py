@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -51,6 +52,9 @@ class ProcViews:
         """Return the memory areas of a process."""
         found = []
         for line in self.lines(f"{pid}/maps"):
+            if line.startswith("cat: "):
+                # The process was gone by then.
+                break
             span, access, offset, _, _, *name = line.split(maxsplit=5)
             start, end = (int(word, 16) for word in span.split("-"))
             found.append(Area(start, end, access, int(offset, 16), name[0] if name else ""))
@@ -73,3 +77,18 @@ class ProcViews:
             vaddr, *place = line.split()
             found[int(vaddr, 16)] = tuple(place)
         return found
+
+    def sockets(self, name: str) -> dict[int, tuple[str, int, str, int, int]]:
+        """Return address and port of both ends and the state of each socket of ``net/tcp`` …, by its inode."""
+        found = {}
+        for line in self.lines(name)[1:]:
+            _, source, destination, state, *rest = line.split()
+            found[int(rest[5])] = (*_address(source), *_address(destination), int(state, 16))
+        return found
+
+
+def _address(text: str) -> tuple[str, int]:
+    """Decode ``0100007F:1F90``: words of 32 bits in the order of the machine, and a port."""
+    words, port = text.split(":")
+    data = b"".join(bytes.fromhex(words[at : at + 8])[::-1] for at in range(0, len(words), 8))
+    return str(ipaddress.ip_address(data)), int(port, 16)
