@@ -191,7 +191,7 @@ def _chart_lines() -> list[str]:
     for low in range(16):
         cells = [_CONTROL[low], _CONTROL[low + 16], "SP" if not low else chr(32 + low)]
         cells += [chr(high * 16 + low) for high in range(3, 7)] + ["DEL" if low == 15 else chr(112 + low)]
-        first = f"{cells[0]:>3} {cells[1]:>3} {cells[2]:>3}"
+        first = f"{cells[0]:>3} {cells[1]:>3} {cells[2]:>3}" if not low else f"{cells[0]:>3} {cells[1]:>3}  {cells[2]} "
         rest = "".join(f" {cell:>3}" if cell == "DEL" else f"  {cell} " for cell in cells[3:])
         lines.append(f"  {low:X} | {first}{rest}".rstrip())
     return [*lines, ""]

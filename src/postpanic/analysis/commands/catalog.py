@@ -19,6 +19,7 @@ def load_commands() -> dict[str, Command]:
         bpf,
         bt,
         dev,
+        dis,
         files,
         foreach,
         fuser,
