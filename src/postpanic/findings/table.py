@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import StrEnum
 from functools import cached_property
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -147,13 +147,13 @@ class Table(msgspec.Struct, frozen=True):
     rows: tuple[tuple[Cell, ...], ...] = ()
     title: str | None = None
 
-    def column(self, name: str) -> list[Cell]:
-        """Return the cells of one column, in the order of the rows."""
+    def column(self, name: str) -> list[Any]:
+        """Return the cells of one column, in the order of the rows; each is a :data:`Cell` of the column's kind."""
         position = self.shape.index[name]
         return [row[position] for row in self.rows]
 
-    def records(self) -> list[dict[str, Cell]]:
-        """Return the rows as dictionaries by the columns' names."""
+    def records(self) -> list[dict[str, Any]]:
+        """Return the rows as dictionaries by the columns' names; each value is a :data:`Cell` of its column's kind."""
         names = [column.name for column in self.shape.columns]
         return [dict(zip(names, row, strict=True)) for row in self.rows]
 
