@@ -142,7 +142,10 @@ class ConsoleClock:
     def _run(self) -> None:
         rest = b""
         with self._console.open("rb") as stream:
-            while not self._stop.wait(TICK_S):
+            is_over = False
+            while not is_over:
+                # Once more after the end: the last lines count most, and a busy host is late.
+                is_over = self._stop.wait(TICK_S)
                 now, used = time.monotonic(), _read_cpu_s(self._pid)
                 *lines, rest = (rest + stream.read()).split(b"\n")
                 self.lines += [Moment(now, used, line.decode(errors="replace").rstrip("\r")) for line in lines]
