@@ -148,6 +148,7 @@ class ConsoleClock:
                 is_over = self._stop.wait(TICK_S)
                 now, used = time.monotonic(), _read_cpu_s(self._pid)
                 *lines, rest = (rest + stream.read()).split(b"\n")
+                lines += [rest] if is_over and rest else []
                 self.lines += [Moment(now, used, line.decode(errors="replace").rstrip("\r")) for line in lines]
 
 
