@@ -29,6 +29,8 @@ from postpanic.findings.table import Answer
 __all__ = ["JSON_FLAG", "CommandLine", "Show", "answer", "find_line_command", "run_native", "split_line", "words_of"]
 
 JSON_FLAG = "--json"
+DRGN_FLAG = "--drgn"
+"""Asks drgn's command of the name for the Python that does the same."""
 
 Show = Callable[[Answer, bool], None]
 """Prints an answer to ``sys.stdout``; the second argument asks for JSON."""
@@ -241,7 +243,7 @@ def run_native(workspace: Workspace, line: str, show: Show, *, pager: str | None
     Returns
     -------
     Answer or None
-        None: there is no native command of that name.
+        None: there is no native command of that name, or drgn's is meant.
 
     Raises
     ------
@@ -249,7 +251,7 @@ def run_native(workspace: Workspace, line: str, show: Show, *, pager: str | None
         For what was typed.
     """
     split, command = find_line_command(workspace, line)
-    if command is None:
+    if command is None or DRGN_FLAG in split.words:
         return None
     if pager is not None and split.pipeline is None and not any(entry.fd == 1 for entry in split.redirections):
         split = CommandLine(split.name, split.source, split.words, split.redirections, pager)
