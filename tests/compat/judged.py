@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,12 +36,14 @@ class Judged:
     dump: OpenDump
     vmlinux: Path
 
-    def said(self, line: str, *more: str) -> str:
-        """Return what crash says: to one of the questions that all dumps are asked, or to lines of a test's own."""
-        lines = QUESTIONS if line in QUESTIONS else (line, *more)
-        text = self.oracle.ask(self.vmlinux, self.crash.filtered, lines)[line]
-        assert text is not None, f"crash died of {line}"
-        return text
+    def said(self, line: str) -> str:
+        """Return what crash says to one of the questions that both dumps are asked."""
+        return self.ask(QUESTIONS)[line]
+
+    def ask(self, lines: Sequence[str]) -> Mapping[str, str]:
+        """Return what crash says in a session of its own to these lines."""
+        texts = self.oracle.ask(self.vmlinux, self.crash.filtered, lines)
+        return {line: text for line, text in texts.items() if text is not None}
 
     def parsed(self, line: str, parse: Callable[[str], T]) -> T:
         """Return what crash says, as values."""

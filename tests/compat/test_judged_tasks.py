@@ -125,7 +125,11 @@ def test_files_of_all_tasks(judged: Judged) -> None:
             for one in inner(row["files"])
         )
         ours.append((header(row), row["root"], row["cwd"], files))
-    theirs = [(*one[:3], tuple(map(tuple, one.files))) for one in judged.parsed("foreach files", parse_files)]
+    # Of a socket crash names the protocol, we the number that /proc has, and net the protocol.
+    theirs = [
+        (*one[:3], tuple((*file[:5], file.path if file.type != "SOCK" else "") for file in one.files))
+        for one in judged.parsed("foreach files", parse_files)
+    ]
     assert differences(ours, theirs) == []
 
 
