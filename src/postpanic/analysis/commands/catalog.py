@@ -48,6 +48,7 @@ def load_commands() -> dict[str, Command]:
     from postpanic.analysis.commands.memory import (  # noqa: F401
         kmem,
         read,
+        search,
         translate,
         whereis,
         write,
