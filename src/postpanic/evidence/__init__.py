@@ -1,0 +1,1 @@
+"""Evidence that needs no dump: consoles, logs, pstore, netconsole."""

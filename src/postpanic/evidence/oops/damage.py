@@ -1,0 +1,72 @@
+"""Tell whether a report is whole and can be trusted, and if not, why."""
+
+from __future__ import annotations
+
+from postpanic.evidence.oops.builder import ReportBuilder
+from postpanic.evidence.oops.functions import Part, part_of, plain_name
+from postpanic.evidence.oops.kinds import Kind
+from postpanic.evidence.oops.model import Report, Section, Trace
+
+__all__ = ["damage_of"]
+
+_TRACELESS = frozenset(
+    {
+        Kind.BAD_PAGE,
+        Kind.NETDEVICE_REFERENCE,
+        Kind.OUT_OF_MEMORY,
+        Kind.MACHINE_CHECK,
+        Kind.HARDWARE_ERROR,
+        Kind.NMI,
+        Kind.BUG,
+        Kind.FILE_SYSTEM,
+        Kind.NO_ROOT,
+        Kind.INIT_DIED,
+        Kind.SYSRQ,
+        Kind.STACK_PROTECTOR,
+        Kind.BAD_MODE,
+        Kind.SERROR,
+        Kind.CSD_LOCK,
+        Kind.WORKQUEUE_LOCKUP,
+        Kind.RUST_PANIC,
+        Kind.LOCKDEP,
+        Kind.ALLOCATION_FAILURE,
+    }
+)
+"""Kinds that say enough without a trace."""
+
+_TELLING = frozenset({Section.MAIN, Section.CPU, Section.TASK, Section.PANIC, Section.OTHER_ACCESS})
+_SAY_NOTHING = frozenset({Part.REPORTING, Part.EXCEPTION, Part.TRACING})
+_STALLS = frozenset({Kind.RCU_STALL, Kind.SOFT_LOCKUP, Kind.HARD_LOCKUP})
+
+
+def damage_of(report: Report, builder: ReportBuilder) -> tuple[str, ...]:
+    """Return why a report is not whole, one short line for each reason."""
+    reasons = list(builder.mixed)
+    if report.kind not in _TRACELESS or report.variant == "page state":
+        frames = [frame for trace in report.traces if trace.section in _TELLING for frame in trace.frames]
+        told = [frame for frame in frames if frame.is_reliable and frame.function and not frame.is_pc]
+        if not report.blame:
+            reasons.append("no function can be named")
+        elif not told:
+            reasons.append("no trace")
+        elif all(part_of(frame.function) in _SAY_NOTHING for frame in told):
+            reasons.append("the trace shows only how it was reported")
+        if report.kind in _STALLS and report.traces and not any(_was_running(trace) for trace in report.traces):
+            reasons.append("no CPU that runs is shown")
+    if any(frame.function.startswith("should_fail") for trace in _main(report) for frame in trace.frames):
+        reasons.append("the trace of a forced failure is mixed in")
+    if builder.dropped:
+        reasons.append(f"the kernel dropped messages {builder.dropped} times")
+    if builder.other_tasks:
+        reasons.append("lines of another task are mixed in")
+    return tuple(dict.fromkeys(reasons))
+
+
+def _main(report: Report) -> list[Trace]:
+    return [trace for trace in report.traces if trace.section is Section.MAIN]
+
+
+def _was_running(trace: Trace) -> bool:
+    """Tell whether a trace is of a CPU that was interrupted, not of a task that was switched out."""
+    first = next((frame for frame in trace.frames if frame.is_reliable and frame.function), None)
+    return first is not None and plain_name(first.function) not in {"__schedule", "schedule", "context_switch"}

@@ -1,0 +1,270 @@
+"""
+Facts on single lines of a report: process, registers, access, place in the source.
+
+Each reader takes the text of a line and adds what it says to a dictionary of
+facts; the first line that says something wins, as later ones are of later events.
+
+References
+----------
+kernel/panic.c ``__warn``, lib/dump_stack.c ``dump_stack_print_info``; mm/kasan/report.c, mm/kfence/report.c,
+kernel/kcsan/report.c; arch/x86/mm/fault.c ``show_fault_oops``; arch/arm64/mm/fault.c ``mem_abort_decode``.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from postpanic.evidence.oops.model import Access
+
+__all__ = [
+    "Facts",
+    "note",
+    "read_code",
+    "read_cpu_line",
+    "read_first_line",
+    "read_registers",
+    "read_riscv_cause",
+    "read_sanitizer",
+    "read_syndrome",
+]
+
+Facts = dict[str, Any]
+"""Values by the names of the members of ``Report``."""
+
+_CPU = re.compile(
+    r"CPU: ?(\d{1,6}) (?:UID: ?\d{1,10} )?PID: ?(\d{1,10}),? [Cc]omm: (.{0,120}?) "
+    r"(?:Not tainted|Tainted: ?((?:\[?[A-Z]\]?(?:=[A-Z_]{1,40},?)?| ){1,80})) {0,12}(\S{0,128})"
+)
+_PID_OLD = re.compile(
+    r"Pid: (\d{1,10}), comm: (.{0,60}?) (?:Not tainted|Tainted: ?([A-Z ]{1,40}?)) {1,12}\(?(\S{1,128})"
+)
+_WARNING = re.compile(r"WARNING: (?:CPU: (\d{1,6}) PID: (\d{1,10}) )?at ([\w./+-]{1,255}:\d{1,7})(?: (\S{1,255}))?")
+_WARNING_NEW = re.compile(
+    r"WARNING: (?:\[.{1,300}\] )?(?:([\w./+-]{1,255}:\d{1,7}) )?at (\S{1,255}), CPU#(\d{1,6}): (.{1,64})/(\d{1,10})$"
+)
+_BUG_AT = re.compile(r"kernel BUG at ([^\s!]{1,255}:\d{1,7})")
+_IN_SOURCE = re.compile(r" in ([\w./+-]{1,255}:\d{1,7})(?::\d{1,5})?")
+_HUNG = re.compile(r"task (.{1,80}):(\d{1,10}) (?:blocked|can't die).{0,40}? (\d{1,10}) seconds")
+_LOCKUP = re.compile(r"CPU ?#?(\d{1,6}).{0,20}?(?: stuck for (\d{1,8})s)?(?:! \[(.{1,80}):(\d{1,10})\])?$")
+_SLASH_PID = re.compile(r"(?:atomic: |code: |in_atomic\(\).{0,60}name: )(.{1,60})/(\d{1,10})")
+_HEX_TAIL = re.compile(
+    r"(?:address:?|access at|fetch at|read at|write at|at|address \(\w{1,12}\):) ?:? ?\(?(0x)?([0-9a-f]{4,16})\b"
+)
+_GPF = re.compile(r"non-canonical address 0x([0-9a-f]{4,16})")
+_SIZE = re.compile(r"^(Read|Write|read|write|Free)\b(?: of size (\d{1,10}))?(?: (?:at|of) addr ([0-9a-f]{4,16}))?")
+_BY_TASK = re.compile(r"by task (.{0,120})/(\d{1,10})$")
+_KFENCE_AT = re.compile(r"(?:read|write|memory|free|access) (?:at|of) 0x([0-9a-f]{4,16})")
+_KCSAN_ACCESS = re.compile(
+    r"^(?:race at unknown origin, with )?((?:assert no )?(?:read|write|accesses)(?:-write)?).{0,20} "
+    r"to 0x([0-9a-f]{4,16}) of (\d{1,10}) bytes by (?:task|interrupt)"
+)
+_WNR = re.compile(r"WnR = ([01])")
+_SYNDROME = re.compile(r"(?:ESR = 0x([0-9a-f]{1,16})|ESR: 0x([0-9a-f]{1,16})|Oops: ([0-9a-f]{1,16}) \[#)")
+_CAUSE = re.compile(r"cause: ([0-9a-f]{8,16})\b")
+_OBJECT = re.compile(r"belongs to the cache (\S{1,80}) of size (\d{1,10})")
+_KFENCE_OBJECT = re.compile(r"size=(\d{1,10}), cache=([^\s\]]{1,80})")
+_REGISTER = re.compile(r"\b([A-Za-z]{1,6}\d{0,2}) ?: {0,3}(?:[0-9a-f]{4}:)?\[?<?([0-9a-f]{8,16})\b")
+_GPRS = re.compile(r"\b[0-9a-f]{8,16}\b")
+
+
+def note(facts: Facts, name: str, value: object) -> None:
+    """Keep a fact unless it is empty or known already."""
+    if value is not None and value != "" and name not in facts:
+        facts[name] = value
+
+
+def read_cpu_line(text: str, facts: Facts) -> bool:
+    """Read ``CPU: 1 PID: 2 Comm: x Tainted: G 6.1.0 #1``, or what stood in its place before v3.10."""
+    match = _CPU.search(text)
+    if match is not None:
+        if "comm" not in facts:
+            note(facts, "cpu", int(match[1]))
+            note(facts, "pid", int(match[2]))
+        facts["cpu_line_pid"] = match[2]
+        note(facts, "comm", match[3])
+        note(facts, "taint", _taint_letters(match[4] or ""))
+        note(facts, "release", match[5])
+        return True
+    match = _PID_OLD.search(text)
+    if match is None:
+        return False
+    facts["cpu_line_pid"] = match[1]
+    note(facts, "pid", int(match[1]))
+    note(facts, "comm", match[2])
+    note(facts, "taint", _taint_letters(match[3] or ""))
+    note(facts, "release", match[4])
+    return True
+
+
+def _taint_letters(text: str) -> str:
+    if "=" in text:
+        return "".join(re.findall(r"\[([A-Z])\]", text))
+    return "".join(text.split())
+
+
+def read_first_line(text: str, facts: Facts) -> None:
+    """Read what the line that begins a report says beside its kind."""
+    if "WARNING: " in text:
+        _read_warning(text, facts)
+    if (match := _BUG_AT.search(text)) or ("UBSAN" in text and (match := _IN_SOURCE.search(text))):
+        note(facts, "source", match[1])
+    if (match := _HUNG.search(text)) is not None:
+        note(facts, "comm", match[1])
+        note(facts, "pid", int(match[2]))
+        note(facts, "seconds", match[3])
+    elif "lockup" in text or "LOCKUP" in text:
+        _read_lockup(text, facts)
+    if (match := _SLASH_PID.search(text)) is not None:
+        note(facts, "comm", match[1])
+        note(facts, "pid", int(match[2]))
+    _read_address(text, facts)
+
+
+def _read_warning(text: str, facts: Facts) -> None:
+    match = _WARNING_NEW.search(text)
+    if match is not None:
+        source, _, cpu, comm, pid = match.groups()
+        note(facts, "source", source)
+        note(facts, "cpu", int(cpu))
+        note(facts, "comm", comm)
+        note(facts, "pid", int(pid))
+        return
+    match = _WARNING.search(text)
+    if match is not None:
+        cpu, pid, source, _ = match.groups()
+        note(facts, "source", source)
+        if cpu is not None:
+            note(facts, "cpu", int(cpu))
+            note(facts, "pid", int(pid))
+
+
+def _read_lockup(text: str, facts: Facts) -> None:
+    match = _LOCKUP.search(text)
+    if match is not None:
+        cpu, seconds, comm, pid = match.groups()
+        note(facts, "cpu", int(cpu))
+        note(facts, "seconds", seconds)
+        note(facts, "comm", comm)
+        note(facts, "pid", int(pid) if pid else None)
+
+
+def _read_address(text: str, facts: Facts) -> None:
+    lower = text.lower()
+    if "unable to handle" in lower or "dereference" in lower or "nhandled fault" in text or "KASAN" in text:
+        matches = _HEX_TAIL.findall(text)
+        if matches:
+            note(facts, "address", int(matches[-1][1], 16))
+        elif "(null)" in text:
+            note(facts, "address", 0)
+        if " write to " in text or "on write" in text or "write access" in text:
+            note(facts, "access", Access.WRITE)
+        elif " read from " in text or "on read" in text or "read access" in text:
+            note(facts, "access", Access.READ)
+        elif "execut" in text or "instruction fetch" in text:
+            note(facts, "access", Access.EXECUTE)
+    match = _GPF.search(text)
+    if match is not None:
+        note(facts, "address", int(match[1], 16))
+    if "KFENCE" in text:
+        note(facts, "access", Access.WRITE if " write " in text else Access.READ if " read " in text else None)
+
+
+def read_sanitizer(text: str, facts: Facts) -> bool:
+    """Read the access, the address and the object that KASAN, KFENCE and KCSAN describe."""
+    match = _SIZE.match(text)
+    if match is not None and ("task" in text or "addr" in text):
+        what, size, address = match.groups()
+        note(facts, "access", {"r": Access.READ, "w": Access.WRITE}.get(what[0].lower()))
+        note(facts, "size_bytes", int(size) if size else None)
+        note(facts, "address", int(address, 16) if address else None)
+        by_task = _BY_TASK.search(text)
+        if by_task is not None:
+            note(facts, "sanitizer_task", (by_task[1], int(by_task[2])))
+        return True
+    match = _KCSAN_ACCESS.match(text)
+    if match is not None:
+        what, address, size = match.groups()
+        note(facts, "access", Access.WRITE if "write" in what else Access.READ)
+        note(facts, "address", int(address, 16))
+        note(facts, "size_bytes", int(size))
+        return True
+    match = _KFENCE_AT.search(text)
+    if match is not None:
+        note(facts, "address", int(match[1], 16))
+        return True
+    return _read_object(text, facts)
+
+
+def _read_object(text: str, facts: Facts) -> bool:
+    match = _OBJECT.search(text)
+    if match is not None:
+        note(facts, "cache", match[1])
+        note(facts, "object_size", match[2])
+        return True
+    match = _KFENCE_OBJECT.search(text)
+    if match is not None:
+        note(facts, "cache", match[2])
+        note(facts, "object_size", match[1])
+        return True
+    return False
+
+
+def read_syndrome(text: str, facts: Facts) -> None:
+    """Read what was done to the address from arm's fault status or arm64's exception syndrome."""
+    match = _WNR.search(text)
+    if match is not None:
+        note(facts, "access", Access.WRITE if match[1] == "1" else Access.READ)
+        return
+    match = _SYNDROME.search(text)
+    if match is None:
+        return
+    digits = match[1] or match[2] or match[3]
+    syndrome = int(digits, 16)
+    exception_class = syndrome >> 26 & 0x3F
+    if len(digits) < 8:  # arm: FSR_WRITE, bit 11
+        note(facts, "access", Access.WRITE if syndrome & 0x800 else Access.READ)
+    elif exception_class in {0x20, 0x21}:  # arm64: ESR_ELx_EC_IABT_*
+        note(facts, "access", Access.EXECUTE)
+    elif exception_class in {0x24, 0x25}:  # arm64: ESR_ELx_EC_DABT_*, ESR_ELx_WNR
+        note(facts, "access", Access.WRITE if syndrome & 0x40 else Access.READ)
+
+
+def read_riscv_cause(text: str, facts: Facts) -> None:
+    """Read what was done to the address from riscv's ``scause``."""
+    match = _CAUSE.search(text)
+    if match is not None:
+        cause = int(match[1], 16)
+        note(facts, "access", {12: Access.EXECUTE, 13: Access.READ, 15: Access.WRITE}.get(cause))
+
+
+def read_registers(text: str, registers: dict[str, int]) -> bool:
+    """
+    Read a line of registers into a dictionary; False if it is none.
+
+    >>> registers: dict[str, int] = {}
+    >>> read_registers("RAX: 0000000000000010 RBX: ffff888000000000", registers), registers["RAX"]
+    (True, 16)
+    """
+    if text.startswith("GPR") and text[3:5].isdigit():
+        first = int(text[3:5])
+        for place, value in enumerate(_GPRS.findall(text[6:])):
+            registers.setdefault(f"GPR{first + place:02d}", int(value, 16))
+        return True
+    found = _REGISTER.findall(text)
+    for name, value in found:
+        registers.setdefault(name, int(value, 16))
+    return bool(found)
+
+
+def read_code(text: str) -> str:
+    """Return the bytes of a ``Code:`` line, or an empty string if it has none."""
+    words = text.split()
+    return " ".join(words) if words and all(_is_code_word(word) for word in words) else ""
+
+
+_CODE_WORD = re.compile(r"[<(]?(?:[0-9a-f]{2}|[0-9a-f]{4}|[0-9a-f]{8}|\*{2,8}|\?{2,8}|x{2,8}|X{2,8})[>)]?$")
+
+
+def _is_code_word(word: str) -> bool:
+    return _CODE_WORD.match(word) is not None

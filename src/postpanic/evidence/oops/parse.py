@@ -1,0 +1,266 @@
+"""
+Make reports of any text.
+
+:func:`find_reports` is the door: bytes in, reports out, in the order in which
+they began. What the reader collected is put into one value: the kind is made
+more exact by the place in the source and by the message of the panic, the
+functions are ranked, and what speaks against the report is noted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import msgspec
+
+from postpanic.evidence.oops.blame import rank
+from postpanic.evidence.oops.builder import ReportBuilder
+from postpanic.evidence.oops.damage import damage_of
+from postpanic.evidence.oops.frames import symbol_of
+from postpanic.evidence.oops.kinds import Kind
+from postpanic.evidence.oops.model import Access, Report, Section, Trace
+from postpanic.evidence.oops.segment import Text, find_events
+from postpanic.evidence.oops.signature import signature_of, title_of
+
+__all__ = ["find_reports", "iterate_reports"]
+
+_PANICS: tuple[tuple[str, Kind], ...] = (
+    ("stack-protector", Kind.STACK_PROTECTOR),
+    ("Attempted to kill init", Kind.INIT_DIED),
+    ("Unable to mount root", Kind.NO_ROOT),
+    ("No working init", Kind.NO_ROOT),
+    ("No init found", Kind.NO_ROOT),
+    ("Requested init", Kind.NO_ROOT),
+    ("achine check", Kind.MACHINE_CHECK),
+    ("Not all CPUs entered", Kind.MACHINE_CHECK),
+    ("softlockup: hung tasks", Kind.SOFT_LOCKUP),
+    ("hung_task: blocked tasks", Kind.HUNG_TASK),
+    ("LOCKUP", Kind.HARD_LOCKUP),
+    ("ut of memory", Kind.OUT_OF_MEMORY),
+    ("deadlocked on memory", Kind.OUT_OF_MEMORY),
+    ("sysrq triggered", Kind.SYSRQ),
+    ("corrupted stack end", Kind.STACK_OVERFLOW),
+    ("kernel stack overflow", Kind.STACK_OVERFLOW),
+    ("bad mode", Kind.BAD_MODE),
+    ("SError", Kind.SERROR),
+    ("RCU Stall", Kind.RCU_STALL),
+    ("NMI", Kind.NMI),
+)
+_SOURCES: tuple[tuple[str, Kind], ...] = (
+    ("lib/refcount.c", Kind.REFCOUNT),
+    ("include/linux/refcount.h", Kind.REFCOUNT),
+    ("lib/list_debug.c", Kind.LIST_CORRUPTION),
+    ("include/linux/list.h", Kind.LIST_CORRUPTION),
+    ("lib/debugobjects.c", Kind.ODEBUG),
+    ("mm/usercopy.c", Kind.USERCOPY),
+    ("kernel/locking/lockdep.c", Kind.LOCKDEP),
+)
+_HERALDS: tuple[tuple[str, Kind], ...] = (
+    ("refcount_t: ", Kind.REFCOUNT),
+    ("ODEBUG: ", Kind.ODEBUG),
+    ("list_add corruption", Kind.LIST_CORRUPTION),
+    ("list_del corruption", Kind.LIST_CORRUPTION),
+    ("usercopy: ", Kind.USERCOPY),
+)
+_CUT = "------------[ cut here ]------------"
+_NAMED = re.compile(r" in ([A-Za-z_][\w.]{0,255})(?: / ([A-Za-z_][\w.]{0,255}))?")
+
+
+def find_reports(text: Text) -> list[Report]:
+    """
+    Find the kernel's reports in a text.
+
+    Parameters
+    ----------
+    text : bytes or mmap
+        Any text, of any encoding, with one message in a line. See
+        :func:`postpanic.evidence.sources.plain_text` for journals and JSON.
+
+    Returns
+    -------
+    list of Report
+        In the order in which they began. A report that came later in the same boot
+        says in ``consequence_of`` which may have caused it.
+    """
+    return list(iterate_reports(text))
+
+
+def iterate_reports(text: Text) -> Iterator[Report]:
+    """Yield the reports of a text, one boot after the other."""
+    boot: list[ReportBuilder] = []
+    place = 0
+    for builder in find_events(text):
+        if builder is None:
+            yield from _finish_boot(boot, place)
+            place += len(boot)
+            boot = []
+        else:
+            boot.append(builder)
+    yield from _finish_boot(boot, place)
+
+
+def _finish_boot(builders: list[ReportBuilder], place: int) -> Iterator[Report]:
+    builders.sort(key=lambda builder: builder.first.offset)
+    panic_at, panic_message = -1, ""
+    for builder in builders:
+        if builder.kind is Kind.PANIC or builder.is_panic:
+            builder.is_panic = True
+            panic_at = max(panic_at, builder.end)
+            panic_message = builder.panic_message or builder.first.text.partition("not syncing: ")[2]
+    for number, builder in enumerate(builders):
+        is_panic = builder.is_panic or panic_at >= builder.first.offset
+        report = _make(builder, is_panic=is_panic, panic_message=panic_message if is_panic else "")
+        yield msgspec.structs.replace(report, consequence_of=place if number else None)
+
+
+def _make(builder: ReportBuilder, *, is_panic: bool, panic_message: str) -> Report:
+    facts = builder.facts
+    kind, variant = _exact_kind(builder)
+    traces = builder.freeze_traces()
+    locks = tuple(builder.locks)
+    message = builder.first.text.strip()
+    named = _named(kind, message, builder)
+    blame = rank(kind, traces, locks, named)
+    function = blame[0].function if blame else ""
+    task = facts.get("sanitizer_task")
+    access = _access(kind, variant, facts.get("access"))
+    size = facts.get("size_bytes")
+    report = Report(
+        kind=kind,
+        variant=variant,
+        title=title_of(kind, variant, function, access, message),
+        message=message,
+        access=access,
+        address=facts.get("address"),
+        size_bytes=size,
+        pid=facts.get("pid", task[1] if task else None),
+        cpu=facts.get("cpu"),
+        comm=facts.get("comm", task[0] if task else ""),
+        release=facts.get("release", ""),
+        taint=facts.get("taint", ""),
+        hardware=facts.get("hardware", ""),
+        workqueue=facts.get("workqueue", ""),
+        source=facts.get("source", ""),
+        condition=_condition(builder),
+        modules=facts.get("modules", ()),
+        registers=builder.registers,
+        code=facts.get("code", ""),
+        traces=traces,
+        locks=locks,
+        details=_details(builder),
+        is_panic=is_panic,
+        panic_message=builder.panic_message or panic_message,
+        blame=blame,
+        architecture=_architecture(builder),
+        time_s=builder.first.time_s,
+        offset=builder.first.offset,
+        end=builder.end,
+        lines=tuple(builder.lines),
+    )
+    return msgspec.structs.replace(report, damage=damage_of(report, builder), signature=signature_of(report))
+
+
+def _exact_kind(builder: ReportBuilder) -> tuple[Kind, str]:
+    kind, variant = builder.kind, builder.variant
+    if kind is Kind.PANIC:
+        for words, exact in _PANICS:
+            if words in builder.first.text:
+                return exact, variant
+        return kind, variant
+    if kind in {Kind.KERNEL_BUG, Kind.WARNING}:
+        source = builder.facts.get("source", "")
+        for path, exact in _SOURCES:
+            if path in source and not (exact is Kind.LOCKDEP and kind is Kind.KERNEL_BUG):
+                return exact, variant
+        recent = builder.preamble[-3:]
+        for words, exact in _HERALDS:
+            if any(text.lstrip().startswith(words) for text in recent):
+                return exact, variant
+    if kind is Kind.OOPS and "Kernel BUG" in builder.first.text:
+        return Kind.KERNEL_BUG, variant
+    if kind is Kind.PAGING_REQUEST and _is_null(builder):
+        return Kind.NULL_DEREFERENCE, variant
+    return kind, variant
+
+
+def _is_null(builder: ReportBuilder) -> bool:
+    return "NULL pointer" in builder.first.text
+
+
+def _named(kind: Kind, message: str, builder: ReportBuilder) -> tuple[str, ...]:
+    """Functions that the message itself names, the offending first."""
+    if kind is Kind.KCSAN and (match := _NAMED.search(message)):
+        return tuple(name for name in match.groups() if name)
+    if kind in {Kind.KASAN, Kind.KFENCE, Kind.KMSAN, Kind.WARNING, Kind.STACK_PROTECTOR, Kind.UBSAN, Kind.BUG}:
+        symbol = symbol_of(message)
+        return (symbol.function,) if symbol is not None else _named_plainly(kind, message)
+    if kind is Kind.LOCK_USAGE and builder.variant in {"held lock freed", "locks held"} and builder.locks:
+        return (builder.locks[-1].function,)
+    if kind is Kind.SLAB and (symbol := symbol_of(message)) is not None:
+        return (symbol.function,)
+    return ()
+
+
+def _named_plainly(kind: Kind, message: str) -> tuple[str, ...]:
+    if kind in {Kind.KASAN, Kind.KFENCE, Kind.KMSAN} or "stack-protector" in message:
+        match = re.search(r" in:? ([A-Za-z_][\w.]{0,255})(?:$| )", message)
+        if match is not None:
+            return (match[1],)
+    return ()
+
+
+def _access(kind: Kind, variant: str, access: Access | None) -> Access | None:
+    if access is None and kind is Kind.KFENCE:
+        return Access.WRITE if variant.endswith("write") else Access.READ if variant.endswith("read") else None
+    return access
+
+
+def _condition(builder: ReportBuilder) -> str:
+    """Return what a WARNING or a BUG says beside its place: it stands between the cut and the first line."""
+    texts: list[str] = []
+    for text in reversed(builder.preamble):
+        if _CUT in text:
+            return " ".join(reversed(texts))[:400]
+        texts.append(text.strip())
+    return ""
+
+
+def _details(builder: ReportBuilder) -> dict[str, str]:
+    names = ("cache", "object_size", "seconds", "die", "kasan", "task_line", "code_problem", "die_count")
+    found = {name: str(builder.facts[name]) for name in names if name in builder.facts}
+    if "kasan_address" in builder.facts:
+        found["kasan_address"] = f"{builder.facts['kasan_address']:#x}"
+    return found
+
+
+_ARCHITECTURES: tuple[tuple[str, str], ...] = (
+    ("RAX", "x86_64"),
+    ("EAX", "x86"),
+    ("x29", "aarch64"),
+    ("GPR00", "ppc64"),
+    ("s11", "riscv64"),
+    ("status", "riscv64"),
+    ("fp", "arm"),
+)
+
+
+def _architecture(builder: ReportBuilder) -> str:
+    for name, architecture in _ARCHITECTURES:
+        if name in builder.registers:
+            return architecture
+    text = "\n".join(builder.lines[:200])
+    if "Krnl PSW" in text:
+        return "s390x"
+    if "entry_SYSCALL_64" in text or "x64_sys" in text:
+        return "x86_64"
+    if "el0_svc" in text or "el0t_64" in text:
+        return "aarch64"
+    if ") from [<" in text or "ret_fast_syscall" in text:
+        return "arm"
+    return ""
+
+
+def main_trace(report: Report) -> Trace | None:
+    """Return the trace that tells where it happened, None if there is none."""
+    return next((trace for trace in report.traces if trace.section is Section.MAIN), None)

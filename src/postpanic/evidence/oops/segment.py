@@ -1,0 +1,305 @@
+"""
+Find the reports in a text, and tell the lines of one from those of another.
+
+The first pass looks for a few byte strings at the speed of ``bytes.find``;
+only around what it finds are lines decoded and read. From there on every
+printk caller has a stream of its own: a report takes the lines of its caller,
+so that two CPUs that print at once do not mix. Where there are no caller ids,
+there is one stream.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from mmap import mmap
+from typing import TypeAlias
+
+from postpanic.evidence.lines import LINE_LIMIT, Line, clean_text, split_line
+from postpanic.evidence.oops.builder import ReportBuilder
+from postpanic.evidence.oops.kinds import FAMILIES, Family, Kind
+from postpanic.evidence.oops.rules import NEEDLES, Role, Rule, match_rule
+
+__all__ = ["IDLE_LIMIT", "REPORT_LINES_LIMIT", "Text", "find_events"]
+
+Text: TypeAlias = "bytes | mmap"
+
+IDLE_LIMIT = 48
+"""Lines of a caller that say nothing to a report, after which it is over."""
+
+REPORT_LINES_LIMIT = 6000
+"""Lines of one report: backtraces of all CPUs of a large machine fit."""
+
+_WINDOW = 1 << 20
+_STREAMS_LIMIT = 512
+_PREAMBLE_LINES = 12
+_PREAMBLE_BYTES = 4096
+_HERALD_LINES = 10
+_DIE_LINES = 40
+
+_DYING = frozenset(
+    {
+        Kind.KERNEL_BUG,
+        Kind.USERCOPY,
+        Kind.LIST_CORRUPTION,
+        Kind.RUST_PANIC,
+        Kind.CFI,
+        Kind.BUG,
+        Kind.DOUBLE_FAULT,
+        Kind.STACK_OVERFLOW,
+        Kind.BAD_MODE,
+        Kind.SERROR,
+        Kind.SYSRQ,
+        Kind.SPINLOCK,
+        *(kind for kind, family in FAMILIES.items() if family is Family.MEMORY_ACCESS),
+    }
+)
+_HERALDED = frozenset({Kind.KERNEL_BUG, Kind.WARNING, Kind.NULL_DEREFERENCE, Kind.PAGING_REQUEST, Kind.INVALID_OPCODE})
+_SLAB_SPEAKERS = frozenset({Kind.KASAN, Kind.SLAB, Kind.MEMORY_LEAK})
+
+
+class _Candidates:
+    """Places of needles, found window by window, at most one of a needle in a line."""
+
+    def __init__(self, data: Text) -> None:
+        self._data = data
+        self._size = len(data)
+        self._places: list[int] = []
+        self._next = 0
+        self._until = 0
+
+    def at_or_after(self, position: int) -> int | None:
+        """Return the first place at or behind a position; positions must not go back."""
+        while True:
+            places = self._places
+            while self._next < len(places) and places[self._next] < position:
+                self._next += 1
+            if self._next < len(places):
+                return places[self._next]
+            if self._until >= self._size:
+                return None
+            self._fill(max(self._until, position))
+
+    def _fill(self, start: int) -> None:
+        end = min(start + _WINDOW, self._size)
+        data, found = self._data, set[int]()
+        for needle in NEEDLES:
+            # A needle may lie across the border of two windows.
+            limit = min(end + len(needle) - 1, self._size)
+            place = data.find(needle, start, limit)
+            while place >= 0:
+                found.add(place)
+                newline = data.find(b"\n", place, min(place + LINE_LIMIT, limit))
+                place = data.find(needle, newline if newline >= 0 else place + LINE_LIMIT, limit)
+        self._places = sorted(found)
+        self._next = 0
+        self._until = end
+
+
+class _Stream:
+    """What one printk caller says."""
+
+    __slots__ = ("builder", "herald", "idle", "recent")
+
+    def __init__(self) -> None:
+        self.builder: ReportBuilder | None = None
+        self.herald: tuple[ReportBuilder, int] | None = None
+        self.idle = 0
+        self.recent: deque[str] = deque(maxlen=_PREAMBLE_LINES)
+
+
+def find_events(data: Text) -> Iterator[ReportBuilder | None]:
+    """
+    Yield the reports of a text as builders, in the order in which they end; None: the kernel booted anew.
+
+    Parameters
+    ----------
+    data : bytes or mmap
+        Plain text: one message in a line.
+    """
+    candidates = _Candidates(data)
+    position = 0
+    while (place := candidates.at_or_after(position)) is not None:
+        start, end = _line_around(data, place, position)
+        if any(_starts(line.text) for line in _lines_of(data, start, end)):
+            region = _Region(data, candidates, max(position, _preamble_start(data, start, position)), start)
+            yield from region.run()
+            position = region.position
+        else:
+            position = end + 1
+
+
+def _starts(text: str) -> bool:
+    return match_rule(text) is not None or text.startswith("Linux version ")
+
+
+def _line_around(data: Text, place: int, floor: int) -> tuple[int, int]:
+    floor = max(floor, place - LINE_LIMIT // 2)
+    start = data.rfind(b"\n", floor, place) + 1 or floor
+    return start, _line_end(data, start)
+
+
+def _line_end(data: Text, start: int) -> int:
+    limit = start + LINE_LIMIT
+    end = data.find(b"\n", start, limit)
+    return end if end >= 0 else min(limit, len(data))
+
+
+def _lines_of(data: Text, start: int, end: int) -> list[Line]:
+    text = clean_text(data[start:end])
+    if "\n" in text:
+        return [line for part in text.split("\n")[:256] for line in split_line(part, start)]
+    return split_line(text, start)
+
+
+def _preamble_start(data: Text, start: int, floor: int) -> int:
+    floor = max(floor, start - _PREAMBLE_BYTES)
+    place = start
+    for _ in range(_PREAMBLE_LINES):
+        found = data.rfind(b"\n", floor, max(place - 1, floor))
+        if found < 0:
+            return floor if floor == 0 else place
+        place = found + 1
+    return place
+
+
+class _Region:
+    """A part of the text with reports in it: from the first one's preamble to where all are over."""
+
+    def __init__(self, data: Text, candidates: _Candidates, start: int, first: int) -> None:
+        self.data = data
+        self.candidates = candidates
+        self.position = start
+        self._first = first
+        self._streams: dict[str, _Stream] = {}
+        self._open = 0
+        self._is_timed = False
+        self._last: _Stream | None = None
+
+    def run(self) -> Iterator[ReportBuilder | None]:
+        """Read lines until no report is open."""
+        size = len(self.data)
+        while self.position < size:
+            start = self.position
+            end = _line_end(self.data, start)
+            self.position = end + 1 if end < size and self.data[end] == 10 else end
+            is_candidate = start >= self._first
+            if is_candidate:
+                place = self.candidates.at_or_after(start)
+                is_candidate = place is not None and place < end
+            for line in _lines_of(self.data, start, end):
+                yield from self._take(line, is_candidate=is_candidate)
+            if not self._open and start >= self._first:
+                break
+        for stream in self._streams.values():
+            if stream.builder is not None:
+                yield stream.builder
+
+    def _take(self, line: Line, *, is_candidate: bool) -> Iterator[ReportBuilder | None]:
+        if line.time_s is not None:
+            self._is_timed = True
+            stream = self._stream(line.caller)
+            self._last = stream
+        else:
+            stream = self._last if self._is_timed and self._last is not None else self._stream(line.caller)
+        matched = match_rule(line.text) if is_candidate else None
+        if matched is not None:
+            yield from self._begin(stream, line, *matched)
+            return
+        if is_candidate and line.text.startswith("Linux version "):
+            yield from self._reboot()
+            return
+        builder = stream.builder
+        if builder is None:
+            stream.recent.append(line.text)
+            return
+        if builder.add(line):
+            stream.idle = 0
+        elif line.time_s is not None or not self._is_timed:
+            stream.idle += 1
+        if stream.idle > IDLE_LIMIT or len(builder.lines) > REPORT_LINES_LIMIT:
+            yield self._close(stream)
+
+    def _stream(self, caller: str) -> _Stream:
+        stream = self._streams.get(caller)
+        if stream is None:
+            if len(self._streams) >= _STREAMS_LIMIT:
+                caller = ""
+            stream = self._streams.setdefault(caller, _Stream())
+        return stream
+
+    def _begin(self, stream: _Stream, line: Line, rule: Rule, variant: str) -> Iterator[ReportBuilder | None]:
+        builder = stream.builder
+        new = ReportBuilder(rule, variant, line, tuple(stream.recent))
+        new.lines.append(line.text)
+        if builder is not None:
+            if _belongs(builder, rule):
+                self._absorb(stream, builder, line, rule)
+                return
+            if rule.role in {Role.NOTE, Role.MORE}:
+                yield new
+                return
+            if rule.role is Role.HERALD:
+                # Whether it is one shows the next line; until then the report that is open goes on.
+                stream.herald = (new, len(builder.lines))
+                builder.add(line)
+                return
+            if not builder.is_ended and not any(trace.frames for trace in builder.traces):
+                builder.mixed.append("another report began before its trace")
+            new = self._heralded(stream, new, line, rule)
+            yield self._close(stream)
+        stream.recent.clear()
+        stream.builder = new
+        stream.idle = 0
+        self._open += 1
+
+    def _absorb(self, stream: _Stream, builder: ReportBuilder, line: Line, rule: Rule) -> None:
+        builder.add(line)
+        if builder.kind is Kind.WARNING and rule.kind in {Kind.REFCOUNT, Kind.ODEBUG}:
+            builder.kind = rule.kind
+        builder.absorb(rule, line.text)
+        stream.idle = 0
+
+    def _heralded(self, stream: _Stream, new: ReportBuilder, line: Line, rule: Rule) -> ReportBuilder:
+        if stream.herald is None or stream.builder is None:
+            return new
+        herald, place = stream.herald
+        stream.herald = None
+        if len(stream.builder.lines) - place > _HERALD_LINES or not _belongs(herald, rule):
+            return new
+        herald.add(line)
+        herald.absorb(rule, line.text)
+        return herald
+
+    def _close(self, stream: _Stream) -> ReportBuilder | None:
+        builder, stream.builder = stream.builder, None
+        stream.herald = None
+        stream.idle = 0
+        self._open -= 1
+        return builder
+
+    def _reboot(self) -> Iterator[ReportBuilder | None]:
+        for stream in self._streams.values():
+            if stream.builder is not None:
+                yield self._close(stream)
+        yield None
+
+
+def _belongs(builder: ReportBuilder, rule: Rule) -> bool:
+    """Tell whether a line that could begin a report is a part of the one that is open."""
+    lines = len(builder.lines)
+    if rule.role is Role.PANIC:
+        return True
+    if builder.role is Role.HERALD and lines <= _HERALD_LINES and rule.kind in _HERALDED:
+        return True
+    if rule.role is Role.DIE:
+        return builder.kind in _DYING and not builder.has_died and lines <= _DIE_LINES
+    if rule.role in {Role.MORE, Role.NOTE}:
+        return (
+            rule.kind is builder.kind
+            or rule.kind is Kind.STACK_OVERFLOW
+            or (rule.kind is Kind.SLAB and builder.kind in _SLAB_SPEAKERS)
+        )
+    if rule.role is Role.HERALD and lines <= _HERALD_LINES:
+        return builder.kind is Kind.WARNING and rule.kind in {Kind.REFCOUNT, Kind.ODEBUG}
+    return rule.kind is builder.kind and rule.kind is Kind.MEMORY_LEAK and lines <= 2

@@ -1,0 +1,101 @@
+"""
+Titles and signatures: the same for the same crash, whatever text it was read from.
+
+Neither holds an address, an offset, a number of a CPU or a task, nor what the
+compiler put behind a function's name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+from postpanic.evidence.oops.functions import part_of, plain_name
+from postpanic.evidence.oops.kinds import Kind
+from postpanic.evidence.oops.model import Access, Report, Section
+
+__all__ = ["bucket_of", "signature_of", "title_of"]
+
+_NUMBERS = re.compile(r"\b(?:0x)?[0-9a-f]*\d[0-9a-f]*\b")
+_PHRASES: dict[Kind, str] = {
+    Kind.NULL_DEREFERENCE: "NULL pointer dereference",
+    Kind.PAGING_REQUEST: "unable to handle page fault",
+    Kind.GENERAL_PROTECTION: "general protection fault",
+    Kind.KERNEL_BUG: "kernel BUG",
+    Kind.WARNING: "WARNING",
+    Kind.DEADLOCK: "possible deadlock",
+    Kind.RCU_STALL: "RCU stall",
+    Kind.HUNG_TASK: "hung task",
+    Kind.RCU_USAGE: "suspicious RCU usage",
+}
+_BAD_ACCESS = frozenset(
+    {
+        Kind.KASAN,
+        Kind.KFENCE,
+        Kind.KMSAN,
+        Kind.NULL_DEREFERENCE,
+        Kind.PAGING_REQUEST,
+        Kind.GENERAL_PROTECTION,
+        Kind.STACK_SEGMENT,
+        Kind.UNHANDLED_FAULT,
+        Kind.INTERNAL_ERROR,
+        Kind.LIST_CORRUPTION,
+    }
+)
+_STALLS = frozenset({Kind.RCU_STALL, Kind.SOFT_LOCKUP, Kind.HARD_LOCKUP})
+
+
+def title_of(kind: Kind, variant: str, function: str, access: Access | None, message: str) -> str:
+    """
+    Make one line of what happened and where.
+
+    >>> title_of(Kind.KASAN, "slab-use-after-free", "foo_release", Access.READ, "")
+    'KASAN: slab-use-after-free read in foo_release'
+    """
+    if kind in {Kind.PANIC, Kind.BUG} and not function:
+        return _NUMBERS.sub("N", message)[:160]
+    if kind in {Kind.KASAN, Kind.KFENCE, Kind.KMSAN, Kind.KCSAN, Kind.UBSAN}:
+        phrase = f"{kind.value.upper()}: {variant}"
+        if access is not None and kind is Kind.KASAN:
+            phrase += f" {access.value}"
+    else:
+        phrase = _PHRASES.get(kind, kind.value.replace("-", " "))
+        if variant and kind not in {Kind.RCU_STALL, Kind.HUNG_TASK}:
+            phrase += f" ({_NUMBERS.sub('N', variant)[:60]})"
+    return f"{phrase} in {function}" if function else phrase
+
+
+def bucket_of(report: Report) -> str:
+    """
+    Return the family and the function by which reports of one fault come together.
+
+    The sanitizer, the trap and the list check that a stray pointer meets first is chance.
+    """
+    if report.kind in _BAD_ACCESS:
+        family = "bad-access"
+    elif report.kind in _STALLS:
+        family = "stall"
+    else:
+        family = report.kind.value
+    return f"{family} in {report.function or '?'}"
+
+
+def signature_of(report: Report) -> str:
+    """
+    Return the signature: 16 hexadecimal digits of the bucket and the next functions of the trace.
+
+    Frames are used without offsets, suffixes and system-call prefixes; what
+    reports or serves others is left out, as it differs by configuration.
+    """
+    names: list[str] = []
+    for trace in report.traces:
+        if trace.section in {Section.MAIN, Section.CPU} and len(names) < 3:
+            for frame in trace.frames:
+                if frame.is_reliable and frame.function and not frame.is_inline and part_of(frame.function) is None:
+                    name = plain_name(frame.function)
+                    if name not in names:
+                        names.append(name)
+                if len(names) == 3:
+                    break
+    text = "|".join((bucket_of(report), *names)) if report.function else report.title
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

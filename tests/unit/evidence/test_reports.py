@@ -1,0 +1,105 @@
+"""What is read from reports of every kind and architecture."""
+
+from __future__ import annotations
+
+import pytest
+
+from postpanic.evidence.oops import Access, Kind, Report, Section, find_reports
+from tests.unit.evidence import texts
+from tests.unit.evidence.texts import stamped
+
+
+def only(text: str) -> Report:
+    (report,) = find_reports(text.encode())
+    return report
+
+
+@pytest.mark.parametrize("caller", ["", "T812", "C3"])
+def test_page_fault_is_read_whole(caller: str) -> None:
+    report = only("[    1.0] usb: noise\n" + stamped(texts.PAGE_FAULT, caller))
+    assert (report.kind, report.access, report.address) == (Kind.NULL_DEREFERENCE, Access.WRITE, 0x18)
+    assert (report.cpu, report.pid, report.comm) == (3, 812, "modprobe")
+    assert (report.release, report.taint) == ("6.12.1-test", "GWOE")
+    assert report.hardware == "Example Board/X1, BIOS 1.2 03/04/2025"
+    assert report.modules == ("widget(OE+)", "e1000")
+    assert report.registers["RBX"] == 0xFFFF888104A5C000
+    assert report.registers["CR2"] == 0x18
+    assert report.registers["RAX"] == 0, "the registers of the user are not the kernel's"
+    assert report.code.endswith("<c7> 40 18 01 00 00 00 5b c3")
+    assert report.is_panic
+    assert report.panic_message == "Fatal exception"
+    assert not report.damage
+    assert report.architecture == "x86_64"
+    assert [blame.function for blame in report.blame[:2]] == ["widget_attach", "widget_probe"]
+    assert report.blame[0].module == "widget"
+    (trace,) = report.traces
+    assert [frame.function for frame in trace.frames if frame.is_reliable][:3] == [
+        "widget_attach",
+        "widget_probe",
+        "really_probe",
+    ]
+    assert not next(frame for frame in trace.frames if frame.function == "page_fault_oops").is_reliable
+    assert trace.frames[4].context == "TASK"
+
+
+def test_kasan_tells_access_object_and_who_freed_it() -> None:
+    report = only(texts.KASAN)
+    assert (report.kind, report.variant) == (Kind.KASAN, "slab-use-after-free")
+    assert (report.access, report.size_bytes, report.address) == (Access.READ, 16, 0xFFFF88810A3C4E08)
+    assert report.details["cache"] == "kmalloc-64"
+    assert report.function == "widget_flush", "memcpy only copies for others"
+    assert report.workqueue == "widget_wq widget_flush"
+    freed = next(trace for trace in report.traces if trace.section is Section.FREED)
+    assert freed.frames[-1].function == "widget_close"
+    assert report.title == "KASAN: slab-use-after-free read in widget_flush"
+
+
+def test_warning_tells_its_place_and_condition() -> None:
+    report = only(stamped(texts.WARNING))
+    assert (report.kind, report.source) == (Kind.WARNING, "drivers/misc/widget.c:120")
+    assert report.condition == "widget 3: 5 users left"
+    assert report.function == "widget_release"
+    assert not report.is_panic
+
+
+def test_hung_task_blames_who_asked_to_wait() -> None:
+    report = only(stamped(texts.HUNG, "T55"))
+    assert (report.kind, report.comm, report.pid) == (Kind.HUNG_TASK, "mount.widget", 4411)
+    assert report.function == "widget_fill_super"
+    assert report.details["seconds"] == "122"
+
+
+def test_stall_blames_the_callback_not_the_place_of_the_sample() -> None:
+    report = only(stamped(texts.RCU))
+    assert (report.kind, report.function) == (Kind.RCU_STALL, "widget_write")
+
+
+def test_deadlock_blames_who_wants_the_lock() -> None:
+    report = only(stamped(texts.DEADLOCK))
+    assert (report.kind, report.variant, report.function) == (Kind.DEADLOCK, "circular", "widget_ioctl")
+    assert [(lock.name, lock.function, lock.is_wanted) for lock in report.locks[:2]] == [
+        ("&widget->lock", "widget_ioctl", True),
+        ("registry_mutex", "registry_walk", False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "architecture", "kind", "access", "functions"),
+    [
+        (texts.ARM64, "aarch64", Kind.PAGING_REQUEST, Access.WRITE, ["widget_poke", "widget_init"]),
+        (texts.ARM, "arm", Kind.NULL_DEREFERENCE, Access.WRITE, ["widget_store", "kernfs_fop_write"]),
+        (texts.RISCV, "riscv64", Kind.PAGING_REQUEST, Access.READ, ["widget_show", "sysfs_kf_seq_show"]),
+        (texts.PPC64, "ppc64", Kind.NULL_DEREFERENCE, Access.READ, ["widget_show", "sysfs_kf_seq_show"]),
+        (texts.S390, "s390x", Kind.PAGING_REQUEST, None, ["widget_store", "kernfs_fop_write_iter"]),
+    ],
+)
+def test_every_architecture_is_read(
+    text: str, architecture: str, kind: Kind, access: Access | None, functions: list[str]
+) -> None:
+    for form in (text, stamped(text), stamped(text, "T77")):
+        report = only(form)
+        assert (report.architecture, report.kind, report.access) == (architecture, kind, access)
+        assert [blame.function for blame in report.blame[:2]] == functions
+        assert report.comm
+        assert report.registers
+        assert not report.damage
