@@ -122,7 +122,13 @@ class Places:
                 continue
         return None
 
-    # --- sides
+    def is_named(self, vaddr: int) -> bool:
+        """Tell whether an address is one by which the kernel uses a place: a symbol, or on a stack."""
+        try:
+            self._prog.symbol(vaddr)
+        except LookupError:
+            return self.task_of_stack(vaddr) is not None
+        return True
 
     def _symbol(self, vaddr: int) -> Iterator[Place]:
         try:

@@ -20,7 +20,7 @@ from postpanic.findings.absent import Absent, Reason
 from postpanic.findings.table import Answer, Cell, Column, Kind, Layout, Problem, Shape
 from postpanic.units import GIB, MIB
 
-__all__ = ["rd"]
+__all__ = ["WORDS", "rd", "word_rows"]
 
 _VALUES = Shape(
     "values",
@@ -31,7 +31,7 @@ _VALUES = Shape(
         Column("cache", help="Slab cache of the object that it points to (-S)."),
     ),
 )
-_WORDS = Shape(
+WORDS = Shape(
     "words",
     (
         Column("address", Kind.HEX, format="16x", help="Address of the first value of the line."),
@@ -122,7 +122,7 @@ class _Request:
         Operand("address", "address or symbol", required=True),
         Operand("count", "how many values, decimal; 1 without it"),
     ),
-    shapes=(_WORDS, _TEXT, _SAVED),
+    shapes=(WORDS, _TEXT, _SAVED),
     examples=(
         Example("rd -a linux_banner", "the kernel's version as text"),
         Example("rd -s init_task 28", "words, those that point to symbols by their names"),
@@ -163,7 +163,7 @@ def rd(workspace: Workspace, arguments: Arguments) -> Answer:
         ascii=style == "hex" and not symbols and not arguments.has("plain"),
     )
     problems: list[Problem] = []
-    table = _WORDS.table(list(_lines(request, problems)))
+    table = WORDS.table(list(_lines(request, problems)))
     return Answer("rd", (table,), tuple(problems))
 
 
@@ -278,6 +278,13 @@ _DOTS = {code: "." for code in range(256) if code not in _PRINTABLE}
 def _absent_problem(space: Space, address: int, size_bytes: int) -> Problem:
     reason = space.why_absent(address)
     return Problem(f"{size_bytes} bytes from {address:#x} on cannot be read: {reason.detail}", reason.reason)
+
+
+def word_rows(
+    space: Space, address: int, size_bytes: int, count: int, problems: list[Problem], *, text: bool = True
+) -> list[tuple[Cell, ...]]:
+    """Make the rows that show *count* hexadecimal numbers of *size_bytes* each; *text*: with the bytes beside them."""
+    return list(_lines(_Request(space, address, size_bytes, count, "hex", ascii=text), problems))
 
 
 def _lines(request: _Request, problems: list[Problem]) -> Iterator[tuple[Cell, ...]]:
