@@ -47,6 +47,7 @@ def load_commands() -> dict[str, Command]:
     )
     from postpanic.analysis.commands.memory import (  # noqa: F401
         kmem,
+        owners,
         read,
         search,
         translate,
