@@ -27,6 +27,7 @@ def load_commands() -> dict[str, Command]:
         ipcs,
         irq,
         lists,
+        locks,
         log,
         mach,
         mount,
@@ -44,6 +45,7 @@ def load_commands() -> dict[str, Command]:
         vm,
         waitq,
         whatis,
+        wq,
     )
     from postpanic.analysis.commands.memory import (  # noqa: F401
         kmem,

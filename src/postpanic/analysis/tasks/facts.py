@@ -52,6 +52,7 @@ _MEMBERS: dict[str, tuple[str, ...]] = {
     "signal": ("signal",),
     "sighand": ("sighand",),
     "blocked_on": ("blocked_on",),
+    "blocker": ("blocker",),
     "last_switch_count": ("last_switch_count",),
     "last_switch_time": ("last_switch_time",),
     "nvcsw": ("nvcsw",),
