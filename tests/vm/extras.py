@@ -6,7 +6,7 @@ import os
 import random
 import shutil
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from postpanic.capture.initramfs.modules import ModuleTree
@@ -15,6 +15,7 @@ from postpanic.rehearse.disks import make_empty_disk, make_ext4_disk
 from postpanic.rehearse.kernels import Kernel
 from postpanic.rehearse.programs import ProgramStore
 from tests.vm.guest import BOOT_MODULES, LOAD_MODULES, SCENARIOS_DIR
+from tests.vm.kernel_modules import build_module
 from tests.vm.recipes import Setting
 
 __all__ = ["find_sources", "make_extra_disk"]
@@ -29,15 +30,19 @@ SLACK_BYTES = 64 << 20
 
 def find_sources(setting: Setting) -> list[Path]:
     """Return the files of ``scenarios/`` that a setting names."""
-    return [SCENARIOS_DIR / f"{name}.c" for name in setting.programs]
+    return [SCENARIOS_DIR / f"{name}.c" for name in (*setting.programs, *setting.built_modules)]
 
 
-def make_extra_disk(directory: Path, kernel: Kernel, setting: Setting, cache_dir: Path) -> Path | None:
+def make_extra_disk(
+    directory: Path, kernel: Kernel, suites: Sequence[str], setting: Setting, cache_dir: Path
+) -> Path | None:
     """
     Make a scenario's own disk in *directory*: ``bin/``, ``modules/`` with ``load-modules``, ``images/``, ``files/``.
 
     Parameters
     ----------
+    suites : sequence of str
+        Where the kernel is from.
     cache_dir : Path
         Where programs of the host that it has not installed are kept.
 
@@ -46,7 +51,7 @@ def make_extra_disk(directory: Path, kernel: Kernel, setting: Setting, cache_dir
     Path or None
         None where the setting asks for nothing that needs a disk.
     """
-    if not (setting.programs or setting.modules or setting.images or setting.files_mib):
+    if not (setting.programs or setting.modules or setting.built_modules or setting.images or setting.files_mib):
         return None
     content = directory / "extra"
     for name in ("bin", "modules", "images", "files"):
@@ -57,6 +62,9 @@ def make_extra_disk(directory: Path, kernel: Kernel, setting: Setting, cache_dir
     order = [name for name in modules.sort_by_dependency(setting.modules) if name not in there]
     for name in order:
         (content / "modules" / f"{name}.ko").write_bytes(modules.read(name))
+    for name in setting.built_modules:
+        build_module(SCENARIOS_DIR / f"{name}.c", kernel, suites, cache_dir, content / "modules")
+        order.append(name)
     (content / "load-modules").write_text("".join(f"{name}.ko\n" for name in order))
     for name in setting.images:
         _make_image(name, content / "images" / name, cache_dir)
@@ -69,8 +77,9 @@ def make_extra_disk(directory: Path, kernel: Kernel, setting: Setting, cache_dir
 
 def _build_programs(setting: Setting, target: Path) -> None:
     compiler = find_program("gcc", hint="install gcc and libc6-dev")
+    sources = [SCENARIOS_DIR / f"{name}.c" for name in setting.programs]
     options = ("-static", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread")
-    for source in find_sources(setting):
+    for source in sources:
         run([compiler, *options, "-o", target / source.stem, source])
 
 

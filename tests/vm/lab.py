@@ -295,7 +295,7 @@ class Lab:
         disks = guest.make_disks(
             directory, kernel, initrd, recipe.scenario, memory_mib=recipe.memory_mib, capture=capture
         )
-        extra = extras.make_extra_disk(directory, kernel, recipe.setting, self.cache_dir)
+        extra = extras.make_extra_disk(directory, kernel, KERNELS[recipe.kernel].suites, recipe.setting, self.cache_dir)
         own = (*disks.attach(), *([Disk(extra)] if extra else []))
         # A socket's path is limited to 107 bytes, a cache directory's is not.
         stub = Path(tempfile.gettempdir()) / f"lab-{os.getpid()}-{time.monotonic_ns():x}.gdb"

@@ -61,6 +61,8 @@ class Setting:
         C sources of ``scenarios/``, compiled statically.
     modules : tuple of str
         Kernel modules, where the kernel has them.
+    built_modules : tuple of str
+        Modules of our own: C sources of ``scenarios/``, built for the kernel.
     images : tuple of str
         Files that are file systems: ``journal`` (ext4, blocks of 1 KiB), ``xfs``.
     files_mib : int
@@ -75,6 +77,7 @@ class Setting:
     options: str = ""
     programs: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
+    built_modules: tuple[str, ...] = ()
     images: tuple[str, ...] = ()
     files_mib: int = 0
     balloon: bool = False
@@ -84,6 +87,7 @@ class Setting:
 
 # Of scenarios that an ordinary machine is not enough for.
 SETTINGS: dict[str, Setting] = {
+    "locked": Setting(built_modules=("locked",)),
     # For benchmarks: as much in memory as a small server has. Takes ten minutes, so no test asks for it.
     "filter-load": Setting(
         memory_mib=6144, programs=("heap",), files_mib=1400, crash_timeout_s=240.0, save_timeout_s=300.0

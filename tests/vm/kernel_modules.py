@@ -1,0 +1,102 @@
+"""Modules of our own for the lab's kernels, built against Debian's headers."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from postpanic.process import find_program, run
+from postpanic.rehearse.kernels import Kernel
+from postpanic.rehearse.packages import Archive
+from postpanic.rehearse.programs import ProgramStore
+from postpanic.rehearse.store import Bundle, PackageStore
+
+__all__ = ["build_module"]
+
+_KBUILD = re.compile(r"linux-kbuild-[\w.+~]+")
+_BUILD_TIMEOUT_S = 600.0
+
+
+def _resolve_headers(archive: Archive, name: str) -> Bundle:
+    """Find a kernel's headers, those that all its flavours share, and the programs that build with them."""
+    main = archive.find(re.escape(name))[-1]
+    found = {main.name: main}
+    for wanted in main.depends:
+        if wanted.startswith("linux-headers-") or _KBUILD.fullmatch(wanted):
+            found[wanted] = archive.find(re.escape(wanted))[-1]
+    return Bundle(replace(main, depends=()), tuple(replace(part, depends=()) for part in found.values()))
+
+
+def build_module(source: Path, kernel: Kernel, suites: Sequence[str], cache_dir: Path, target: Path) -> Path:
+    """
+    Build a module for a kernel.
+
+    Parameters
+    ----------
+    source : Path
+        Its only source; the module has its name.
+    suites : sequence of str
+        Where the kernel is from.
+    cache_dir : Path
+        Where the headers are kept.
+    target : Path
+        Directory that gets the module.
+
+    Raises
+    ------
+    ProcessError
+        If the headers cannot be fetched, or it does not build.
+    """
+    name = f"linux-headers-{kernel.release}"
+    _, entry = PackageStore(cache_dir, "headers").fetch(suites, name, _resolve_headers)
+    with tempfile.TemporaryDirectory() as directory:
+        tree, work = Path(directory, "tree"), Path(directory, "module")
+        _make_tree(entry / "usr/src" / name, entry, tree, cache_dir)
+        work.mkdir()
+        shutil.copy(source, work)
+        (work / "Makefile").write_text(f"obj-m := {source.stem}.o\n")
+        # The host's compiler, whichever the kernel was built with; its types come from the kernel's.
+        words = [f"M={work}", "CC=gcc", "CROSS_COMPILE=", "modules"]
+        words += [f"{option}=" for option in ("CONFIG_DEBUG_INFO_BTF_MODULES", "CONFIG_CC_HAS_MIN_FUNCTION_ALIGNMENT")]
+        run([find_program("make"), "-C", tree, *words], timeout_s=_BUILD_TIMEOUT_S)
+        module = target / f"{source.stem}.ko"
+        shutil.copy(work / module.name, module)
+    return module
+
+
+def _mirror(source: Path, target: Path, loader: Sequence[str]) -> None:
+    """Link a directory's files, and run its programs with a C library that is new enough for them."""
+    target.mkdir()
+    for path in source.iterdir():
+        place = target / path.name
+        if path.is_dir():
+            _mirror(path, place, loader)
+        elif path.read_bytes()[:4] != b"\x7fELF":
+            place.symlink_to(path)
+        else:
+            # Newer packages have dispatchers: they start the program for the architecture that is built for.
+            real = [path.with_name(f"{path.name}.real-{kind}") for kind in ("x86", "lsb-64")]
+            program = shlex.quote(str(next((each for each in real if each.exists()), path)))
+            place.write_text(f'#!/bin/sh\nexec {shlex.join(loader)} {program} "$@"\n')
+            place.chmod(0o755)
+
+
+def _make_tree(headers: Path, entry: Path, tree: Path, cache_dir: Path) -> None:
+    """Make a build tree of unpacked headers: theirs has the paths of installed ones in it."""
+    loader = ProgramStore(cache_dir).fetch("makedumpfile", "usr/bin/makedumpfile").command[:-1]
+    tree.mkdir()
+    for path in headers.iterdir():
+        if path.name == "Makefile":
+            text = path.read_text().replace("/usr/src/", f"{entry}/usr/src/")
+            (tree / path.name).write_text(text)
+        elif path.name in {"scripts", "tools"}:
+            _mirror(path.resolve(), tree / path.name, loader)
+        elif path.name in {".config", ".kernelvariables", "Module.symvers"}:
+            shutil.copy(path, tree)
+        else:
+            (tree / path.name).symlink_to(path.resolve())
