@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
-from postpanic.analysis.commands.registry import ALIASES
+from postpanic.analysis.aliases import BUILT_IN
 from postpanic.cli.app import VERBS, cli
 from postpanic.cli.session import END_WORDS
 
@@ -75,5 +75,5 @@ def test_every_verb_is_in_the_overview() -> None:
 
 def test_aliases_are_documented() -> None:
     page = _page("open")
-    for alias in {*ALIASES, *END_WORDS}:
+    for alias in {*BUILT_IN, *END_WORDS}:
         assert f"`{alias}`" in page

@@ -7,9 +7,11 @@ from typing import Any, TypeVar
 
 from drgn import Object, Program, ProgramFlags
 
+from postpanic.analysis.aliases import Aliases
 from postpanic.analysis.context import find_context_task
 from postpanic.analysis.program import OpenedProgram
 from postpanic.errors import AbsentError
+from postpanic.findings.table import Answer
 from postpanic.kernel.memory import KernelMemory
 from postpanic.units import PhysAddr, VirtAddr
 
@@ -38,6 +40,10 @@ class Workspace:
         """Values of ``set``, by the variable's name."""
         self.progress: Callable[[str], None] = lambda _: None
         """Told what a command is about, one phrase before each long step; shown after a second, on a terminal."""
+        self.aliases = Aliases()
+        """Other names for command lines, those of crash and of the user."""
+        self.emit: Callable[[Answer], None] | None = None
+        """Shows an answer while the command goes on (``repeat``); None where answers are values."""
         self._kept: dict[str, Any] = {}
         opened.overlay.listen(lambda _: self.forget())
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from postpanic.analysis.aliases import BUILT_IN
 from postpanic.analysis.commands.catalog import find_command, load_commands
 from postpanic.analysis.commands.language import JSON_FLAG
-from postpanic.analysis.commands.registry import ALIASES
 from postpanic.analysis.crash_commands import command_names, command_options
 from postpanic.analysis.names import member_names, symbol_names, type_names
 from postpanic.cli.session import END_WORDS
@@ -131,7 +131,7 @@ class Completions:
 
     def _commands(self) -> SortedNames:
         return self._named(
-            "commands", lambda: [*load_commands(), *command_names(self._opened.prog), *ALIASES, *END_WORDS]
+            "commands", lambda: [*load_commands(), *command_names(self._opened.prog), *BUILT_IN, *END_WORDS]
         )
 
     def _types(self) -> SortedNames:

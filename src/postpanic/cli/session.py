@@ -17,7 +17,6 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from postpanic.analysis.commands.language import run_native
-from postpanic.analysis.commands.registry import ALIASES
 from postpanic.analysis.crash_commands import CommandFailedError, failure_of, run_crash_command, set_pager
 from postpanic.analysis.workspace import Workspace
 from postpanic.cli.progress import Progress
@@ -160,8 +159,11 @@ class Session:
         word = match.group() if match else ""
         if word in END_WORDS:
             raise SessionEndError
-        if word in ALIASES:
-            command = ALIASES[word] + command[len(word) :]
+        command = self.workspace.aliases.expand(command)
+        match = _FIRST_WORD.match(command)
+        word = match.group() if match else ""
+        if word in END_WORDS:
+            raise SessionEndError
         if word == "drgn" and not self._variables:
             from postpanic.analysis.scripting import script_globals
 

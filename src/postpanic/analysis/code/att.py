@@ -26,10 +26,7 @@ _RENAMED = {
     "retf": "lret",
     "retfq": "lretq",
     "iretd": "iret",
-    "loope": "loope",
-    "jae": "jae",
     "int1": "icebp",
-    "sysretq": "sysretq",
 }
 _PREFIXES = {"repe": "repz", "repne": "repnz"}
 _SIZED = frozenset(
@@ -62,6 +59,8 @@ def spell_att(decoded: Any) -> tuple[str, str]:  # noqa: ANN401 - capstone has n
         ``("movzbl", "0x8(%rdi,%rax,4),%ecx")``
     """
     *prefixes, name = decoded.mnemonic.split()
+    # Another encoding of the same instruction.
+    name = "shl" if name == "sal" else name
     operands = list(decoded.operands)
     if name in _SHIFTS and len(operands) == 2 and _is_one(decoded, operands[1]):
         operands = operands[:1]

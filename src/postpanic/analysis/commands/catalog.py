@@ -10,19 +10,23 @@ __all__ = ["find_command", "load_commands"]
 
 
 @cache
-def load_commands() -> dict[str, Command]:
-    """Return the native commands by name, sorted; importing them all takes a moment, so the first command pays it."""
+@cache
+def _import_modules() -> None:
+    """Import all commands, which takes a moment: the first command pays it."""
     from postpanic.analysis.commands import (  # noqa: F401 - importing a module declares its commands
         addresses,
+        alias,
         args,
         arithmetic,
         bpf,
         bt,
         dev,
         dis,
+        extend,
         files,
         foreach,
         fuser,
+        gdb,
         help_pages,
         ipcs,
         irq,
@@ -34,6 +38,7 @@ def load_commands() -> dict[str, Command]:
         net,
         print_value,
         ps,
+        repeat,
         sbitmapq,
         set_context,
         structures,
@@ -57,6 +62,10 @@ def load_commands() -> dict[str, Command]:
         write,
     )
 
+
+def load_commands() -> dict[str, Command]:
+    """Return the native commands by name, sorted; those of plug-ins that are loaded among them."""
+    _import_modules()
     return declared_commands()
 
 

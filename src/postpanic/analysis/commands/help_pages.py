@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator
 
 from postpanic.analysis.commands.arguments import Arguments, Operand, Option
-from postpanic.analysis.commands.registry import ALIASES, Command, command, declared_commands
+from postpanic.analysis.commands.registry import Command, command, declared_commands
 from postpanic.analysis.crash_commands import CommandFailedError, capture_crash_command, command_names
 from postpanic.analysis.workspace import Workspace
 from postpanic.errors import UsageError
@@ -57,7 +57,7 @@ def help_command(workspace: Workspace, arguments: Arguments) -> Answer:
         return Answer("help", (_NAMES.table([rows[name] for name in sorted(rows)]),))
     tables = []
     for word in arguments.operands:
-        name = ALIASES.get(word, word).split()[0]
+        name = (workspace.aliases.expand(word).split() or [word])[0]
         lines = describe_command(native[name]) if name in native else _drgn_help(workspace, name)
         tables.append(_TEXT.table([(line,) for line in lines]))
     return Answer("help", tuple(tables))

@@ -32,6 +32,8 @@ JSON_FLAG = "--json"
 DRGN_FLAG = "--drgn"
 """Asks drgn's command of the name for the Python that does the same."""
 
+_JSON_WORD = re.compile(rf"(?:\A|\s){JSON_FLAG}(?=\s|\Z)")
+
 Show = Callable[[Answer, bool], None]
 """Prints an answer to ``sys.stdout``; the second argument asks for JSON."""
 
@@ -199,8 +201,14 @@ class _Native:
 
     def run(self, prog: Program, name: str, args: None, /, **kwargs: object) -> Answer:  # noqa: ARG002
         words = tuple(word for word in self._line.words if word != JSON_FLAG)
-        result = answer(self._workspace, self._command, words, self._line.source)
-        self._show(result, len(words) != len(self._line.words))
+        as_json = len(words) != len(self._line.words)
+        source = _JSON_WORD.sub("", self._line.source) if as_json else self._line.source
+        self._workspace.emit = lambda part: self._show(part, as_json)
+        try:
+            result = answer(self._workspace, self._command, words, source)
+        finally:
+            self._workspace.emit = None
+        self._show(result, as_json)
         return result
 
 

@@ -9,7 +9,6 @@ from drgn import Object, TypeKind
 from drgn.helpers.linux.mm import access_process_vm
 
 from postpanic.analysis.commands.arguments import Arguments, Operand, Option
-from postpanic.analysis.commands.language import JSON_FLAG
 from postpanic.analysis.commands.output_style import DECIMAL, HEXADECIMAL, choose_style
 from postpanic.analysis.commands.per_cpu_words import find_cpus
 from postpanic.analysis.commands.registry import Example, command
@@ -110,7 +109,7 @@ def print_value(workspace: Workspace, arguments: Arguments) -> Answer:
 
 
 def _parse_line(source: str) -> _Line:
-    line = _Line(" ".join(word for word in source.split() if word != JSON_FLAG))
+    line = _Line(source.strip())
     while True:
         if match := _FLAGS.match(line.text):
             for letter in match[1]:

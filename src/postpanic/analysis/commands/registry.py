@@ -9,34 +9,16 @@ are made from the declaration.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from postpanic.analysis.commands.arguments import Arguments, Operand, Option
 from postpanic.analysis.workspace import Workspace
 from postpanic.findings.table import Answer, Shape
 
-__all__ = ["ALIASES", "Command", "Example", "Run", "command", "declared_commands"]
+__all__ = ["Command", "Example", "Run", "command", "declared_commands", "withdraw_commands"]
 
 Run = Callable[[Workspace, Arguments], Answer]
-
-ALIASES = {
-    "?": "help",
-    "dec": "set radix 10",
-    "dmesg": "log",
-    "for": "foreach",
-    "g": "gdb",
-    "hex": "set radix 16",
-    "last": "ps -l",
-    "lsmod": "mod",
-    "man": "help",
-    "pd": "p -d",
-    "px": "p -x",
-    "sf": "set scroll off",
-    "size": "*",
-    "sn": "set scroll on",
-}
-"""The aliases that crash has built in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,3 +115,9 @@ _DECLARED: dict[str, Command] = {}
 def declared_commands() -> dict[str, Command]:
     """Return the commands whose modules were imported, by name; all of them once the catalog was loaded."""
     return {name: _DECLARED[name] for name in sorted(_DECLARED)}
+
+
+def withdraw_commands(names: Iterable[str]) -> None:
+    """Forget commands: those of a plug-in that is unloaded."""
+    for name in names:
+        _DECLARED.pop(name, None)

@@ -213,9 +213,12 @@ class _Search:
 
     def _fits(self, type_: Type, depth: int) -> bool:
         inner = type_
-        while inner.kind is TypeKind.ARRAY:
+        while inner.kind in {TypeKind.ARRAY, TypeKind.POINTER}:
             inner = inner.type
-        bare = strip(inner)
-        if self._wanted is not None and self._wanted in declare(type_):
+        # What a function takes is no member.
+        if self._wanted is not None and inner.kind is not TypeKind.FUNCTION and self._wanted in declare(type_):
             return True
+        while type_.kind is TypeKind.ARRAY:
+            type_ = type_.type
+        bare = strip(type_)
         return bare.kind in COMPOUND and self._has(bare, depth + 1)
