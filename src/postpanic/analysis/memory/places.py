@@ -20,6 +20,7 @@ from drgn.helpers.linux.percpu import per_cpu_ptr
 from postpanic.analysis.cells import decode, problem
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.filesystems.paths import Paths, file_path
+from postpanic.analysis.memory.member_names import member_at
 from postpanic.analysis.memory.page_structs import PageStructs, page_structs
 from postpanic.analysis.memory.slabs.objects import ObjectInfo, find_object, find_slab
 from postpanic.analysis.memory.spaces import AddressKind, is_kernel_vaddr, process_memory
@@ -239,7 +240,8 @@ class Places:
             return
         state = "in use" if info.object.allocated else f"free{f', {info.object.keeper}' if info.object.keeper else ''}"
         cache = info.slab.cache
-        text = f"{cache.name} object {info.object.vaddr:016x}+{info.offset}, {state}"
+        member = member_at(self._prog, cache, info.offset)
+        text = f"{cache.name} object {info.object.vaddr:016x}+{info.offset}{f' ({member})' if member else ''}, {state}"
         yield Place("slab", cache.name, text, info.object.vaddr, cache.object_bytes, info.offset, state)
 
     def neighbours(self, vaddr: int) -> list[Place]:
@@ -297,13 +299,32 @@ class Places:
             yield Place("per-CPU", name, f"per-CPU {name}", first, unit, vaddr - first)
             return
 
+    @cached_property
+    def _per_cpu_symbols(self) -> tuple[list[int], list[tuple[str, int]]]:
+        """
+        Give the per-CPU symbols by address: where each is, its name and size.
+
+        Up to 6.14 they are numbers from 0 on, which no module of drgn claims.
+        """
+        start, size, _ = self._per_cpu_sizes
+        marks = {"__per_cpu_start", "__per_cpu_end", "__per_cpu_load"}
+        found = sorted(
+            (int(symbol.address), str(symbol.name), int(symbol.size))
+            for symbol in self._prog.symbols()
+            if start <= symbol.address < start + size and symbol.name not in marks
+        )
+        return [address for address, _, _ in found], [(name, length) for _, name, length in found]
+
     def _per_cpu_symbol(self, offset: int) -> str:
-        try:
-            symbol = self._prog.symbol(offset)
-        except LookupError:
+        addresses, symbols = self._per_cpu_symbols
+        index = bisect_right(addresses, offset) - 1
+        if index < 0:
             return ""
-        inside = offset - symbol.address
-        return f"{symbol.name}+{inside}" if inside else str(symbol.name)
+        name, size = symbols[index]
+        inside = offset - addresses[index]
+        if inside >= max(size, 1):
+            return ""
+        return f"{name}+{inside}" if inside else name
 
     def _vmalloc(self, vaddr: int) -> Iterator[Place]:
         area = find_vmap_area(self._prog, vaddr)

@@ -19,7 +19,16 @@ from postpanic.analysis.memory.page_structs import PageStructs, member_offset, p
 from postpanic.analysis.workspace import Workspace
 from postpanic.findings.table import Problem
 
-__all__ = ["FreeArea", "Zone", "enum_names", "find_node", "read_free_areas", "read_nodes", "read_zones"]
+__all__ = [
+    "FreeArea",
+    "Zone",
+    "counter_names",
+    "enum_names",
+    "find_node",
+    "read_free_areas",
+    "read_nodes",
+    "read_zones",
+]
 
 _MAX_ZONES = 16
 _FREE_LIMIT = 1 << 28
@@ -68,6 +77,12 @@ def enum_names(prog: Program, name: str) -> list[tuple[str, int]]:
     except LookupError:
         return []
     return [(item.name, int(item.value)) for item in enumerators]
+
+
+def counter_names(prog: Program, name: str) -> list[tuple[str, int]]:
+    """Give the counters of an enumeration: without its end, and without names that only mark where others begin."""
+    marks = ("NR_VM_", "NR_LRU_BASE", "NR_ZONE_LRU_BASE")
+    return [pair for pair in enum_names(prog, name) if not pair[0].startswith(marks)]
 
 
 def read_nodes(prog: Program, problems: list[Problem]) -> list[Object]:

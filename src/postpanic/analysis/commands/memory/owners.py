@@ -47,9 +47,9 @@ _TEXTS_LIMIT = 16
     summary="who refers to an address",
     description=(
         "Search kernel memory for pointers to an address, and say what each of them lies in: a variable, a per-CPU "
-        "area, the stack of a task and its frame, a slab object. Of an address in a slab object or a variable, pointers "
-        "into all of it count, unless -e is given. A word that is no address is a text: shown is what points to the "
-        "places that have it."
+        "area, the stack of a task and its frame, a slab object. Of an address in a slab object or a variable, "
+        "pointers into all of it count, unless -e is given. A word that is no address is a text: shown is what points "
+        "to the places that have it."
     ),
     options=(
         Option("-e", "exact", "count pointers to this very address only"),

@@ -28,11 +28,12 @@ SUMS = Shape(
         Column("name", help="What is counted."),
         Column("pages", Kind.NUMBER, title="PAGES", help="Pages of the base size."),
         Column("size", title="TOTAL", help="The same in bytes, rounded."),
-        Column("percent", Kind.NUMBER, title="PERCENTAGE", format="3d", suffix="%", help="Share of the total."),
-        Column("of", prefix=" of ", help="Of which total it is a share."),
+        Column("percent", Kind.NUMBER, help="Share of the total, rounded down."),
+        Column("of", help="Of which total it is a share."),
+        Column("share", title="PERCENTAGE", help="The same in words."),
     ),
     Layout.LINES,
-    "{name:>13}  {pages:>7}  {size:>11}  {percent:>4}{of}",
+    "{name:>13}  {pages:>7}  {size:>11}  {share}",
 )
 _SUMS_TITLE = "                 PAGES        TOTAL      PERCENTAGE"
 HSTATES = Shape(
@@ -79,12 +80,12 @@ class _Sums:
         try:
             pages = compute()
         except UNREADABLE as exc:
-            self.rows.append((name, absent(exc), None, None, None))
+            self.rows.append((name, absent(exc), None, None, None, None))
             return None
         percent = pages * 100 // whole if whole else None
-        self.rows.append(
-            (name, pages, spell_size(pages * self._page_size), percent, of if percent is not None else None)
-        )
+        size = spell_size(pages * self._page_size)
+        share = f"{percent:3d}% of {of}" if percent is not None else "       ----"
+        self.rows.append((name, pages, size, percent, of if percent is not None else None, share))
         return pages
 
 

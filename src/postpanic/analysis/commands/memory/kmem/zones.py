@@ -24,7 +24,15 @@ from postpanic.analysis.commands.memory.kmem.places import find_pfn
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.memory.fields import integer_cell
 from postpanic.analysis.memory.page_structs import PageStructs, page_structs
-from postpanic.analysis.memory.zones import FreeArea, Zone, enum_names, read_free_areas, read_nodes, read_zones
+from postpanic.analysis.memory.zones import (
+    FreeArea,
+    Zone,
+    counter_names,
+    enum_names,
+    read_free_areas,
+    read_nodes,
+    read_zones,
+)
 from postpanic.analysis.workspace import Workspace
 from postpanic.findings.absent import Absent, Reason
 from postpanic.findings.table import Answer, Cell, Column, Kind, Layout, Problem, Shape, Table
@@ -243,7 +251,7 @@ def _area_row(workspace: Workspace, area: FreeArea, *, listed: bool) -> tuple[Ce
 def show_zones(workspace: Workspace) -> Answer:
     """Answer ``kmem -z``."""
     problems: list[Problem] = []
-    items = [item for item in enum_names(workspace.prog, "enum zone_stat_item") if not item[0].startswith("NR_VM_")]
+    items = counter_names(workspace.prog, "enum zone_stat_item")
     rows = [_zone_row(zone, items) for zone in _zones(workspace, problems)]
     return Answer("kmem", (ZONES.table(rows),), tuple(problems))
 
@@ -260,8 +268,8 @@ def _zone_row(zone: Zone, items: list[tuple[str, int]]) -> tuple[Cell, ...]:
     return (*head, text, zone.spanned_pages, zone.present_pages, *marks, table)
 
 
-def _mark(zone: Zone, read: Callable[[Object], Object]) -> Cell:
-    return cell(lambda: int(read(zone.zone).value_()))
+def _mark(zone: Zone, read: Callable[[Object], int]) -> Cell:
+    return cell(lambda: int(read(zone.zone)))
 
 
 def show_nodes(workspace: Workspace) -> Answer:
@@ -373,8 +381,7 @@ def show_counters(workspace: Workspace) -> Answer:
         if variable is None:
             continue
         array = prog[variable]
-        names = [(name, at) for name, at in enum_names(prog, enum) if not name.startswith("NR_VM_")]
-        rows = [(name, _counter(array, at)) for name, at in names]
+        rows = [(name, _counter(array, at)) for name, at in counter_names(prog, enum)]
         tables.append(COUNTERS.table(rows, title=f"  {title}:"))
     events = _event_rows(workspace, problems)
     if events:
