@@ -26,8 +26,10 @@ if str(ROOT) not in sys.path:
 
 from tests.compat.crash_facts import COMMANDS, FOREACH, VARIABLES, VERSION  # noqa: E402
 
+from postpanic.analysis.aliases import BUILT_IN  # noqa: E402
 from postpanic.analysis.commands.catalog import load_commands  # noqa: E402
-from postpanic.analysis.commands.registry import ALIASES, Command  # noqa: E402
+from postpanic.analysis.commands.registry import Command  # noqa: E402
+from postpanic.analysis.commands.set_variables import REFUSALS  # noqa: E402
 from postpanic.analysis.crash_commands import command_names, command_options, load_plugins  # noqa: E402
 from postpanic.cli.session import END_WORDS  # noqa: E402
 
@@ -100,14 +102,9 @@ class Survey:
                 yield from (Row("foreach", f"{name} {row.option}", row.how, row.note) for row in rows)
 
     def _variable_rows(self) -> Iterator[Row]:
-        command = self.native.get("set")
         for name in VARIABLES:
-            entry = _variables(command).get(name) if command else None
-            if entry is None:
-                yield Row("set", name, How.ABSENT, "")
-            else:
-                refused, note = entry
-                yield Row("set", name, How.REFUSED if refused else How.NATIVE, note)
+            how = How.ABSENT if name not in REFUSALS else How.REFUSED if REFUSALS[name] else How.NATIVE
+            yield Row("set", name, how, REFUSALS.get(name, "") or "a variable of the session")
 
 
 def _native_option(command: Command, flag: str) -> Row:
@@ -115,15 +112,6 @@ def _native_option(command: Command, flag: str) -> Row:
         if option.flag == flag:
             return Row(command.name, flag, How.REFUSED if option.refused else How.NATIVE, option.refused or option.help)
     return Row(command.name, flag, How.ABSENT, "")
-
-
-def _variables(command: Command) -> dict[str, tuple[bool, str]]:
-    """Find what the command ``set`` says of its variables: whether it refuses each, and why or what it is."""
-    module = sys.modules[command.run.__module__]
-    found: dict[str, tuple[bool, str]] = {}
-    for name, variable in getattr(module, "VARIABLES", {}).items():
-        found[name] = (bool(variable.refused), variable.refused or variable.help)
-    return found
 
 
 HEADER = """\
@@ -168,7 +156,7 @@ def _ours(survey: Survey) -> str:
             continue
         more = [option for option in command.options if option.flag not in known and not option.refused]
         text += "".join(f"| `{name}` | `{option.flag}` | {_cell(option.help)} |\n" for option in more)
-    aliases = ", ".join(f"`{alias}` is `{line}`" for alias, line in ALIASES.items())
+    aliases = ", ".join(f"`{alias}` is `{line}`" for alias, line in BUILT_IN.items())
     return f"{text}\nAliases: {aliases}.\n"
 
 

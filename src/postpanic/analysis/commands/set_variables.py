@@ -10,7 +10,7 @@ from postpanic.analysis.workspace import Workspace
 from postpanic.errors import UsageError
 from postpanic.findings.table import Cell, Column, Layout, Shape
 
-__all__ = ["NAMES", "VARIABLES", "is_variable", "set_variable", "show_variable"]
+__all__ = ["NAMES", "REFUSALS", "VARIABLES", "is_variable", "set_variable", "show_variable"]
 
 VARIABLES = Shape(
     "variables",
@@ -73,6 +73,8 @@ _VARIABLES = {
 }
 NAMES = tuple(_VARIABLES)
 """In crash's order."""
+REFUSALS = {name: variable.refused for name, variable in _VARIABLES.items()}
+"""Why each cannot be set; empty: it can."""
 
 
 def is_variable(word: str) -> bool:
