@@ -9,7 +9,7 @@ from drgn import Object, Type, TypeKind
 
 from postpanic.analysis.commands.arguments import Arguments, Operand, Option
 from postpanic.analysis.commands.backtrace.contents import WordNames
-from postpanic.analysis.commands.backtrace.rows import is_numbered, place_cells
+from postpanic.analysis.commands.backtrace.rows import place_cells
 from postpanic.analysis.commands.per_task import TASK_COLUMNS, TASK_LINE, task_cells
 from postpanic.analysis.commands.registry import Example, command
 from postpanic.analysis.commands.values import find_tasks, parse_number
@@ -19,7 +19,7 @@ from postpanic.analysis.stacks.arguments.flow import CodeFlow
 from postpanic.analysis.stacks.arguments.parameters import Parameter, find_parameters
 from postpanic.analysis.stacks.arguments.recover import Certainty, Recovered, Recovery
 from postpanic.analysis.stacks.engine import Stacks, open_stacks
-from postpanic.analysis.stacks.frames import Trace
+from postpanic.analysis.stacks.frames import Trace, number_frames
 from postpanic.analysis.tasks import TaskFacts, read_facts
 from postpanic.analysis.workspace import Workspace
 from postpanic.errors import UnsupportedError
@@ -144,11 +144,8 @@ def _frame_rows(request: _Request, trace: Trace) -> Iterator[tuple[Cell, ...]]:
     stacks = request.stacks
     registers = trace.start.registers if trace.start is not None else trace.registers
     recovery = Recovery(stacks.words, stacks.code, request.flows, trace, registers)
-    number = -1
-    for index, frame in enumerate(trace.frames):
-        numbered = not index or is_numbered(frame, trace.frames[index - 1])
-        number += numbered
-        if frame.place is None or (request.wanted and (not numbered or number not in request.wanted)):
+    for index, (frame, number) in enumerate(number_frames(trace.frames)):
+        if frame.place is None or (request.wanted and number not in request.wanted):
             continue
         function, offset, module = place_cells(frame.place)
         parameters = find_parameters(request.workspace.prog, frame.place)
@@ -158,7 +155,7 @@ def _frame_rows(request: _Request, trace: Trace) -> Iterator[tuple[Cell, ...]]:
             rows = [_argument_row(request, recovery, index, parameter) for parameter in parameters]
         mark = "interrupted" if frame.interrupted else None
         yield (
-            *(number if numbered else None, frame.slot, function, offset, frame.pc, module, mark),
+            *(number, frame.slot, function, offset, frame.pc, module, mark),
             _ARGUMENTS.table(rows),
         )
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from postpanic.analysis.stacks.code_index import Place
 from postpanic.findings.absent import Absent
 from postpanic.findings.table import Problem
 
-__all__ = ["Area", "Frame", "Saved", "Trace"]
+__all__ = ["Area", "Frame", "Saved", "Trace", "number_frames"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,3 +128,21 @@ class Trace:
     problems: list[Problem] = field(default_factory=list)
     absent: Absent | None = None
     registers: Mapping[str, int] | None = None
+
+
+def number_frames(frames: Sequence[Frame]) -> Iterator[tuple[Frame, int | None]]:
+    """
+    Count the frames as crash does.
+
+    A function that was interrupted is named above its registers, and is not
+    counted; only where an interrupt or an exception had a stack of its own is it
+    counted as well.
+    """
+    number = 0
+    for index, frame in enumerate(frames):
+        near = frames[max(0, index - 2) : index]
+        if index and frame.interrupted and all(other.area == frame.area for other in near):
+            yield frame, None
+        else:
+            yield frame, number
+            number += 1

@@ -96,8 +96,22 @@ def ends_with_call(code: bytes) -> bool:
         return False
     if code[-5] == 0xE8:
         return True
-    # FF /2, with a ModRM byte alone, or one and a displacement; a SIB byte only for rsp and r12.
-    return any(code[-size] == 0xFF and code[1 - size] >> 3 & 7 == 2 for size in (2, 3, 4, 6, 7))
+    return any(
+        code[-size] == 0xFF and code[1 - size] >> 3 & 7 == 2 and _indirect_size(code[-size:]) == size
+        for size in (2, 3, 4, 6, 7)
+    )
+
+
+def _indirect_size(code: bytes) -> int:
+    """Give the length of ``FF /2`` by its ModRM byte (Intel SDM, volume 2, 2.1.5)."""
+    mode, register = code[1] >> 6, code[1] & 7
+    if mode == 3:
+        return 2
+    with_index = register == 4
+    if mode == 0:
+        base = code[2] & 7 if with_index and len(code) > 2 else register
+        return 2 + with_index + (4 if base == 5 else 0)
+    return 2 + with_index + (1 if mode == 1 else 4)
 
 
 def find_entry_frames(words: NDArray[np.uint64], is_text: NDArray[np.bool_]) -> list[int]:
@@ -165,7 +179,9 @@ def _read_irq_area(prog: Program, cpu: int, thread_size: int) -> Iterator[Area]:
         except UNREADABLE:
             continue
     if top:
-        end = -(-top // thread_size) * thread_size
+        # Where the stack is mapped on its own, it begins at any page.
+        page_size = int(prog["PAGE_SIZE"])
+        end = -(-top // page_size) * page_size
         yield Area("IRQ", end - thread_size, end, cpu)
 
 

@@ -11,7 +11,7 @@ from postpanic.analysis.commands.backtrace.shapes import REGISTERS, REGISTERS_OF
 from postpanic.analysis.commands.per_task import task_cells
 from postpanic.analysis.stacks import x86_64
 from postpanic.analysis.stacks.code_index import Place
-from postpanic.analysis.stacks.frames import Frame, Saved, Trace
+from postpanic.analysis.stacks.frames import Frame, Saved, Trace, number_frames
 from postpanic.analysis.tasks import TaskFacts
 from postpanic.findings.absent import Absent, Reason
 from postpanic.findings.table import Cell, Shape, Table
@@ -122,8 +122,7 @@ class TraceTables:
 
     def _rows(self, trace: Trace) -> Iterator[tuple[Cell, ...]]:
         before: Frame | None = None
-        frames = trace.frames
-        numbered = [frame for index, frame in enumerate(frames) if not index or is_numbered(frame, frames[index - 1])]
+        numbered = [frame for frame, number in number_frames(trace.frames) if number is not None]
         following = dict(zip(map(id, numbered), numbered[1:], strict=False))
         for number, frame in enumerate(numbered):
             left = None
@@ -172,16 +171,6 @@ class TraceTables:
                 *(None, None, "inline", None, name, None, None, module),
                 *(frame.reliable, area, "inline", *shown, None, None),
             )
-
-
-def is_numbered(frame: Frame, before: Frame) -> bool:
-    """
-    Tell whether a frame is one of those that are counted.
-
-    A function that was interrupted is named above its registers already; where
-    the interruption changed stacks, crash lists it too.
-    """
-    return not frame.interrupted or before.area != frame.area
 
 
 def _call_site(frame: Frame) -> int:
