@@ -262,7 +262,8 @@ def _zone_row(zone: Zone, items: list[tuple[str, int]]) -> tuple[Cell, ...]:
         return (*head, "[unpopulated]", zone.spanned_pages, zone.present_pages, None, None, None, None)
     marks = [_mark(zone, read) for read in (min_wmark_pages, low_wmark_pages, high_wmark_pages)]
     spelled = "/".join(mark.mark if isinstance(mark, Absent) else str(mark) for mark in marks)
-    text = f"SIZE: {zone.spanned_pages}  PRESENT: {zone.present_pages}  MIN/LOW/HIGH: {spelled}\n  VM_STAT:"
+    present = f"  PRESENT: {zone.present_pages}" if zone.present_pages != zone.spanned_pages else ""
+    text = f"SIZE: {zone.spanned_pages}{present}  MIN/LOW/HIGH: {spelled}\n  VM_STAT:"
     counters = [(name, _counter(zone.zone.vm_stat, at)) for name, at in items]
     table = _ZONE_COUNTERS.table(counters)
     return (*head, text, zone.spanned_pages, zone.present_pages, *marks, table)
