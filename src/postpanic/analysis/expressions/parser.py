@@ -239,7 +239,7 @@ class _Parser:
 
     def _offsetof(self, token: Token) -> Node:
         self._expect("(")
-        if not self._starts_type(0):
+        if self._peek().kind is not TokenKind.NAME:
             raise ExpressionError("offsetof needs a type", self._peek().column, hint="offsetof(struct page, lru)")
         type_name = self._type_name(",")
         member = ""

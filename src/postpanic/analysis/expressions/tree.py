@@ -213,11 +213,13 @@ def _spell(node: Node) -> tuple[str, int]:
         case PerCpu(name, cpu):
             return f"{name}:{cpu}", _POSTFIX
         case SizeOfType(type_name):
-            return f"sizeof({type_name})", _POSTFIX
+            return f"sizeof({type_name})", _UNARY
         case OffsetOf(type_name, member):
             return f"offsetof({type_name}, {member})", _POSTFIX
         case Member(operand, name, arrow):
-            return f"{_inside(operand, _POSTFIX)}{'->' if arrow else '.'}{name}", _POSTFIX
+            # The dot behind a number would be a decimal point.
+            holder = f"({operand.text})" if isinstance(operand, (Number, Real)) else _inside(operand, _POSTFIX)
+            return f"{holder}{'->' if arrow else '.'}{name}", _POSTFIX
         case Index(operand, index):
             return f"{_inside(operand, _POSTFIX)}[{_spell(index)[0]}]", _POSTFIX
         case _:
@@ -238,7 +240,9 @@ def _spell_operator(node: Node) -> tuple[str, int]:
         case TypeAt(type_name, operand):
             return f"{{{type_name}}}{_inside(operand, _UNARY)}", _UNARY
         case SizeOf(operand):
-            return f"sizeof {_inside(operand, _UNARY)}", _UNARY
+            # Otherwise the type of a cast would be all that is measured.
+            inner = f"({_spell(operand)[0]})" if isinstance(operand, Cast) else _inside(operand, _UNARY)
+            return f"sizeof {inner}", _UNARY
         case Unary(operator, operand):
             text = _inside(operand, _UNARY)
             # "--a" and "&&a" are other operators than two of one kind.
