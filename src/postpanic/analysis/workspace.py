@@ -96,9 +96,7 @@ class Workspace:
         return ProgramFlags.IS_LIVE in self.prog.flags
 
     def once(self, key: str, make: Callable[[], T]) -> T:
-        """Return what *make* returned the first time; on a live kernel it is made every time."""
-        if self.is_live:
-            return make()
+        """Return what *make* returned the first time; of a running kernel it is kept until :meth:`refresh`."""
         if key not in self._kept:
             self._kept[key] = make()
         kept: T = self._kept[key]
