@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from drgn import Object
-from drgn.helpers.linux.bpf import bpf_map_for_each, bpf_prog_for_each
 from drgn.helpers.linux.timekeeping import ktime_get_boottime_seconds, ktime_get_real_seconds
 
 from postpanic.analysis.bpf.instructions import INSTRUCTION_BYTES, decode_instructions
 from postpanic.analysis.bpf.jited import disassemble
-from postpanic.analysis.cells import absent, cell, decode, guarded, problem
+from postpanic.analysis.cells import absent, cell, decode, problem
 from postpanic.analysis.commands.arguments import Arguments, Option
 from postpanic.analysis.commands.registry import Example, command
 from postpanic.analysis.commands.values import parse_number
+from postpanic.analysis.containers import idr_entries
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.structures import STRUCTURE, structure_lines
 from postpanic.analysis.workspace import Workspace
@@ -200,7 +200,7 @@ def _programs(
 ) -> Table:
     entries: list[Object] = []
     try:
-        entries += guarded(bpf_prog_for_each(workspace.prog), "BPF programs", problems)
+        entries += [entry for _, entry in idr_entries(workspace.prog["prog_idr"], "struct bpf_prog", problems)]
     except UNREADABLE as exc:
         problems.append(problem("BPF programs", exc))
     chosen = _choose(entries, arguments.get("program"), lambda entry: int(entry.aux.id.value_()), "program")
@@ -331,7 +331,7 @@ def _maps(
 ) -> Table:
     entries: list[Object] = []
     try:
-        entries += guarded(bpf_map_for_each(workspace.prog), "BPF maps", problems)
+        entries += [entry for _, entry in idr_entries(workspace.prog["map_idr"], "struct bpf_map", problems)]
     except UNREADABLE as exc:
         problems.append(problem("BPF maps", exc))
     rows = []

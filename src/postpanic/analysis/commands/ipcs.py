@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from typing import NamedTuple
 
 from drgn import Object, container_of
-from drgn.helpers.linux.ipc import (
-    decode_sysv_shm_flags,
-    for_each_sysv_msg_queue,
-    for_each_sysv_sem_array,
-    for_each_sysv_shm,
-)
+from drgn.helpers.linux.ipc import decode_sysv_shm_flags
 
-from postpanic.analysis.cells import cell, guarded, problem
+from postpanic.analysis.cells import cell, problem
 from postpanic.analysis.commands.arguments import Arguments, Operand, Option
 from postpanic.analysis.commands.registry import Example, command
 from postpanic.analysis.commands.values import find_tasks
+from postpanic.analysis.containers import idr_entries
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.workspace import Workspace
 from postpanic.errors import FactAbsentError, UsageError
@@ -73,6 +70,20 @@ _QUEUES = Shape(
 _Row = tuple[Cell, ...]
 
 
+class _Kind(NamedTuple):
+    """A kind of resource: its place in ``ipc_namespace.ids``, its type, and the member that is in the tree."""
+
+    number: int
+    type: str
+    member: str
+
+
+# ipc/util.h
+_SEM = _Kind(0, "struct sem_array", "sem_perm")
+_MSG = _Kind(1, "struct msg_queue", "q_perm")
+_SHM = _Kind(2, "struct shmid_kernel", "shm_perm")
+
+
 @command(
     "ipcs",
     summary="System V IPC facilities",
@@ -101,11 +112,11 @@ def ipcs(workspace: Workspace, arguments: Arguments) -> Answer:
     tables: list[Table] = []
     if chosen & {"shared_memory", "pages"}:
         shape = _SHARED_PAGES if "pages" in chosen else _SHARED
-        tables.append(_table(shape, for_each_sysv_shm, namespace, _shared_row, problems))
+        tables.append(_table(shape, _SHM, namespace, _shared_row, problems))
     if "semaphores" in chosen:
-        tables.append(_table(_SEMAPHORES, for_each_sysv_sem_array, namespace, _semaphore_row, problems))
+        tables.append(_table(_SEMAPHORES, _SEM, namespace, _semaphore_row, problems))
     if "message_queues" in chosen:
-        tables.append(_table(_QUEUES, for_each_sysv_msg_queue, namespace, _queue_row, problems))
+        tables.append(_table(_QUEUES, _MSG, namespace, _queue_row, problems))
     if wanted is not None:
         tables = [_choose(table, wanted) for table in tables]
         tables = [table for table in tables if table.rows]
@@ -132,15 +143,18 @@ def _namespace(workspace: Workspace, arguments: Arguments, problems: list[Proble
     words = arguments.all("namespace")[-1:]
     if words:
         task = find_tasks(workspace, words, problems)[0]
-        proxy = task.nsproxy.read_()
-        if proxy:
-            return proxy.ipc_ns.read_()
+        try:
+            proxy = task.nsproxy.read_()
+            if proxy:
+                return proxy.ipc_ns.read_()
+        except UNREADABLE as exc:
+            problems.append(problem(f"namespaces of the task at {task.value_():#x}", exc))
     return workspace.prog["init_ipc_ns"].address_of_()
 
 
 def _table(
     shape: Shape,
-    walk: Callable[[Object], Iterable[Object]],
+    kind: _Kind,
     namespace: Object,
     make_row: Callable[[Object], _Row],
     problems: list[Problem],
@@ -148,7 +162,9 @@ def _table(
     rows: list[_Row] = []
     what = shape.name.replace("_", " ")
     try:
-        for entry in guarded(walk(namespace), what, problems):
+        identifiers = namespace.ids[kind.number].ipcs_idr
+        for _, permissions in idr_entries(identifiers, "struct kern_ipc_perm", problems):
+            entry = container_of(permissions, kind.type, kind.member)
             row = make_row(entry)
             rows.append((*row, _pages(entry)) if shape is _SHARED_PAGES else row)
     except UNREADABLE as exc:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 
 from drgn import Object
 from drgn.helpers.linux.irq import (
-    for_each_irq_desc,
     gate_desc_func,
     irq_desc_affinity_mask,
     irq_desc_chip_name,
@@ -18,6 +17,7 @@ from postpanic.analysis.cells import absent, cell, decode, guarded, problem
 from postpanic.analysis.commands.arguments import Arguments, Operand, Option
 from postpanic.analysis.commands.registry import Example, command
 from postpanic.analysis.commands.values import parse_cpus, parse_number
+from postpanic.analysis.containers import maple_entries, xarray_entries
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.workspace import Workspace
 from postpanic.errors import UnsupportedError, UsageError
@@ -129,9 +129,13 @@ def irq(workspace: Workspace, arguments: Arguments) -> Answer:
 
 
 def _descriptors(workspace: Workspace, problems: list[Problem]) -> Iterator[tuple[int, Object]]:
+    prog = workspace.prog
     try:
-        entries = for_each_irq_desc(workspace.prog)
-        yield from guarded(entries, "interrupt descriptors", problems, key=lambda entry: int(entry[0]))
+        if "sparse_irqs" in prog:
+            # A maple tree since 6.5 (721255b9826b).
+            yield from maple_entries(prog["sparse_irqs"], "struct irq_desc", problems)
+        else:
+            yield from xarray_entries(prog["irq_desc_tree"], "struct irq_desc", problems)
     except UNREADABLE as exc:
         problems.append(problem("interrupt descriptors", exc))
 
@@ -154,7 +158,10 @@ def _irqs(workspace: Workspace, numbers: list[int], arguments: Arguments, proble
     rows: list[tuple[Cell, ...]] = []
     for number in chosen:
         desc = found.get(number)
-        rows += [(number, _UNUSED, _UNUSED, None, None)] if desc is None else _irq_rows(workspace, number, desc)
+        if desc is None:
+            rows.append((number, _UNUSED, _UNUSED, None, None))
+        else:
+            rows += _irq_rows(workspace, number, desc, problems)
     return _IRQS.table(rows)
 
 
@@ -168,11 +175,11 @@ def _limit(workspace: Workspace, found: dict[int, Object]) -> int:
         return max(found, default=-1) + 1
 
 
-def _irq_rows(workspace: Workspace, number: int, desc: Object) -> list[tuple[Cell, ...]]:
+def _irq_rows(workspace: Workspace, number: int, desc: Object, problems: list[Problem]) -> list[tuple[Cell, ...]]:
     vaddr = int(desc.value_())
     rows: list[tuple[Cell, ...]] = []
     try:
-        for action in _actions(desc):
+        for action in _actions(desc, problems):
             name = cell(lambda action=action: _action_name(action))  # type: ignore[misc]
             handler = cell(lambda action=action: _symbol(workspace, action.handler))  # type: ignore[misc]
             rows.append((None if rows else number, None if rows else vaddr, int(action.value_()), name, handler))
@@ -181,14 +188,14 @@ def _irq_rows(workspace: Workspace, number: int, desc: Object) -> list[tuple[Cel
     return rows or [(number, vaddr, _UNUSED, None, None)]
 
 
-def _actions(desc: Object) -> Iterator[Object]:
+def _actions(desc: Object, problems: list[Problem]) -> Iterator[Object]:
     def walk() -> Iterator[Object]:
         action = desc.action.read_()
         while action:
             yield action
             action = action.next.read_()
 
-    return guarded(walk(), "actions of an interrupt", [])
+    return guarded(walk(), f"actions of the irq_desc at {desc.value_():#x}", problems)
 
 
 def _action_name(action: Object) -> str:
@@ -197,7 +204,7 @@ def _action_name(action: Object) -> str:
 
 
 def _action_names(desc: Object) -> str:
-    return ",".join(name for action in _actions(desc) if (name := _action_name(action)))
+    return ",".join(name for action in _actions(desc, []) if (name := _action_name(action)))
 
 
 def _symbol(workspace: Workspace, pointer: Object) -> str:

@@ -82,8 +82,11 @@ def mount(workspace: Workspace, arguments: Arguments) -> Answer:
     problems: list[Problem] = []
     words = arguments.all("namespace")[-1:]
     task = find_tasks(workspace, words, problems)[0] if words else workspace.prog["init_task"].address_of_()
-    namespace = mount_namespace(task)
-    mounts = list(read_mounts(namespace, problems))
+    mounts: list[Object] = []
+    try:
+        mounts += read_mounts(mount_namespace(task), problems)
+    except UNREADABLE as exc:
+        problems.append(problem(f"mounts that the task at {task.value_():#x} sees", exc))
     rows = [(entry, _row(workspace, entry)) for entry in mounts]
     if arguments.operands:
         rows = _choose(workspace, arguments.operands[0], rows)

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from drgn import Object, Program
+from drgn import Object, Program, container_of
 from drgn.helpers.linux.block import (
+    bdev_partno,
     blk_rq_bytes,
     blk_rq_pos,
     disk_name,
-    for_each_disk,
     req_op,
     request_queue_busy_iter,
     rq_data_dir,
 )
+from drgn.helpers.linux.device import class_for_each_device
 from drgn.helpers.linux.timekeeping import ktime_get_seconds
 
 from postpanic.analysis.cells import decode, guarded
@@ -48,7 +49,17 @@ def read_disks(prog: Program, problems: list[Problem]) -> Iterator[Object]:
     LookupError
         If the kernel's class of block devices is not known.
     """
-    return guarded(for_each_disk(prog), "list of disks", problems)
+    for device in guarded(class_for_each_device(prog["block_class"].address_of_()), "list of disks", problems):
+        try:
+            entry = container_of(device, "struct block_device", "bd_device")
+        except LookupError:
+            # Before 5.11 (0d02129e76ed) a partition was a structure of its own.
+            partition = container_of(device, "struct hd_struct", "__dev")
+            if not partition.partno.value_():
+                yield container_of(partition, "struct gendisk", "part0")
+            continue
+        if not bdev_partno(entry).value_():
+            yield entry.bd_disk.read_()
 
 
 def read_disk_name(disk: Object) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from drgn import Object, Program, cast
-from drgn.helpers.linux.fs import for_each_mount
+from drgn.helpers.linux.fs import super_block_for_each_mount
+from drgn.helpers.linux.list import list_for_each_entry
 
 from postpanic.analysis.cells import decode, guarded
+from postpanic.analysis.containers import red_black_entries
 from postpanic.findings.table import Problem
 
 __all__ = ["mount_namespace", "mount_type", "read_mounts", "superblock_mount"]
@@ -23,7 +25,16 @@ def mount_namespace(task: Object) -> Object:
 
 def read_mounts(namespace: Object, problems: list[Problem]) -> Iterator[Object]:
     """Walk the ``struct mount *`` of a ``struct mnt_namespace *``, in the order of the kernel."""
-    return guarded(for_each_mount(namespace), "list of mounts", problems)
+    try:
+        entries = list_for_each_entry("struct mount", namespace.list.address_of_(), "mnt_list")
+    except AttributeError:
+        # Since 6.8 (2eea9ce4310d) they are in a tree.
+        yield from red_black_entries(namespace.mounts, "struct mount", "mnt_node", problems)
+        return
+    for mount in guarded(entries, "list of mounts", problems):
+        # From 5.8 on who reads /proc/mounts has a place of its own in the list.
+        if mount.mnt.mnt_sb:
+            yield mount
 
 
 def mount_type(mount: Object) -> str:
@@ -38,8 +49,6 @@ def mount_type(mount: Object) -> str:
 
 def superblock_mount(prog: Program, superblock: Object) -> Object | None:
     """Return a ``struct mount *`` of a ``struct super_block *``, one that users see if there is one; None if none."""
-    from drgn.helpers.linux.fs import super_block_for_each_mount
-
     internal = 0x4000  # MNT_INTERNAL of include/linux/mount.h, the same since 2.6.34
     problems: list[Problem] = []
     found = None

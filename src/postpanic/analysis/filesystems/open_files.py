@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from drgn import Object, cast, sizeof
+from drgn import Object, sizeof
 from drgn.helpers.linux.mm import compound_nr
-from drgn.helpers.linux.xarray import xa_for_each, xa_is_value
 
-from postpanic.analysis.cells import guarded, problem
+from postpanic.analysis.cells import problem
+from postpanic.analysis.containers import xarray_entries
 from postpanic.analysis.context import UNREADABLE
 from postpanic.findings.absent import Reason
 from postpanic.findings.table import Problem
@@ -84,13 +84,7 @@ def cached_pages(mapping: Object, problems: list[Problem]) -> Iterator[tuple[int
     except AttributeError:
         # b93b016313b3 (4.17) renamed it.
         tree = mapping.page_tree
-    page_type = mapping.prog_.type("struct page *")
-    entries = guarded(xa_for_each(tree.address_of_()), "pages of the file", problems, key=lambda entry: entry[0])
-    for index, entry in entries:
-        if xa_is_value(entry):
-            # What was there before it was reclaimed or swapped out.
-            continue
-        page = cast(page_type, entry)
+    for index, page in xarray_entries(tree, "struct page", problems):
         try:
             count = int(compound_nr(page).value_())
         except UNREADABLE:

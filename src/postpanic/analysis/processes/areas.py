@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from drgn import Object, Program
-from drgn.helpers.linux.mm import for_each_vma, vma_name
+from drgn.helpers.linux.mm import vma_name
 
 from postpanic.analysis.cells import decode, guarded
+from postpanic.analysis.containers import maple_entries
 from postpanic.analysis.filesystems.paths import Paths, file_path
 from postpanic.findings.table import Problem
 
@@ -31,7 +32,21 @@ _NEWER = (
 
 def read_areas(mm: Object, problems: list[Problem]) -> Iterator[Object]:
     """Walk the ``struct vm_area_struct *`` of a ``struct mm_struct *``, by address."""
-    return guarded(for_each_vma(mm), f"memory areas of the mm_struct at {mm.value_():#x}", problems)
+    try:
+        tree = mm.mm_mt
+    except AttributeError:
+        # Before 6.1 (763ecb035029) they were in a list.
+        yield from guarded(_list(mm), f"memory areas of the mm_struct at {mm.value_():#x}", problems)
+        return
+    for _, area in maple_entries(tree, "struct vm_area_struct", problems):
+        yield area
+
+
+def _list(mm: Object) -> Iterator[Object]:
+    area = mm.mmap.read_()
+    while area:
+        yield area
+        area = area.vm_next.read_()
 
 
 def area_name(area: Object, paths: Paths) -> str:

@@ -117,10 +117,12 @@ def _describe(
         walk = tables.walk(VirtAddr(vaddr))
         last = walk.steps[-1] if walk.steps else None
         if last is None or last.kind is not EntryKind.NONE:
-            yield UserPage(vaddr, PagePlace.UNKNOWN, detail=walk.reason)
-            continue
-        known = _describe_entry(memory, vaddr, last, size_bytes, otherwise)
-        known_until = (vaddr | (last.size_bytes - 1)) + 1 if last.size_bytes > size_bytes else vaddr
+            known = UserPage(vaddr, PagePlace.UNKNOWN, detail=walk.reason)
+        else:
+            known = _describe_entry(memory, vaddr, last, size_bytes, otherwise)
+        # The uppermost table has no entry that leads to it.
+        covered = last.size_bytes if last is not None else 1 << tables.va_bits
+        known_until = (vaddr | (covered - 1)) + 1 if covered > size_bytes else vaddr
         yield known
 
 
@@ -151,6 +153,9 @@ class SwapDevices:
 
     def _find(self, index: int) -> str | None:
         try:
+            # Numbers above those of the devices say what else an entry is.
+            if index >= self._info.prog_["nr_swapfiles"].value_():
+                return None
             info = self._info[index].read_()
             if not info or not info.swap_file:
                 return None

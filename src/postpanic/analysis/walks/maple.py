@@ -91,7 +91,8 @@ class MapleTree:
             entry, position, depth, first, last = pending.pop()
             if not entry:
                 continue
-            if not self._is_node(entry) or depth == -1:
+            # Below the root a pointer to a node has no mark of its own: what is not in a leaf is one.
+            if depth == -1:
                 count += 1
                 yield Element(entry, position, count, first, last)
                 continue

@@ -1,0 +1,77 @@
+"""
+What is in a tree of the kernel, as drgn objects.
+
+The walks (:mod:`postpanic.analysis.walks`) visit each node once: a tree that was
+damaged into a circle ends, and what is wrong with it is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from drgn import Object, Program, offsetof
+
+from postpanic.analysis.walks.branches import Element
+from postpanic.analysis.walks.maple import MapleTree
+from postpanic.analysis.walks.red_black import walk_red_black
+from postpanic.analysis.walks.xarray import detect_xarray, walk_xarray
+from postpanic.findings.table import Problem
+
+__all__ = ["idr_entries", "maple_entries", "red_black_entries", "xarray_entries"]
+
+
+def maple_entries(tree: Object, type_name: str, problems: list[Problem]) -> Iterator[tuple[int, Object]]:
+    """
+    Walk a ``struct maple_tree`` of pointers.
+
+    Yields
+    ------
+    tuple of int and Object
+        First index of each entry, and the entry as a pointer to *type_name*.
+    """
+    prog = tree.prog_
+    pointer = prog.type(f"{type_name} *")
+    for found in MapleTree(prog, int(tree.ma_root.value_()), problems).walk():
+        if isinstance(found, Element):
+            yield found.first or 0, Object(prog, pointer, found.vaddr)
+
+
+def xarray_entries(tree: Object, type_name: str, problems: list[Problem]) -> Iterator[tuple[int, Object]]:
+    """
+    Walk a ``struct xarray`` or ``struct radix_tree_root`` of pointers; values and marks are left out.
+
+    Yields
+    ------
+    tuple of int and Object
+        Index of each entry, and the entry as a pointer to *type_name*.
+    """
+    prog = tree.prog_
+    pointer = prog.type(f"{type_name} *")
+    for found in _xarray_elements(prog, tree, problems):
+        if not found.vaddr & 3:
+            yield found.index or 0, Object(prog, pointer, found.vaddr)
+
+
+def _xarray_elements(prog: Program, tree: Object, problems: list[Problem]) -> Iterator[Element]:
+    layout = detect_xarray(prog)
+    address = tree.address_
+    if address is None:
+        raise TypeError("only a tree in memory can be walked")
+    head = int.from_bytes(prog.read(address + layout.head, 8), "little")
+    return walk_xarray(prog, head, layout, problems)
+
+
+def idr_entries(idr: Object, type_name: str, problems: list[Problem]) -> Iterator[tuple[int, Object]]:
+    """Walk a ``struct idr``, as :func:`xarray_entries` does; the indexes are identifiers."""
+    base = int(idr.idr_base.value_())
+    for index, entry in xarray_entries(idr.idr_rt, type_name, problems):
+        yield base + index, entry
+
+
+def red_black_entries(root: Object, type_name: str, member: str, problems: list[Problem]) -> Iterator[Object]:
+    """Walk the objects in a ``struct rb_root``, in order: pointers to *type_name*, whose node is *member*."""
+    prog = root.prog_
+    pointer = prog.type(f"{type_name} *")
+    offset = offsetof(prog.type(type_name), member)
+    for found in walk_red_black(prog, int(root.rb_node.value_()), problems, in_order=True):
+        yield Object(prog, pointer, found.vaddr - offset)
