@@ -8,18 +8,23 @@ Here the pages under all of them are found first, and read in batches, each once
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 import numpy as np
 
 from postpanic.dumps.memory import PageState
 from postpanic.errors import PostpanicError
 from postpanic.kernel.memory import KernelMemory
+from postpanic.kernel.paging.tables import NOT_MAPPED
 from postpanic.units import VirtAddr
 
 __all__ = ["read_scattered"]
 
 _BATCH_PAGES = 4096
 """16 MiB of pages of 4 KiB are held at a time."""
+_REGION_PAGES = 512
+_WORTH_A_REGION = 4
+"""So many pages of a region are dearer one by one than the whole region at once."""
 
 
 def read_scattered(memory: KernelMemory, vaddrs: Sequence[int], size_bytes: int) -> list[bytes | None]:
@@ -58,21 +63,37 @@ def _read_pages(memory: KernelMemory, pages: Sequence[int]) -> dict[int, bytes]:
     """Read pages by their virtual page number; those that cannot be had are not in the result."""
     frame_bytes = memory.physical.page_size_bytes
     page_bytes = memory.page_size_bytes
-    paddrs: list[int] = []
-    mapped: list[int] = []
-    for page in pages:
-        try:
-            paddrs.append(memory.translate(VirtAddr(page * page_bytes)))
-        except PostpanicError:
-            continue
-        mapped.append(page)
+    places = _translate(memory, pages)
+    mapped = list(places)
     if not mapped:
         return {}
     if frame_bytes != page_bytes:
         return _read_one_by_one(memory, mapped)
-    contents, states = memory.physical.read_pages(np.array(paddrs, dtype=np.uint64) // np.uint64(frame_bytes))
+    contents, states = memory.physical.read_pages(
+        np.array(list(places.values()), dtype=np.uint64) // np.uint64(frame_bytes)
+    )
     present = states == PageState.PRESENT
     return {page: contents[row].tobytes() for row, page in enumerate(mapped) if present[row]}
+
+
+def _translate(memory: KernelMemory, pages: Sequence[int]) -> dict[int, int]:
+    """Translate virtual page numbers; where many are near each other, in one go."""
+    found: dict[int, int] = {}
+    page_bytes = memory.page_size_bytes
+    for region, near in groupby(pages, key=lambda page: page // _REGION_PAGES):
+        group = list(near)
+        table = None
+        if len(group) >= _WORTH_A_REGION:
+            table = memory.tables.translate_pages(VirtAddr(region * _REGION_PAGES * page_bytes), _REGION_PAGES)
+        for page in group:
+            paddr = NOT_MAPPED if table is None else int(table[page % _REGION_PAGES])
+            if paddr == NOT_MAPPED:
+                try:
+                    paddr = memory.translate(VirtAddr(page * page_bytes))
+                except PostpanicError:
+                    continue
+            found[page] = paddr
+    return found
 
 
 def _read_one_by_one(memory: KernelMemory, pages: Sequence[int]) -> dict[int, bytes]:
