@@ -126,7 +126,7 @@ class Crash:
 
     @property
     def views(self) -> Path:
-        """What files of ``/proc`` and ``/sys`` said right before the crash, each under its name; of scenario ``views``."""
+        """What files of ``/proc`` and ``/sys`` said right before the crash, by name; of scenario ``views``."""
         return self.directory / "views"
 
     @property
