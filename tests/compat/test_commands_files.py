@@ -176,6 +176,11 @@ def test_memory_by_reference(dump: OpenDump, views: ProcViews) -> None:
     assert dump.run("vm -f 875").table.records() == [
         {"value": 0x875, "names": "READ|EXEC|MAYREAD|MAYWRITE|MAYEXEC|DENYWRITE"}
     ]
-    lines = [row["line"] for row in _nested(dump.run(f"vm -m {views.holder}").table.records()[0], "structures")]
-    assert lines[0] == "struct mm_struct {"
-    assert any(line.strip().startswith("arg_start = ") for line in lines)
+    members = _nested(dump.run(f"vm -m {views.holder}").table.records()[0], "structures")
+    assert members[0]["text"] == "struct mm_struct {"
+    arguments = next(member for member in members if member["name"].endswith("arg_start"))
+    stack = next(area for area in views.areas(views.holder) if area.name == "[stack]")
+    assert stack.start < arguments["number"] < stack.end
+    verbose = _nested(dump.run(f"vm -vx {views.holder}").table.records()[0], "structures")
+    starts = [member["number"] for member in verbose if member["name"].endswith("vm_start")]
+    assert starts == [area.start for area in views.areas(views.holder) if area.name != "[vsyscall]"]

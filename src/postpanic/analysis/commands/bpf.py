@@ -13,11 +13,14 @@ from postpanic.analysis.bpf.instructions import INSTRUCTION_BYTES, decode_instru
 from postpanic.analysis.bpf.jited import disassemble
 from postpanic.analysis.cells import absent, cell, decode, problem
 from postpanic.analysis.commands.arguments import Arguments, Option
+from postpanic.analysis.commands.output_style import DECIMAL, HEXADECIMAL, choose_style
 from postpanic.analysis.commands.registry import Example, command
 from postpanic.analysis.commands.values import parse_number
 from postpanic.analysis.containers import idr_entries
 from postpanic.analysis.context import UNREADABLE
-from postpanic.analysis.structures import STRUCTURE, structure_lines
+from postpanic.analysis.objects.braces import MEMBERS
+from postpanic.analysis.objects.style import Style
+from postpanic.analysis.structures.members import members_table
 from postpanic.analysis.workspace import Workspace
 from postpanic.errors import FactAbsentError, UsageError
 from postpanic.findings.absent import Absent, Reason
@@ -82,7 +85,7 @@ _PROGRAMS = Shape(
         Column("details", Kind.ROWS, shape=_DETAILS, help="More of it (-p, -P)."),
         Column("bytecode", Kind.ROWS, shape=_BYTECODE, help="Its instructions (-t, -T)."),
         Column("machine_code", Kind.ROWS, shape=_MACHINE_CODE, help="Its machine code (-j)."),
-        Column("structures", Kind.ROWS, shape=STRUCTURE, help="struct bpf_prog and struct bpf_prog_aux (-s)."),
+        Column("structures", Kind.ROWS, shape=MEMBERS, help="struct bpf_prog and struct bpf_prog_aux (-s)."),
     ),
 )
 _MAP_DETAILS = Shape(
@@ -107,7 +110,7 @@ _MAPS = Shape(
         Column("type", title="BPF_MAP_TYPE", help="Type, without BPF_MAP_TYPE_.", align="^"),
         Column("flags", Kind.HEX, title="MAP_FLAGS", help="``map_flags``.", format="08x"),
         Column("details", Kind.ROWS, shape=_MAP_DETAILS, help="More of it (-m, -M)."),
-        Column("structures", Kind.ROWS, shape=STRUCTURE, help="struct bpf_map (-s)."),
+        Column("structures", Kind.ROWS, shape=MEMBERS, help="struct bpf_map (-s)."),
     ),
 )
 
@@ -128,8 +131,8 @@ _MAPS = Shape(
         Option("-T", "bytes", "with -p or -P: show the instructions and their bytes"),
         Option("-j", "jited", "with -p or -P: disassemble the machine code"),
         Option("-s", "structures", "show struct bpf_prog and bpf_prog_aux, or struct bpf_map"),
-        Option("-x", "hexadecimal", "integers of -s in hexadecimal"),
-        Option("-d", "decimal", "integers of -s in decimal"),
+        HEXADECIMAL,
+        DECIMAL,
     ),
     shapes=(_PROGRAMS, _MAPS),
     examples=(
@@ -166,15 +169,15 @@ class _Request:
     with_bytes: bool
     jited: bool
     structures: bool
-    radix: int
+    style: Style
 
     @classmethod
     def parse(cls, workspace: Workspace, arguments: Arguments) -> _Request:
         """Read the options."""
-        radix = 16 if arguments.has("hexadecimal") else 10 if arguments.has("decimal") else workspace.radix
+        style = choose_style(workspace, arguments)
         with_bytes = arguments.has("bytes")
         translate = arguments.has("translate") or with_bytes
-        return cls(translate, with_bytes, arguments.has("jited"), arguments.has("structures"), radix)
+        return cls(translate, with_bytes, arguments.has("jited"), arguments.has("structures"), style)
 
 
 def _choose(entries: list[Object], word: str | None, find_id: Callable[[Object], int], what: str) -> list[Object]:
@@ -238,7 +241,7 @@ def _program_parts(workspace: Workspace, entry: Object, request: _Request) -> tu
         _DETAILS.table([_detail_cells(workspace, entry)]),
         _bytecode(workspace, entry, with_bytes=request.with_bytes) if request.translate else None,
         _machine_code(workspace, entry) if request.jited else None,
-        _structures((entry, entry.aux), request.radix) if request.structures else None,
+        _structures((entry, entry.aux), request.style) if request.structures else None,
     )
 
 
@@ -319,9 +322,9 @@ def _machine_code(workspace: Workspace, entry: Object) -> Cell:
     return _MACHINE_CODE.table([(line.vaddr, line.text, line.target) for line in lines])
 
 
-def _structures(pointers: tuple[Object, ...], radix: int) -> Cell:
+def _structures(pointers: tuple[Object, ...], style: Style) -> Cell:
     try:
-        return STRUCTURE.table([(line,) for pointer in pointers for line in structure_lines(pointer[0], radix)])
+        return members_table([pointer[0] for pointer in pointers], style)
     except UNREADABLE as exc:
         return absent(exc)
 
@@ -337,7 +340,7 @@ def _maps(
     rows = []
     for entry in _choose(entries, arguments.get("map"), lambda entry: int(entry.id.value_()), "map"):
         details = _MAP_DETAILS.table([_map_detail_cells(workspace, entry)]) if more else None
-        structures = _structures((entry,), request.radix) if more and request.structures else None
+        structures = _structures((entry,), request.style) if more and request.structures else None
         rows.append((*_map_row(entry), details, structures))
     return _MAPS.table(rows)
 

@@ -11,11 +11,14 @@ from drgn.helpers.linux.pid import find_task
 
 from postpanic.analysis.cells import absent, cell, problem
 from postpanic.analysis.commands.arguments import Arguments, Option
+from postpanic.analysis.commands.output_style import DECIMAL, HEXADECIMAL, choose_style
 from postpanic.analysis.commands.registry import Example, command
 from postpanic.analysis.commands.values import parse_cpus
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.devices.resources import read_resources
-from postpanic.analysis.structures import STRUCTURE, structure_lines
+from postpanic.analysis.objects.braces import MEMBERS
+from postpanic.analysis.objects.style import Style
+from postpanic.analysis.structures.members import members_table
 from postpanic.analysis.workspace import Workspace
 from postpanic.errors import FactAbsentError
 from postpanic.findings.table import Answer, Cell, Column, Kind, Layout, Problem, Shape, Table
@@ -80,7 +83,7 @@ _PROCESSORS = Shape(
     "processors",
     (
         Column("cpu", Kind.NUMBER, prefix="CPU ", suffix=":", help="Number."),
-        Column("structure", Kind.ROWS, shape=STRUCTURE, help="Its cpuinfo structure."),
+        Column("structure", Kind.ROWS, shape=MEMBERS, help="Its cpuinfo structure."),
     ),
     Layout.LINES,
     "{cpu}",
@@ -95,8 +98,8 @@ _PROCESSORS = Shape(
     options=(
         Option("-m", "memory_map", "show the map of physical memory that the firmware gave, else the kernel's own"),
         Option("-c", "processors", "show the cpuinfo structure of each processor"),
-        Option("-x", "hexadecimal", "integers of -c in hexadecimal"),
-        Option("-d", "decimal", "integers of -c in decimal"),
+        HEXADECIMAL,
+        DECIMAL,
         Option("-o", "opal", "the OPAL console log", refused="there is an OPAL log only on ppc64, not analysed here"),
     ),
     shapes=(_MACHINE, _STACKS, _MAP, _PROCESSORS),
@@ -113,8 +116,7 @@ def mach(workspace: Workspace, arguments: Arguments) -> Answer:
     if arguments.has("memory_map"):
         tables.append(_memory_map(workspace, problems))
     if arguments.has("processors"):
-        radix = 16 if arguments.has("hexadecimal") else 10 if arguments.has("decimal") else workspace.radix
-        tables.append(_processors(workspace, radix))
+        tables.append(_processors(workspace, choose_style(workspace, arguments)))
     if not tables:
         tables = [_MACHINE.table([_machine_row(workspace, problems)]), _STACKS.table(list(_stack_rows(workspace)))]
     return Answer("mach", tuple(tables), tuple(problems))
@@ -274,7 +276,7 @@ def _e820_row(entry: Object) -> tuple[Cell, ...]:
         return absent(exc), absent(exc), None
 
 
-def _processors(workspace: Workspace, radix: int) -> Table:
+def _processors(workspace: Workspace, style: Style) -> Table:
     """
     Make the table of processors.
 
@@ -290,8 +292,7 @@ def _processors(workspace: Workspace, radix: int) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for cpu in parse_cpus(workspace, "all"):
         try:
-            lines = [(line,) for line in structure_lines(per_cpu(prog[variable], cpu), radix)]
-            rows.append((cpu, STRUCTURE.table(lines)))
+            rows.append((cpu, members_table([per_cpu(prog[variable], cpu)], style)))
         except UNREADABLE as exc:
             rows.append((cpu, absent(exc)))
     return _PROCESSORS.table(rows)

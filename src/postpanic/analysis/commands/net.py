@@ -8,6 +8,7 @@ from drgn import Object
 
 from postpanic.analysis.cells import absent, cell, problem
 from postpanic.analysis.commands.arguments import Arguments, Operand, Option
+from postpanic.analysis.commands.output_style import DECIMAL, HEXADECIMAL, choose_style
 from postpanic.analysis.commands.per_task import TASK_COLUMNS, TASK_LINE, task_rows
 from postpanic.analysis.commands.registry import Example, command
 from postpanic.analysis.commands.values import find_tasks
@@ -21,7 +22,9 @@ from postpanic.analysis.network.devices import (
     read_neighbours,
 )
 from postpanic.analysis.network.sockets import file_socket, read_socket
-from postpanic.analysis.structures import STRUCTURE, structure_lines
+from postpanic.analysis.objects.braces import MEMBERS
+from postpanic.analysis.objects.style import Style
+from postpanic.analysis.structures.members import members_table
 from postpanic.analysis.workspace import Workspace
 from postpanic.errors import UsageError
 from postpanic.findings.table import Answer, Cell, Column, Kind, Layout, Problem, Shape, Table
@@ -82,7 +85,7 @@ _SOCKETS = Shape(
 )
 _STRUCTURES = Shape(
     "socket_structures",
-    (*_SOCKET_ADDRESSES, Column("structures", Kind.ROWS, shape=STRUCTURE, help="struct socket and struct sock.")),
+    (*_SOCKET_ADDRESSES, Column("structures", Kind.ROWS, shape=MEMBERS, help="struct socket and struct sock.")),
 )
 _TASKS = Shape(
     "tasks",
@@ -118,8 +121,8 @@ _NO_SOCKETS = Shape("none", (), Layout.LINES, title="No open sockets.")
         Option("-R", "reference", "with -s or -S: only this file descriptor, socket or sock", "REF"),
         Option("-a", "neighbours", "show the ARP cache"),
         Option("-N", "translate", "spell an IPv4 address that is in memory as this number", "ADDRESS"),
-        Option("-x", "hexadecimal", "integers of -S in hexadecimal"),
-        Option("-d", "decimal", "integers of -S in decimal"),
+        HEXADECIMAL,
+        DECIMAL,
     ),
     shapes=(_DEVICES, _NEIGHBOURS, _TASKS, _TASKS_STRUCTURES, _TRANSLATED),
     examples=(
@@ -194,13 +197,13 @@ def _neighbours(workspace: Workspace, problems: list[Problem]) -> Table:
 def _tasks(workspace: Workspace, arguments: Arguments, problems: list[Problem]) -> Table:
     """Make a row for each task, or for each that has what is looked for."""
     with_structures = arguments.has("structures")
-    radix = 16 if arguments.has("hexadecimal") else 10 if arguments.has("decimal") else workspace.radix
+    style = choose_style(workspace, arguments)
     reference = arguments.get("reference")
     rows = []
     for task in find_tasks(workspace, arguments.operands, problems):
         found = []
         for entry in read_open_files(task, problems):
-            row = _structure_row(entry, radix) if with_structures else _socket_row(entry)
+            row = _structure_row(entry, style) if with_structures else _socket_row(entry)
             if row is not None and (reference is None or _is_meant(reference, row)):
                 found.append(row)
         if reference is None or found:
@@ -236,13 +239,13 @@ def _socket_row(entry: OpenFile) -> tuple[Cell, ...] | None:
     )
 
 
-def _structure_row(entry: OpenFile, radix: int) -> tuple[Cell, ...] | None:
+def _structure_row(entry: OpenFile, style: Style) -> tuple[Cell, ...] | None:
     try:
         socket = file_socket(entry.file)
         if socket is None:
             return None
         sock = socket.sk.read_()
-        lines = [*structure_lines(socket[0], radix), *(structure_lines(sock[0], radix) if sock else ())]
+        table = members_table([socket[0], sock[0]] if sock else [socket[0]], style)
     except UNREADABLE as exc:
         return (entry.fd, *[absent(exc)] * 3)
-    return entry.fd, int(socket.value_()), int(sock.value_()), STRUCTURE.table([(line,) for line in lines])
+    return entry.fd, int(socket.value_()), int(sock.value_()), table

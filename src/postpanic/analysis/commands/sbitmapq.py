@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from drgn import Object, Program, Type, TypeKind, sizeof
+from drgn import Object, Program, sizeof
 from drgn.helpers.linux.percpu import per_cpu
 from drgn.helpers.linux.wait import waitqueue_active
 
 from postpanic.analysis.cells import absent, cell, problem
 from postpanic.analysis.commands.arguments import Arguments, Operand, Option
+from postpanic.analysis.commands.output_style import DECIMAL, HEXADECIMAL, choose_style
 from postpanic.analysis.commands.registry import Example, command
+from postpanic.analysis.commands.structures import write_members
 from postpanic.analysis.commands.values import parse_cpus, parse_vaddr
 from postpanic.analysis.context import UNREADABLE
-from postpanic.analysis.structures import STRUCTURE, structure_lines
+from postpanic.analysis.objects.braces import MEMBERS, ValueWriter
+from postpanic.analysis.objects.contents import object_contents
+from postpanic.analysis.objects.paths import TypePath, parse_type_path
+from postpanic.analysis.objects.style import Style
+from postpanic.analysis.structures.members import members_table
 from postpanic.analysis.workspace import Workspace
-from postpanic.errors import CorruptError, FactAbsentError, UsageError
-from postpanic.findings.table import Answer, Cell, Column, Kind, Layout, Problem, Shape
+from postpanic.errors import CorruptError, UsageError
+from postpanic.findings.table import Answer, Cell, Column, Kind, Layout, Problem, Shape, Table
 
 __all__ = ["sbitmapq"]
 
@@ -78,7 +84,7 @@ _ENTRIES = Shape(
     (
         Column("index", Kind.NUMBER, help="Number of the bit that is set."),
         Column("address", Kind.ADDRESS, prefix="0x", help="Its structure."),
-        Column("structure", Kind.ROWS, shape=STRUCTURE, help="What is in it (-v, or a member)."),
+        Column("structure", Kind.ROWS, shape=MEMBERS, help="What is in it (-v, or a member)."),
     ),
     Layout.LINES,
     "{index}: {address}",
@@ -98,8 +104,8 @@ _ENTRIES = Shape(
         Option("-a", "array", "hexadecimal address of the array", "ADDRESS"),
         Option("-p", "pointers", "the array has pointers to the structures"),
         Option("-v", "verbose", "show the structures whole"),
-        Option("-x", "hexadecimal", "integers in hexadecimal"),
-        Option("-d", "decimal", "integers in decimal"),
+        HEXADECIMAL,
+        DECIMAL,
     ),
     shapes=(_QUEUE, _BITMAP, _ENTRIES),
     examples=(
@@ -229,11 +235,10 @@ class _Array:
 
     prog: Program
     base: int
-    type: Type
-    members: tuple[str, ...]
+    path: TypePath
     pointers: bool
     verbose: bool
-    radix: int
+    style: Style
 
     @classmethod
     def parse(cls, workspace: Workspace, structure: str, array: str, arguments: Arguments) -> _Array:
@@ -245,43 +250,30 @@ class _Array:
         FactAbsentError
             If there is no such type or member.
         """
-        name, _, members = structure.partition(".")
-        words = tuple(filter(None, members.split(",")))
-        try:
-            type_ = workspace.prog.type(name if " " in name else f"struct {name}")
-            for word in words:
-                type_.member(word.split(".")[0])
-        except LookupError as exc:
-            raise FactAbsentError(f"sbitmapq -s: there is no struct {structure}") from exc
-        radix = 16 if arguments.has("hexadecimal") else 10 if arguments.has("decimal") else workspace.radix
+        path = parse_type_path(workspace.prog, structure)
         base = parse_vaddr(workspace, array)
-        return cls(workspace.prog, base, type_, words, arguments.has("pointers"), arguments.has("verbose"), radix)
+        style = choose_style(workspace, arguments)
+        return cls(workspace.prog, base, path, arguments.has("pointers"), arguments.has("verbose"), style)
 
     def row(self, index: int) -> tuple[Cell, ...]:
         """Make the row of the element of one bit."""
         vaddr = cell(lambda: self._vaddr(index))
-        if not isinstance(vaddr, int) or not (self.verbose or self.members):
+        if not isinstance(vaddr, int) or not (self.verbose or self.path.members):
             return index, vaddr, None
         try:
-            lines = [(line,) for line in self._lines(vaddr)]
+            return index, vaddr, self._members(vaddr)
         except UNREADABLE as exc:
             return index, vaddr, absent(exc)
-        return index, vaddr, STRUCTURE.table(lines)
 
     def _vaddr(self, index: int) -> int:
         if self.pointers:
             return int(Object(self.prog, "void *", address=self.base + 8 * index).value_())
-        return self.base + int(sizeof(self.type)) * index
+        return self.base + int(sizeof(self.path.type)) * index
 
-    def _lines(self, vaddr: int) -> Iterator[str]:
-        element = Object(self.prog, self.type, address=vaddr)
-        if not self.members:
-            yield from structure_lines(element, self.radix)
-        spell: Callable[[int], str] = hex if self.radix == 16 else str
-        for name in self.members:
-            part = element.subobject_(name)
-            if part.type_.kind in {TypeKind.STRUCT, TypeKind.UNION}:
-                yield from structure_lines(part, self.radix)
-            else:
-                value = part.value_()
-                yield f"  {name} = {spell(value) if isinstance(value, int) else value},"
+    def _members(self, vaddr: int) -> Table:
+        element = Object(self.prog, self.path.type, address=vaddr)
+        if not self.path.members:
+            return members_table([element], self.style)
+        writer = ValueWriter(self.prog, self.style)
+        write_members(writer, self.path.members, object_contents(self.prog, element), vaddr, tail=",")
+        return MEMBERS.table(writer.table_rows())

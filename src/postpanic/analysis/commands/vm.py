@@ -10,13 +10,16 @@ from drgn import Object
 from postpanic.analysis.cells import cell, problem
 from postpanic.analysis.commands.arguments import Arguments, Operand, Option
 from postpanic.analysis.commands.files import shared_paths
+from postpanic.analysis.commands.output_style import DECIMAL, HEXADECIMAL, choose_style
 from postpanic.analysis.commands.per_task import TASK_COLUMNS, TASK_LINE, task_rows
 from postpanic.analysis.commands.registry import Example, command
 from postpanic.analysis.commands.values import find_tasks, parse_vaddr
 from postpanic.analysis.context import UNREADABLE
+from postpanic.analysis.objects.braces import MEMBERS
+from postpanic.analysis.objects.style import Style
 from postpanic.analysis.processes.areas import area_name, flag_names, read_areas
 from postpanic.analysis.processes.user_pages import PagePlace, SwapDevices, UserPage, process_tables, walk_pages
-from postpanic.analysis.structures import STRUCTURE, structure_lines
+from postpanic.analysis.structures.members import members_table
 from postpanic.analysis.tasks import read_all_facts, read_memory_use
 from postpanic.analysis.workspace import Workspace
 from postpanic.errors import UsageError
@@ -79,7 +82,7 @@ _TASK_AREA = Shape(
 )
 _TASK_STRUCTURES = Shape(
     "task_structures",
-    (*TASK_COLUMNS, Column("structures", Kind.ROWS, shape=STRUCTURE, help="The structures of -m or -v.")),
+    (*TASK_COLUMNS, Column("structures", Kind.ROWS, shape=MEMBERS, help="The structures of -m or -v.")),
     Layout.LINES,
     TASK_LINE,
     gap=True,
@@ -111,8 +114,8 @@ _FLAGS = Shape(
         Option("-R", "reference", "show only what has this number (address, flags) or part of a file name", "REF"),
         Option("-m", "mm_struct", "show the mm_struct"),
         Option("-v", "vma_structs", "show all vm_area_structs"),
-        Option("-x", "hexadecimal", "integers of -m and -v in hexadecimal"),
-        Option("-d", "decimal", "integers of -m and -v in decimal"),
+        HEXADECIMAL,
+        DECIMAL,
         Option("-f", "flags", "name the bits of a vm_flags value", "FLAGS"),
     ),
     shapes=(_TASKS, _TASK_AREA, _TASK_STRUCTURES, _FLAGS),
@@ -150,7 +153,7 @@ class _Request:
     """What is asked of each task."""
 
     shape: Shape
-    radix: int
+    style: Style
     structures: str = ""
     pages: bool = False
     area: int | None = None
@@ -171,12 +174,11 @@ class _Request:
         chosen = [name for name in ("pages", "area", "reference", "mm_struct", "vma_structs") if arguments.has(name)]
         if len(chosen) > 1:
             raise UsageError("vm: only one of -p, -P, -R, -m and -v can be given")
-        radix = 16 if arguments.has("hexadecimal") else 10 if arguments.has("decimal") else workspace.radix
         structures = chosen[0] if chosen and chosen[0] in {"mm_struct", "vma_structs"} else ""
         area, mm, text = (arguments.get(name) for name in ("area", "mm", "reference"))
         return cls(
             _TASK_STRUCTURES if structures else _TASK_AREA if area else _TASKS,
-            radix,
+            choose_style(workspace, arguments),
             structures,
             arguments.has("pages"),
             parse_vaddr(workspace, area) if area else None,
@@ -239,11 +241,8 @@ def _resident_pages(workspace: Workspace, mm: int) -> int:
 
 def _structures(mm: Object, request: _Request, problems: list[Problem]) -> Table:
     if request.structures == "mm_struct":
-        return STRUCTURE.table([(line,) for line in structure_lines(mm[0], request.radix)])
-    lines: list[tuple[Cell, ...]] = []
-    for area in read_areas(mm, problems):
-        lines += [(line,) for line in structure_lines(area[0], request.radix)]
-    return STRUCTURE.table(lines)
+        return members_table([mm[0]], request.style)
+    return members_table((area[0] for area in read_areas(mm, problems)), request.style)
 
 
 class _Reader:
