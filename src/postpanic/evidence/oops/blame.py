@@ -14,19 +14,25 @@ outwards, and pass over what reports, enters the kernel, or serves everybody
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from itertools import pairwise
 
 from postpanic.evidence.oops.dispatch import calls_back
 from postpanic.evidence.oops.functions import Part, part_of, plain_name, syscall_name
-from postpanic.evidence.oops.kinds import Kind
+from postpanic.evidence.oops.kinds import FAMILIES, Family, Kind
 from postpanic.evidence.oops.model import Blame, Frame, Lock, Section, Trace
 
 __all__ = ["rank"]
 
 _RANKS = 8
+_NO_CALLBACKS = frozenset({Part.ENTRY, Part.INTERRUPT, Part.REPORTING, Part.WAITING})
 _STALLS = frozenset({Kind.RCU_STALL, Kind.SOFT_LOCKUP, Kind.HARD_LOCKUP, Kind.CSD_LOCK, Kind.WORKQUEUE_LOCKUP})
 _BY_LOCK = frozenset({Kind.DEADLOCK, Kind.LOCK_STATE})
-_OUTSIDE = frozenset({Part.ENTRY, Part.INTERRUPT})
+_FAULTS = frozenset(kind for kind, family in FAMILIES.items() if family in {Family.MEMORY_ACCESS, Family.EXCEPTION})
+_NEAR = 2
+"""Frames from the fault on whose own code may be to blame, whatever part they play."""
+_FAULTY_TOO = frozenset({Part.INTERRUPT, Part.ENTRY, Part.WAITING})
+"""Parts whose own code may fault."""
 
 
 class _Ranking:
@@ -57,7 +63,7 @@ def rank(
         _rank_irq_use(traces, ranking)
     if kind in _BY_LOCK:
         for lock in locks:
-            if lock.is_wanted and part_of(lock.function) not in {Part.REPORTING, Part.LOCKING}:
+            if lock.is_wanted and part_of(lock.function) is None:
                 ranking.add(lock.function, f"takes {lock.name or 'the lock'}")
     if kind is Kind.KCSAN:
         for function in named:
@@ -104,33 +110,45 @@ def _rank_callbacks(kind: Kind, frames: list[Frame], ranking: _Ranking) -> None:
     reliable = [frame for frame in frames if frame.is_reliable]
     if any(_waits_for_cpus(frame) for frame in reliable):
         ranking.add("smp_call_function", "waits for the other CPUs")
-    start = _after_interrupt(reliable) if kind in _STALLS else 0
-    for inner, outer in zip(reliable[start:], reliable[start + 1 :], strict=False):
-        if calls_back(outer.function) and part_of(inner.function) not in {*_OUTSIDE, Part.REPORTING, Part.WAITING}:
-            ranking.add(inner.function, f"{plain_name(outer.function)} called it")
+    for part in _contexts(reliable) if kind in _STALLS else [reliable]:
+        for inner, outer in pairwise(part):
+            if calls_back(outer.function) and part_of(inner.function) not in _NO_CALLBACKS:
+                ranking.add(inner.function, f"{plain_name(outer.function)} called it")
 
 
 def _waits_for_cpus(frame: Frame) -> bool:
     return frame.function.startswith(("smp_call_function", "on_each_cpu"))
 
 
-def _after_interrupt(frames: list[Frame]) -> int:
-    """Return where the interrupt that took the sample ends, by its entry."""
-    for position, frame in enumerate(frames[:80]):
-        if frame.is_pc:
-            return position
-        if frame.function.startswith(("apic_timer_interrupt", "asm_sysvec_", "el1_irq", "el1h_64_irq", "__irq_svc")):
-            return position + 1
-    return 0
+def _contexts(frames: list[Frame]) -> list[list[Frame]]:
+    """Cut a stack where interrupts entered; the task's part comes first where it is in a driver's hands, or dies."""
+    parts: list[list[Frame]] = [[]]
+    for frame in frames:
+        if frame.is_pc and parts[-1]:
+            parts.append([])
+        parts[-1].append(frame)
+    if len(parts) > 1 and any(_takes_sample(frame) for frame in parts[0]):
+        del parts[0]
+    if any(frame.function.startswith("do_exit") or "_ioctl" in frame.function for frame in parts[-1]):
+        return parts[::-1]
+    return parts
 
 
-def _rank_frames(kind: Kind, frames: Iterable[Frame], ranking: _Ranking) -> None:
+def _takes_sample(frame: Frame) -> bool:
+    return frame.function.startswith(("update_process_times", "tick_", "watchdog_timer_fn", "nmi_"))
+
+
+def _rank_frames(kind: Kind, frames: list[Frame], ranking: _Ranking) -> None:
     is_hang = kind is Kind.HUNG_TASK
     passed: Part | None = None
-    for frame in frames:
+    for position, frame in enumerate(frames):
         if not frame.is_reliable:
             continue
         part = part_of(frame.function)
+        if position < _NEAR and frames[0].is_pc and kind in _FAULTS and part in _FAULTY_TOO:
+            part = None
+        if is_hang and frame.function.startswith("console_lock"):
+            part = Part.LOCKING
         if kind is Kind.MEMORY_LEAK and "alloc" in frame.function:
             part = Part.ALLOCATOR
         if is_hang and frame.function == "rtnl_lock":
@@ -150,11 +168,14 @@ def _rank_frames(kind: Kind, frames: Iterable[Frame], ranking: _Ranking) -> None
 def _rank_leftovers(
     kind: Kind, frames: list[Frame], locks: tuple[Lock, ...], named: tuple[str, ...], ranking: _Ranking
 ) -> None:
+    silent = {Part.REPORTING, Part.TRACING, Part.EXCEPTION}
+    if kind is Kind.HUNG_TASK:
+        silent |= {Part.WAITING, Part.LOCKING}
     for lock in locks:
         if lock.is_wanted:
             ranking.add(lock.function, "takes the lock; no other is known")
     for frame in frames:
-        if frame.is_reliable and part_of(frame.function) not in {Part.REPORTING, Part.TRACING, Part.EXCEPTION}:
+        if frame.is_reliable and part_of(frame.function) not in silent:
             ranking.add(frame.function, "all the others report")
             return
     for frame in frames:

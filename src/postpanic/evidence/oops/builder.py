@@ -230,7 +230,13 @@ class ReportBuilder:
             return self._registers(text)
         if self._section(text):
             return True
-        if "is trying to" in text or text.endswith((" takes:", " taking:")) or "at: " in text or " holding" in text:
+        if (
+            "is trying to" in text
+            or "changed the state" in text
+            or text.endswith((" takes:", " taking:"))
+            or "at: " in text
+            or " holding" in text
+        ):
             return self._lock_line(text)
         if "printk messages dropped" in text:
             self.dropped += 1
@@ -301,7 +307,7 @@ class ReportBuilder:
         ):
             # The section was announced before (Allocated by …): this is only its heading.
             self._trace.is_over = False
-            if self._trace.section is not Section.MAIN:
+            if self._trace.section not in {Section.MAIN, Section.PREEMPT}:
                 return True
         self._open_trace(text)
         return True
@@ -438,7 +444,12 @@ class ReportBuilder:
         task = self.facts["cpu_line_pid"]
         if known is None:
             self.facts["task"] = task
-        elif known != task and self._next_section is not Section.CPU and self.kind not in _MANY_TASKS:
+        elif (
+            known != task
+            and not self.is_panic
+            and self._next_section is not Section.CPU
+            and self.kind not in _MANY_TASKS
+        ):
             self.other_tasks += 1
         return True
 
@@ -531,7 +542,11 @@ class ReportBuilder:
         return text.lstrip().startswith("(") and "{" in text
 
     def _lock_line(self, text: str) -> bool:
-        if "is trying to" in text or text.rstrip().endswith((" takes:", " taking:")):
+        if (
+            "is trying to" in text
+            or "changed the state of lock" in text
+            or text.rstrip().endswith((" takes:", " taking:"))
+        ):
             self._expects = "lock" if text.rstrip().endswith("at:") or "release" in text else "wanted"
             match = re.search(r"lock \((.{1,120}?)\)", text)
             self.facts["lock_name"] = match[1] if match is not None else ""
@@ -583,6 +598,12 @@ class ReportBuilder:
             self._die(text.strip())
             self.has_died = True
             note(self.facts, "die", text)
+
+    def borrow(self, other: ReportBuilder) -> None:
+        """Take the traces of the report that broke into this one before it had any."""
+        self.traces = other.traces
+        self.pc = self.pc or other.pc
+        self.mixed.clear()
 
     def freeze_traces(self) -> tuple[Trace, ...]:
         """Return the traces, the program counter as a trace of its own where it led none."""

@@ -42,17 +42,19 @@ _STALLS = frozenset({Kind.RCU_STALL, Kind.SOFT_LOCKUP, Kind.HARD_LOCKUP})
 def damage_of(report: Report, builder: ReportBuilder) -> tuple[str, ...]:
     """Return why a report is not whole, one short line for each reason."""
     reasons = list(builder.mixed)
-    if report.kind not in _TRACELESS or report.variant == "page state":
+    if report.kind not in _TRACELESS or report.variant in {"page state", "page map"}:
         frames = [frame for trace in report.traces if trace.section in _TELLING for frame in trace.frames]
         told = [frame for frame in frames if frame.is_reliable and frame.function and not frame.is_pc]
         if not report.blame:
             reasons.append("no function can be named")
         elif not told:
             reasons.append("no trace")
-        elif all(part_of(frame.function) in _SAY_NOTHING for frame in told):
+        elif report.kind is not Kind.PREEMPTION and all(part_of(frame.function) in _SAY_NOTHING for frame in told):
             reasons.append("the trace shows only how it was reported")
         if report.kind in _STALLS and report.traces and not any(_was_running(trace) for trace in report.traces):
             reasons.append("no CPU that runs is shown")
+    if report.kind is Kind.KMSAN and "cpu_line_pid" not in builder.facts:
+        reasons.append("it ends before the line of the CPU")
     if any(frame.function.startswith("should_fail") for trace in _main(report) for frame in trace.frames):
         reasons.append("the trace of a forced failure is mixed in")
     if builder.dropped:

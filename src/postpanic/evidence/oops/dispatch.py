@@ -29,7 +29,7 @@ _DISPATCHERS = r"""
     vfs_(?:read|write|ioctl|fsync\w*|iter_\w+|readv|writev|fallocate|llseek) do_iter_\w+ do_readv_writev
     do_loop_readv_writev\w* new_sync_(?:read|write) call_(?:read|write)_iter do_vfs_ioctl file_ioctl
     do_dentry_open vfs_open fput iterate_dir evict d_lookup do_fault do_read_fault do_shared_fault do_cow_fault
-    handle_mm_fault mmap_region call_mmap exit_mmap unmap_\w+ do_syscall_\w+ invoke_syscall el0_svc_common
+    mmap_region call_mmap exit_mmap unmap_\w+ do_syscall_\w+ invoke_syscall el0_svc_common
     entry_\w+ ret_fast_syscall do_fast_syscall_\w+ system_call\w* do_int80_\w+ usb_hcd_giveback_urb
     usb_probe_interface usb_unbind_interface really_probe call_driver_probe device_release_driver\w*
     platform_probe pci_device_probe blk_mq_dispatch_rq_list input_handle_event input_event snd_timer_\w+

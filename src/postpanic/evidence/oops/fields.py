@@ -45,7 +45,7 @@ _WARNING_NEW = re.compile(
 )
 _BUG_AT = re.compile(r"kernel BUG at ([^\s!]{1,255}:\d{1,7})")
 _IN_SOURCE = re.compile(r" in ([\w./+-]{1,255}:\d{1,7})(?::\d{1,5})?")
-_HUNG = re.compile(r"task (.{1,80}):(\d{1,10}) (?:blocked|can't die).{0,40}? (\d{1,10}) seconds")
+_HUNG = re.compile(r"(?:INFO: task |^(?!INFO))(.{0,80}):(\d{1,10}) (?:blocked|can't die).{0,40}? (\d{1,10}) seconds")
 _LOCKUP = re.compile(r"CPU ?#?(\d{1,6}).{0,20}?(?: stuck for (\d{1,8})s)?(?:! \[(.{1,80}):(\d{1,10})\])?$")
 _SLASH_PID = re.compile(r"(?:atomic: |code: |in_atomic\(\).{0,60}name: )(.{1,60})/(\d{1,10})")
 _HEX_TAIL = re.compile(

@@ -3,15 +3,19 @@ What part a function plays in a trace: which ones report, which ones only serve.
 
 A function that reports the crash, enters the kernel for it, or is a service that
 everybody uses (copying, allocating, locking) is seldom the one at fault; the
-one that called it is. The roles are by the kernel's own names and directories.
+one that called it is. The parts are told by the kernel's own way of naming, and by the
+file that a function is compiled from (a table, made of several kernels' debug information).
 """
 
 from __future__ import annotations
 
+import gzip
 import re
 from enum import StrEnum
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib import resources
 
+from postpanic.evidence.oops.demangle import demangle
 from postpanic.evidence.oops.frames import base_name
 
 __all__ = ["Part", "part_of", "plain_name", "syscall_name"]
@@ -39,7 +43,8 @@ def _any(words: str) -> str:
 # lib/{list_debug,refcount,debugobjects,fault-inject,stackdepot}.c, kernel/printk, arch dumpstack and unwinders
 _REPORTING = _any(
     r"""
-    hlock_class graph_lock\w* rcu_set_runtime_mode
+    console_(?:unlock|flush_all|emit_next_record|trylock_spinning) fs_reclaim_\w+_debug hlock_class
+    graph_lock\w* rcu_set_runtime_mode
     dump_(?:stack|backtrace|header|page|task|cpu_task|regs|mem|instr|kernel_instr)\w*
     show_(?:stack|regs|trace|opcodes|mem)\w* print_trace\w* (?:nmi_)?panic panic_\w+ warn
     warn_(?:slowpath|printk|invalid|alloc)\w* report_bug\w* add_taint get_taint test_taint print_tainted
@@ -52,7 +57,7 @@ _REPORTING = _any(
     list_(?:add|del|del_entry|add_entry)(?:_entry)?_?(?:valid|valid_or_report|corruption)\w* list_(?:add|del)
     refcount_\w+ kref_\w+ debug_print_object debug_object\w* debug_check_no_\w+
     debug_(?:dma|spin|rt_mutex|mutex|rwlock|write|read|locks)\w* check_no_obj_freed debug_lockdep_\w+
-    should_fail\w* should_failslab fail_dump fault_\w+ schedule_bug schedule_debug
+    should_fail\w* should_failslab fail_dump fault_(?:create|in)_\w+ schedule_bug schedule_debug
     might_(?:sleep|fault|resched)\w* cant_\w+ check_preemption_disabled debug_smp_processor_id
     this_cpu_preempt_check print_\w*(?:bug|deadlock|inversion|dependency|usage|cycle|bad_page|backtrace|lock)\w*
     lockdep_\w+
@@ -63,16 +68,17 @@ _REPORTING = _any(
     ass(?:ert)?fail assertion_failed hex_dump\w* print_hex_dump\w* df_debug print_vma_addr skb_panic
     skb_over_panic skb_under_panic add_lock_to_list lookup_chain_cache\w* find_held_lock match_held_lock
     reacquire_held_locks save_trace valid_state trace_hardirqs_\w+ trace_(?:soft|hard)irqs\w* trace_lock\w*
-    stack_trace_\w+ save_stack\w* set_track\w* unwind_\w+ arch_stack_walk\w* walk_stackframe stack_depot\w*
-    depot_\w+ dump_trace print_context_stack\w* kernel_text_address is_\w*_text_address in_gate_area\w*
-    return_address orc_\w+ ftrace_\w+ perf_trace_\w+ trace_event_\w+ bad_page\w* bad_range print_bad_pte
-    print_page_allocation_failure alloc_pages_slowpath_fail rcu_lockdep_current_cpu_online rcu_is_watching
-    rcu_read_lock_\w*held rcu_lockdep\w* spin_(?:bug|dump) rwlock_bug nmi_cpu_backtrace\w* nmi_trigger\w*
-    arch_trigger_\w+ trigger_\w+
+    stack_trace_\w+ save_stack\w* set_track\w* unwind_(?:backtrace|frame|get_\w+|next_frame|stack)\w*
+    arch_stack_walk\w* walk_stackframe stack_depot\w* depot_\w+ dump_trace print_context_stack\w*
+    kernel_text_address is_\w*_text_address in_gate_area\w* return_address orc_\w+
+    ftrace_(?:call|regs_call|graph_call|ops_\w+|caller) perf_trace_\w+ trace_event_\w+ bad_page\w* bad_range
+    print_bad_pte print_page_allocation_failure alloc_pages_slowpath_fail rcu_lockdep_current_cpu_online
+    rcu_is_watching rcu_read_lock_\w*held rcu_lockdep\w* spin_(?:bug|dump) rwlock_bug nmi_cpu_backtrace\w*
+    nmi_trigger\w* arch_trigger_\w+ trigger_\w+
     rcu_(?:dump|print|check_gp|check_callbacks|sched_clock|pending|stall|grace_period_is)\w*
     print_(?:cpu|other_cpu)_stall\w* check_cpu_stall watchdog\w* softlockup_\w+ sched_show_task show_state\w*
     debug_show_all_locks check_hung\w* csd_lock_\w+ cfi_\w+ rust_helper_BUG asymm_\w+ stack_chk_fail
-    debug_locks_off\w* kmemleak_\w+ add_lock\w* object_\w+_kobj
+    debug_locks_off\w* kmemleak_\w+ add_lock\w*
     """
 )
 # arch/*/kernel/traps.c, arch/*/mm/fault.c, arch/*/entry
@@ -84,7 +90,7 @@ _EXCEPTION = _any(
     general_protection invalid_op divide_error double_fault int3 stack_segment alignment_check machine_check
     simd_coprocessor_error error_(?:entry|exit|code|return) common_exception\w* trap_\w+ ret_from_exception
     handle_(?:exception|page_fault|fpu_exception|double_fault) fixup_(?:bug|exception)\w* math_error notify_die
-    notifier_call_chain atomic_notifier_call_chain die\w* oops_\w+ arm_notify_die vc_\w+ el[01]\w*
+    notifier_call_chain atomic_notifier_call_chain die(?:_\w+)? oops_\w+ arm_notify_die vc_\w+ el[01]\w*
     do_(?:mem_abort|translation_fault|bad_area|kernel_fault|tag_check_fault|sp_pc_abort|debug_exception|undefinstr|sea|serror|bad|alignment_fault|el\w+)
     brk_handler bug_handler call_break_hook arm64_\w*(?:serror|notify)\w* bad_mode bad_el\w+
     (?:dabt|und|pabt|irq|fiq)_(?:svc|usr|invalid) und_fault (?:v7|v8)_early_abort do_(?:DataAbort|PrefetchAbort)
@@ -101,27 +107,30 @@ _INTERRUPT = _any(
     local_bh_enable\w* irqentry_\w+
     handle_(?:irq|domain_irq|percpu\w*|edge_irq|level_irq|fasteoi_irq|simple_irq|IRQ)\w*
     generic_handle_\w*irq\w* gic_handle_irq arch_timer_handler\w* gic_\w+irq\w* call_on_(?:irq_)?stack\w*
-    do_interrupt_handler irq_(?:svc|usr) hrtimer_(?:interrupt|run_queues)\w* run_hrtimer tick_\w+
-    update_process_times call_timer_fn expire_timers run_timer_softirq exiting_irq entering_irq
-    timer_\w*interrupt tasklet_action\w* net_rx_action rcu_(?:core|do_batch|process_callbacks)\w*
-    smp_\w*interrupt\w* flush_smp_call\w* generic_smp_call\w* reschedule_interrupt irq_work_\w+ run_ksoftirqd
-    smpboot_thread_fn account_\w+ retint_\w+ restore_(?:all|regs)\w* timer_expire\w* do_notify_\w*
+    do_interrupt_handler irq_(?:svc|usr) hrtimer_(?:interrupt|run_queues)\w* run_hrtimer
+    tick_(?:sched|nohz|periodic|do|handle_(?!r)|broadcast|irq|setup|check|program)\w* update_process_times
+    call_timer_fn expire_timers run_timer_softirq exiting_irq entering_irq timer_\w*interrupt tasklet_action\w*
+    net_rx_action rcu_(?:core|do_batch|process_callbacks)\w* smp_\w*interrupt\w* flush_smp_call\w*
+    generic_smp_call\w* reschedule_interrupt irq_work_\w+ run_ksoftirqd smpboot_thread_fn
+    account_(?:idle|process|system|user|steal|irq)_\w+ retint_\w+ restore_(?:all|regs)\w* timer_expire\w*
+    do_notify_\w*
     """
 )
 _ENTRY = _any(
     r"""
-    do_syscall_\w+ do_(?:fast|int80)_\w*syscall\w* entry_\w+ syscall_\w+ invoke_syscall el0_svc\w* do_el0_svc
-    ret_(?:fast|slow)_syscall system_call\w* tracesys\w* ret_from_(?:fork|kernel_thread|syscall)\w*
-    start_kernel_thread kthread worker_thread process_(?:one_work|scheduled_works) start_secondary
-    secondary_startup\w* cpu_startup_entry do_idle default_idle\w* cpuidle_\w+ arch_cpu_idle start_kernel
-    rest_init x86_64_start_\w+ arch_call_rest_init primary_map_switched do_initcall\w* kernel_init\w*
-    do_one_initcall sysenter_\w+ ia32_\w+ ret_to_user work_(?:pending|resched) stub_\w+ int_ret_\w+
-    riscv_\w*syscall\w* do_trap_ecall\w*
+    \w+_sys_call sys_trace_return do_syscall_\w+ do_(?:fast|int80)_\w*syscall\w* entry_\w+ syscall_\w+
+    invoke_syscall el0_svc\w* do_el0_svc ret_(?:fast|slow)_syscall system_call\w* tracesys\w*
+    ret_from_(?:fork|kernel_thread|syscall)\w* start_kernel_thread kthread worker_thread
+    process_(?:one_work|scheduled_works) start_secondary secondary_startup\w* cpu_startup_entry do_idle
+    default_idle\w* cpuidle_\w+ arch_cpu_idle start_kernel rest_init x86_64_start_\w+ arch_call_rest_init
+    primary_map_switched do_initcall\w* kernel_init\w* do_one_initcall sysenter_\w+ ia32_\w+ ret_to_user
+    work_(?:pending|resched) stub_\w+ int_ret_\w+ riscv_\w*syscall\w* do_trap_ecall\w*
     """
 )
 _LIBRARY = _any(
     r"""
-    (?:arch_|raw_)?atomic(?:64|_long)?_\w+ instrument_\w+
+    (?:drop|inc|clear|set)_nlink usb_(?:submit_urb|control_msg|bulk_msg|start_wait_urb)\w* do_read_cache_\w+
+    netif_receive_skb\w* (?:arch_|raw_)?atomic(?:64|_long)?_\w+ instrument_\w+
     (?:arch_)?(?:test|set|clear|change)_(?:and_\w+_)?bit\w* (?:read|write)_once\w* READ_ONCE\w* native_\w+
     pv_\w+ xchg cmpxchg\w* try_cmpxchg\w* arch_\w+xchg\w* mem(?:cpy|set|move|cmp|chr|scan|dup)\w* rep_\w+
     str(?:len|nlen|cpy|ncpy|lcpy|scpy|cat|lcat|ncat|cmp|ncmp|casecmp|ncasecmp|chr|rchr|str|nstr|sep|spn|cspn|pbrk|nchr|chrnul)\w*
@@ -130,55 +139,53 @@ _LIBRARY = _any(
     (?:raw_|arch_|_)?copy_(?:from|to|in|user|page)_?(?:user|iter|kernel|highpage|full|from|to|generic|enhanced|handle|flushcache|mc|nofault)?\w*
     copyin copyout copy_user_\w+ arm_copy_\w+ arch_copy_\w+ simple_copy_to_iter
     iterate_(?:bvec|iovec|kvec|xarray|all|and)\w* strncpy_from_user strnlen_user do_strn\w+
-    (?:put|get|clear)_user\w* probe_(?:kernel|user)_\w+ csum_\w+ checksum\w* do_csum crc\w+ crypto_shash_\w+
-    jhash\w* siphash\w* xxh\w+ rb_(?:insert|erase|next|prev|first|last|replace|set_parent|link)\w* list_\w+
-    hlist_\w+ llist_\w+ find_(?:next|first|last)\w*bit\w* bitmap_\w+ hweight\w* sort_r sort bsearch ida_\w+
-    idr_\w+ div\w*_u64\w* nla_put\w* nla_reserve\w* skb_put\w* skb_pull\w* skb_push\w* pskb_\w*pull\w*
-    skb_copy_(?:to|from)_linear\w* aes_?\w* aesti_\w+
-    (?:crypto|xts|ecb|cbc|ctr|gcm|ghash|sha\d+|md5|chacha\w*|poly1305)_\w+ xas_\w+ xa_\w+ radix_tree_\w+
-    find_lock_entr\w+ find_get_entr\w+ truncate_inode_pages\w* truncate_pagecache\w* iput \w*dput\w* kobject_\w+
-    rollback_registered\w* (?:un)?register_net(?:device|dev)\w* sget_\w+ mntput\w* path_put (?:put|get)_device
-    device_(?:del|unregister|remove_file\w*|create_file\w*|add|register) sysfs_(?:remove|create|add)_\w+
-    kernfs_(?:remove|put|get|create|add)\w* kobject_(?:del|add|create)\w*
+    (?:put|get|clear)_user(?:_(?!pages|ns|arg)\w+)? probe_(?:kernel|user)_\w+ csum_\w+ checksum\w* do_csum
+    crc\w+ crypto_shash_\w+ jhash\w* siphash\w* xxh\w+
+    rb_(?:insert|erase|next|prev|first|last|replace|set_parent|link)\w* list_\w+ hlist_\w+ llist_\w+
+    find_(?:next|first|last)\w*bit\w* bitmap_\w+ hweight\w* sort_r sort bsearch ida_\w+ idr_\w+ div\w*_u64\w*
+    nla_put\w* nla_reserve\w* skb_put\w* skb_pull\w* skb_push\w* pskb_\w*pull\w* skb_copy_(?:to|from)_linear\w*
+    aes_?\w* aesti_\w+ (?:crypto|xts|ecb|cbc|ctr|gcm|ghash|sha\d+|md5|chacha\w*|poly1305)_\w+ xas_\w+ xa_\w+
+    radix_tree_\w+ find_lock_entr\w+ find_get_entr\w+ truncate_inode_pages\w* truncate_pagecache\w* iput
+    \w*dput\w* kobject_\w+ rollback_registered\w* (?:un)?register_net(?:device|dev)\w* sget_\w+ mntput\w*
+    path_put (?:put|get)_device device_(?:del|unregister|remove_file\w*|create_file\w*|add|register)
+    sysfs_(?:remove|create|add)_\w+ kobject_(?:del|add|create)\w*
     usb_(?:kill|poison|unlink|free|anchor|unanchor)_\w*urb\w* proc_(?:register|create\w*|mkdir\w*|remove\w*)
-    remove_proc_\w+ try_to_grab_pending cdev_(?:del|put|device_del) del_gendisk input_unregister\w*
-    kobject_(?:put|get|cleanup|release) raw_(?:read|write)[bwlq] logic_(?:in|out)[bwl] (?:in|out)s?[bwl]
-    (?:read|write)[bwlq] current_\w+stack\w* task_pid_nr\w* get_current preempt_count\w* rcu_read_\w+
-    arch_local_\w+ arch_irqs\w* uaccess_\w+ fls\w* ffs\w* init_timer_key\w* init_\w*wait\w* crc32_\w+
-    get_unaligned\w* put_unaligned\w* ref_tracker_\w+ dev_(?:hold|put)\w* netdev_(?:hold|put)\w* percpu_\w+
-    per_cpu_\w* queue_?work\w* mod_delayed_work\w* queue_(?:delayed_)?work\w* insert_work
-    schedule_(?:delayed_)?work\w* del_timer\w* timer_delete\w* try_to_del_timer\w* mod_timer\w* add_timer\w*
-    lock_timer_base
+    remove_proc_\w+ try_to_grab_pending kobject_(?:put|get|cleanup|release) raw_(?:read|write)[bwlq]
+    logic_(?:in|out)[bwl] (?:in|out)s?[bwl] (?:read|write)[bwlq] current_\w+stack\w* task_pid_nr\w* get_current
+    preempt_count\w* rcu_read_\w+ arch_local_\w+ arch_irqs\w* uaccess_\w+ fls\w* ffs\w* init_timer_key\w*
+    init_\w*wait\w* crc32_\w+ get_unaligned\w* put_unaligned\w* ref_tracker_\w+ dev_(?:hold|put)\w*
+    netdev_(?:hold|put)\w* percpu_\w+ per_cpu_\w* queue_?work\w* mod_delayed_work\w* queue_(?:delayed_)?work\w*
+    insert_work schedule_(?:delayed_)?work\w* del_timer\w* timer_delete\w* try_to_del_timer\w* mod_timer\w*
+    add_timer\w* lock_timer_base
     """
 )
 _ALLOCATOR = _any(
     r"""
-    create_object delete_object\w* kfree_skb\w* consume_skb skb_release_\w+
-    (?:napi|dev)_(?:consume|kfree)_skb\w* sk_skb_reason_drop skb_free_\w+ free_skb\w* k[zvmc]?[mc]?alloc\w*
-    krealloc\w* kv?z?free\w* kv?m?alloc\w* kcalloc\w* kmem_\w+ slab_\w+ do_slab_free
-    (?:cache|slub)_(?:alloc|free|grow)\w* free_(?:block|unref|hot_cold|debug|loop|large|to_partial|one)\w*
-    allocate_slab new_slab\w* drain_array do_cache_free ksize memcg_\w*kmem\w* memcg_slab\w* obj_cgroup_\w+
-    (?:do_)?alloc_pages?\w* alloc_(?:frozen|bulk)_\w+ get_(?:free|zeroed)_pages? free_pages?\w*
-    free_\w*pages?_\w+ get_page_from_freelist prep_new_page post_alloc_hook rmqueue\w* get_any_partial
-    get_partial\w* put_page folio_(?:alloc|put)\w* free_folio\w* v[mz]alloc\w* vfree\w* vunmap\w* vmap
-    alloc_vmap_area (?:remove|map|get)_vm_area\w* mempool_\w+ page_frag_\w+ skb_page_frag\w* qlist_\w+
-    quarantine_\w+ memdup_\w+ kmemdup\w* kstr\w*dup\w* pcpu_alloc\w* alloc_percpu\w* free_percpu devm_k\w+
-    dma_pool_\w+ cache_alloc\w* kfree_\w*bulk arena_\w+ sk_prot_alloc sk_alloc
-    (?:net|netdev|napi|dev)?_?alloc_skb\w*_ip_align bio_alloc\w* bvec_alloc\w* poison_\w+ unpoison_\w+
-    setup_object\w* virt_to_\w+ kvfree\w* rcu_free\w* call_rcu\w*
+    sk_(?:free|destruct) sock_wfree sock_rfree skb_(?:clone|copy|orphan) create_object delete_object\w*
+    kfree_skb\w* consume_skb skb_release_\w+ (?:napi|dev)_(?:consume|kfree)_skb\w* sk_skb_reason_drop
+    skb_free_\w+ free_skb\w* k[zvmc]?[mc]?alloc\w* krealloc\w* kv?z?free\w* kv?m?alloc\w* kcalloc\w* kmem_\w+
+    slab_\w+ do_slab_free (?:cache|slub)_(?:alloc|free|grow)\w*
+    free_(?:block|unref|hot_cold|debug|loop|large|to_partial|one)\w* allocate_slab new_slab\w* drain_array
+    do_cache_free ksize memcg_\w*kmem\w* memcg_slab\w* obj_cgroup_\w+ (?:do_)?alloc_pages?\w*
+    alloc_(?:frozen|bulk)_\w+ get_(?:free|zeroed)_pages? free_pages?\w* free_\w*pages?_\w+
+    get_page_from_freelist prep_new_page post_alloc_hook rmqueue\w* get_any_partial get_partial\w* put_page
+    folio_(?:alloc|put)\w* free_folio\w* v[mz]alloc\w* vfree\w* vunmap\w* vmap alloc_vmap_area
+    (?:remove|map|get)_vm_area\w* mempool_\w+ page_frag_\w+ skb_page_frag\w* qlist_\w+ quarantine_\w+ memdup_\w+
+    kmemdup\w* kstr\w*dup\w* pcpu_alloc\w* alloc_percpu\w* free_percpu devm_k\w+ dma_pool_\w+ cache_alloc\w*
+    kfree_\w*bulk arena_\w+ sk_prot_alloc sk_alloc (?:net|netdev|napi|dev)?_?alloc_skb\w*_ip_align bio_alloc\w*
+    bvec_alloc\w* poison_\w+ unpoison_\w+ setup_object\w* virt_to_\w+ kvfree\w* rcu_free\w* call_rcu\w*
     """
 )
 _LOCKING = _any(
     r"""
-    seqprop_\w+ \w*rq_lock\w* \w*rq_unlock\w* read_seq\w+ write_seq\w+
-    (?:do_)?(?:raw_)?(?:spin|read|write|rw)_(?:try|un)?lock\w* do_raw_\w+ queued_\w+ pv_queued\w*
-    mutex_(?!fini)\w+ ww_mutex\w*
+    folio_(?:lock|unlock|end|trylock)\w* unlock_page\w* end_page_\w+ seqprop_\w+ \w*rq_lock\w* \w*rq_unlock\w*
+    read_seq\w+ write_seq\w+ (?:do_)?(?:raw_)?(?:spin|read|write|rw)_(?:try|un)?lock\w* do_raw_\w+ queued_\w+
+    pv_queued\w* mutex_(?!fini)\w+ ww_mutex\w*
     (?:down|up|down_interruptible)(?:_(?:read|write|trylock|killable|interruptible|timeout|common)\w*)?
     (?:down|up|downgrade)_(?:read|write)\w* rwsem_\w+ call_rwsem\w* rwbase_\w+ rt_(?:mutex|spin|read|write)\w*
     rtlock\w* percpu_(?:down|up)_\w+ percpu_rwsem\w* lock_sock\w* release_sock\w* osq_\w+ seqcount\w*
     lockref_\w+ bit_spin_\w+ local_lock\w* ldsem_\w+ arch_spin_\w+ ticket_\w+ lock_page\w* folio_lock\w*
-    lock_buffer\w* console_(?:lock|trylock) pagefault_(?:dis|en)able futex_(?!wait)\w*unlock bh_lock\w*
-    dec_and_(?:raw_)?\w*lock\w*
+    lock_buffer\w* pagefault_(?:dis|en)able futex_(?!wait)\w*unlock bh_lock\w* dec_and_(?:raw_)?\w*lock\w*
     """
 )
 _WAITING = _any(
@@ -189,8 +196,8 @@ _WAITING = _any(
     msleep\w* fsleep do_nanosleep hrtimer_nanosleep (?:start_)?flush_(?:work|delayed_work|workqueue|rcu_work)\w*
     drain_workqueue cancel_(?:delayed_)?work\w* destroy_workqueue kthread_(?:stop|park|flush)\w* freezer_\w+
     try_to_freeze\w* cond_resched\w* context_switch switch_to\w* rcu_note_context\w* completion_\w+ swait_\w+
-    complete\w* refrigerator exp_funnel_lock blk_wait\w* finish_task_switch schedule_tail d_alloc_parallel
-    d_wait\w* flush_all_\w+ __?down\w* find_inode_fast_wait
+    complete(?:_all|_on_current_cpu)? refrigerator exp_funnel_lock blk_wait\w* finish_task_switch schedule_tail
+    d_alloc_parallel d_wait\w* find_inode_fast_wait
     """
 )
 _TRACING = _any(
@@ -215,6 +222,23 @@ _PARTS: tuple[tuple[re.Pattern[str], Part], ...] = tuple(
     )
 )
 
+_TABLE = "services.tsv.gz"
+_NOT_SERVICES = re.compile(r"console_\w+|kernfs_\w+|process_one_work|\w*unwind_start")
+"""Names in the table whose own work is as often at fault."""
+
+
+@cache
+def _services() -> dict[str, Part]:
+    """Read the functions that serve by the file they are compiled from; see scripts/generate_services.py."""
+    raw = resources.files("postpanic.evidence.oops").joinpath(_TABLE).read_bytes()
+    parts: dict[str, Part] = {}
+    for line in gzip.decompress(raw).decode().splitlines():
+        part, _, names = line.partition("\t")
+        parts.update(dict.fromkeys(names.split(), Part[part]))
+    return parts
+
+
+_RUST_RUNTIME = re.compile(r"<?(?:core|alloc|std|__rustc|_*rustc)(?:::| as )")
 _SYSCALL = re.compile(
     r"(?:__)?(?:(?:x64|ia32|x32|arm64|s390x?|riscv|powerpc|se|do|ia32_compat|x32_compat|arm64_compat|se_compat|do_compat)_)?"
     r"(?:compat_)?(?:sys|SyS|SYSC|C_SYSC|compat_SyS|compat_sys)_(\w+)"
@@ -229,11 +253,13 @@ def part_of(function: str) -> Part | None:
     >>> part_of("kasan_report").value, part_of("memcpy_erms").name, part_of("ext4_evict_inode")
     ('reports the problem', 'LIBRARY', None)
     """
+    if function.startswith("_R"):
+        return Part.REPORTING if _RUST_RUNTIME.match(demangle(function)) else None
     name = base_name(function).lstrip("_")[:128]
     for pattern, part in _PARTS:
         if pattern.fullmatch(name):
             return part
-    return None
+    return None if _NOT_SERVICES.fullmatch(name) else _services().get(name)
 
 
 def syscall_name(function: str) -> str:
@@ -244,7 +270,7 @@ def syscall_name(function: str) -> str:
     ('rmdir', 'pause', '')
     """
     match = _SYSCALL.fullmatch(function)
-    return match[1] if match is not None else ""
+    return match[1] if match is not None and match[1] not in {"call", "trace_return"} else ""
 
 
 @lru_cache(maxsize=16384)
@@ -255,5 +281,7 @@ def plain_name(function: str) -> str:
     >>> plain_name("__arm64_sys_mount"), plain_name("kfree.part.0")
     ('mount', 'kfree')
     """
+    if function.startswith(("_R", "_Z")) and (readable := demangle(function)) != function:
+        return readable
     name = base_name(function)
     return syscall_name(name) or name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-__all__ = ["FAMILIES", "Family", "Kind"]
+__all__ = ["FAMILIES", "NOTICES", "Family", "Kind"]
 
 
 class Family(StrEnum):
@@ -165,3 +165,6 @@ FAMILIES: dict[Kind, Family] = {
     Kind.OOPS: Family.OTHER,
 }
 """The family of each kind."""
+
+NOTICES = frozenset({Kind.ALLOCATION_FAILURE, Kind.OUT_OF_MEMORY, Kind.MACHINE_CHECK, Kind.HARDWARE_ERROR, Kind.NMI})
+"""Kinds that the kernel survives by design, where it does not panic on account of them."""

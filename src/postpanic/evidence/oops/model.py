@@ -152,6 +152,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         Further facts by name: ``cache``, ``object``, ``seconds``, ``die`` …
     is_panic : bool
         Whether the kernel panicked after it.
+    is_notice : bool
+        Whether the kernel survives such a thing by design: a killed process, a corrected error.
     panic_message : str
     damage : tuple of str
         Why the report cannot be trusted or is not whole; empty: nothing is known against it.
@@ -191,6 +193,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     locks: tuple[Lock, ...] = ()
     details: dict[str, str] = {}
     is_panic: bool = False
+    is_notice: bool = False
     panic_message: str = ""
     damage: tuple[str, ...] = ()
     blame: tuple[Blame, ...] = ()

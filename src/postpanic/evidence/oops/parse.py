@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 
 import msgspec
 
@@ -18,7 +19,7 @@ from postpanic.evidence.oops.blame import rank
 from postpanic.evidence.oops.builder import ReportBuilder
 from postpanic.evidence.oops.damage import damage_of
 from postpanic.evidence.oops.frames import symbol_of
-from postpanic.evidence.oops.kinds import Kind
+from postpanic.evidence.oops.kinds import NOTICES, Kind
 from postpanic.evidence.oops.model import Access, Report, Section, Trace
 from postpanic.evidence.oops.segment import Text, find_events
 from postpanic.evidence.oops.signature import signature_of, title_of
@@ -67,7 +68,7 @@ _CUT = "------------[ cut here ]------------"
 _NAMED = re.compile(r" in ([A-Za-z_][\w.]{0,255})(?: / ([A-Za-z_][\w.]{0,255}))?")
 
 
-def find_reports(text: Text) -> list[Report]:
+def find_reports(text: Text, *, with_notices: bool = False) -> list[Report]:
     """
     Find the kernel's reports in a text.
 
@@ -76,6 +77,8 @@ def find_reports(text: Text) -> list[Report]:
     text : bytes or mmap
         Any text, of any encoding, with one message in a line. See
         :func:`postpanic.evidence.sources.plain_text` for journals and JSON.
+    with_notices : bool
+        Also give what the kernel survives by design: processes killed for want of memory, corrected errors.
 
     Returns
     -------
@@ -83,35 +86,47 @@ def find_reports(text: Text) -> list[Report]:
         In the order in which they began. A report that came later in the same boot
         says in ``consequence_of`` which may have caused it.
     """
-    return list(iterate_reports(text))
+    return list(iterate_reports(text, with_notices=with_notices))
 
 
-def iterate_reports(text: Text) -> Iterator[Report]:
+def iterate_reports(text: Text, *, with_notices: bool = False) -> Iterator[Report]:
     """Yield the reports of a text, one boot after the other."""
     boot: list[ReportBuilder] = []
     place = 0
     for builder in find_events(text):
-        if builder is None:
-            yield from _finish_boot(boot, place)
-            place += len(boot)
-            boot = []
-        else:
+        if builder is not None:
             boot.append(builder)
-    yield from _finish_boot(boot, place)
+            continue
+        for report in _finish_boot(boot, place, with_notices=with_notices):
+            yield report
+            place += 1
+        boot = []
+    yield from _finish_boot(boot, place, with_notices=with_notices)
 
 
-def _finish_boot(builders: list[ReportBuilder], place: int) -> Iterator[Report]:
+def _finish_boot(builders: list[ReportBuilder], place: int, *, with_notices: bool) -> Iterator[Report]:
     builders.sort(key=lambda builder: builder.first.offset)
+    _lend_traces(builders)
     panic_at, panic_message = -1, ""
     for builder in builders:
         if builder.kind is Kind.PANIC or builder.is_panic:
             builder.is_panic = True
             panic_at = max(panic_at, builder.end)
             panic_message = builder.panic_message or builder.first.text.partition("not syncing: ")[2]
-    for number, builder in enumerate(builders):
+    is_first = True
+    for builder in builders:
         is_panic = builder.is_panic or panic_at >= builder.first.offset
         report = _make(builder, is_panic=is_panic, panic_message=panic_message if is_panic else "")
-        yield msgspec.structs.replace(report, consequence_of=place if number else None)
+        if with_notices or not report.is_notice:
+            yield msgspec.structs.replace(report, consequence_of=None if is_first else place)
+            is_first = False
+
+
+def _lend_traces(builders: list[ReportBuilder]) -> None:
+    """Give a report that another one broke into the other's traces: one printk caller has one stack."""
+    for builder, following in pairwise(builders):
+        if builder.mixed and builder.first.caller and builder.first.caller == following.first.caller:
+            builder.borrow(following)
 
 
 def _make(builder: ReportBuilder, *, is_panic: bool, panic_message: str) -> Report:
@@ -150,6 +165,7 @@ def _make(builder: ReportBuilder, *, is_panic: bool, panic_message: str) -> Repo
         locks=locks,
         details=_details(builder),
         is_panic=is_panic,
+        is_notice=kind in NOTICES and not builder.is_panic,
         panic_message=builder.panic_message or panic_message,
         blame=blame,
         architecture=_architecture(builder),

@@ -101,24 +101,24 @@ _FAULTS = (
     _rule("nable to handle", r"[uU]nable to handle kernel NULL pointer dereference", Kind.NULL_DEREFERENCE),
     _rule("nable to handle", r"[uU]nable to handle (?:kernel|user)", Kind.PAGING_REQUEST),
     # arch/x86/kernel/traps.c; arch/x86/kernel/dumpstack.c __die()
-    _rule(" [#", _DIE + r"general protection fault" + _NUMBER, Kind.GENERAL_PROTECTION),
-    _rule(" [#", _DIE + r"general protection fault, (?:probably|maybe) for", Kind.GENERAL_PROTECTION),
-    _rule(" [#", _DIE + r"stack segment" + _NUMBER, Kind.STACK_SEGMENT),
+    _rule(" [#", r"general protection fault" + _NUMBER, Kind.GENERAL_PROTECTION),
+    _rule(" [#", r"general protection fault, (?:probably|maybe) for", Kind.GENERAL_PROTECTION),
+    _rule(" [#", r"stack segment" + _NUMBER, Kind.STACK_SEGMENT),
     # arch/arm/mm/fault.c do_DataAbort(); arch/arm64/mm/fault.c, traps.c, entry-common.c
     _rule("nhandled", r"^(?:\W{0,4})Unhandled (?:fault|prefetch abort): ", Kind.UNHANDLED_FAULT),
     _rule("lignment trap", r"^Alignment trap: not handling", Kind.ALIGNMENT),
     _rule("Bad mode in", r"^Bad mode in \S", Kind.BAD_MODE),
     _rule("nhandled", r"^Unhandled [\w() -]{1,60} exception on CPU", Kind.BAD_MODE),
     _rule("SError", r"^SError Interrupt on CPU", Kind.SERROR),
-    _rule(" [#", r"^(?:\W{0,4})Internal error: ", Kind.INTERNAL_ERROR, role=Role.DIE),
+    _rule(" [#", r"^(?:\W{0,4})Internal error: .{0,200}\[#\d", Kind.INTERNAL_ERROR, role=Role.DIE),
     _rule(" [#", r"kernel stack overflow \(", Kind.STACK_OVERFLOW, role=Role.DIE),
     _rule("Insufficient stack", r"Insufficient stack space to handle exception", Kind.STACK_OVERFLOW),
     _rule("BUG: ", _BUG + r"[\w# -]{0,20}stack guard page was hit", Kind.STACK_OVERFLOW),
     _rule("overran", r"^Thread overran stack, or stack corrupted", Kind.STACK_OVERFLOW, role=Role.MORE),
     _rule("PANIC: ", r"PANIC: double fault", Kind.DOUBLE_FAULT),
     _rule(" [#", _DIE + r"double fault" + _NUMBER, Kind.DOUBLE_FAULT, role=Role.DIE),
-    _rule(" [#", _DIE + r"divide error" + _NUMBER, Kind.DIVIDE_ERROR),
-    _rule(" [#", _DIE + r"invalid opcode" + _NUMBER, Kind.INVALID_OPCODE, role=Role.DIE),
+    _rule(" [#", r"divide error" + _NUMBER, Kind.DIVIDE_ERROR),
+    _rule(" [#", r"invalid opcode" + _NUMBER, Kind.INVALID_OPCODE, role=Role.DIE),
     _rule(" [#", _DIE + r"int3" + _NUMBER, Kind.INT3),
     _rule(
         " [#",
@@ -127,7 +127,6 @@ _FAULTS = (
         Kind.TRAP,
     ),
     _rule("Oops", r"(?:^|[^\w])Oops(?:: [^\[]{0,100})? ?\[#\d{1,6}\]", Kind.OOPS, role=Role.DIE),
-    _rule("Oops: ", r"^Oops: ", Kind.OOPS, role=Role.DIE),
     _rule(" [#", r"^Kernel BUG \[#\d", Kind.KERNEL_BUG, role=Role.DIE),
     _rule("Kernel bug", r"^Kernel bug detected\[#\d", Kind.KERNEL_BUG, role=Role.DIE),
 )
@@ -171,6 +170,7 @@ _HANGS = (
     ),
     # kernel/hung_task.c check_hung_task()
     _rule("INFO: ", r"INFO: task .{1,80}:\d{1,10} blocked (?P<v>in I/O wait|for more than)", Kind.HUNG_TASK),
+    _rule("blocked for more", r":\d{1,10} blocked for more than \d{1,9} seconds", Kind.HUNG_TASK),
     _rule("INFO: ", r"INFO: task .{1,80} can't die for more than", Kind.HUNG_TASK, "cannot die"),
     # kernel/workqueue.c
     _rule("BUG: ", _BUG + r"workqueue lockup", Kind.WORKQUEUE_LOCKUP),

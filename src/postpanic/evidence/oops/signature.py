@@ -71,13 +71,20 @@ def bucket_of(report: Report) -> str:
 
     The sanitizer, the trap and the list check that a stray pointer meets first is chance.
     """
+    family = report.kind.value
     if report.kind in _BAD_ACCESS:
         family = "bad-access"
+        if report.kind is Kind.KASAN and report.access is None:
+            family += " (unknown)"
     elif report.kind in _STALLS:
         family = "stall"
-    else:
-        family = report.kind.value
-    return f"{family} in {report.function or '?'}"
+    elif report.kind is Kind.LOCK_USAGE:
+        family += f" ({report.variant}, {'WARNING' if 'WARNING' in report.message else 'BUG'})"
+    if report.kind is Kind.LOCKDEP and report.variant == "table full":
+        return f"{family}: {report.title.partition(' in ')[0]}"
+    if not report.function:
+        return f"{family}: {report.title}"
+    return f"{family} in {report.function}"
 
 
 def signature_of(report: Report) -> str:
