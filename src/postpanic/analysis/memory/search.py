@@ -96,7 +96,7 @@ def search_bytes(data: NDArray[np.uint8], needles: Sequence[Needle]) -> list[tup
     -------
     list of (offset, number of the needle, value)
     """
-    found: list[tuple[int, int, int]] = []
+    found: list[tuple[int, int, int]] = _search_ranges(data, needles)
     for number, needle in enumerate(needles):
         if needle.text:
             found += [(start, number, 0) for start in _find_text(data.tobytes(), needle.text)]
@@ -104,14 +104,29 @@ def search_bytes(data: NDArray[np.uint8], needles: Sequence[Needle]) -> list[tup
         size = needle.size_bytes
         words = data[: len(data) // size * size].view(f"<u{size}")
         if needle.end:
-            # One comparison for both ends: what is below the range wraps around.
-            near = words - words.dtype.type(needle.value) < words.dtype.type(needle.end - needle.value)
-            found += [(hit * size, number, int(words[hit])) for hit in np.flatnonzero(near).tolist()]
             continue
         keep = ~needle.mask & ((1 << 8 * size) - 1)
         wanted = words.dtype.type(needle.value & keep)
         hits = np.flatnonzero(words & words.dtype.type(keep) == wanted if needle.mask else words == wanted)
         found += [(hit * size, number, int(words[hit])) for hit in hits.tolist()]
+    return found
+
+
+def _search_ranges(data: NDArray[np.uint8], needles: Sequence[Needle]) -> list[tuple[int, int, int]]:
+    """Search for numbers in ranges: one look at memory for all of them, as few numbers are near any."""
+    ranges = [(number, needle) for number, needle in enumerate(needles) if needle.end]
+    if not ranges:
+        return []
+    words = data[: len(data) // 8 * 8].view("<u8")
+    low, high = min(needle.value for _, needle in ranges), max(needle.end for _, needle in ranges)
+    # One comparison for both ends: what is below the range wraps around.
+    places = np.flatnonzero(words - np.uint64(low) < np.uint64(high - low))
+    near = words[places]
+    found: list[tuple[int, int, int]] = []
+    for number, needle in ranges:
+        hits = near - np.uint64(needle.value) < np.uint64(needle.end - needle.value)
+        chosen = zip(places[hits].tolist(), near[hits].tolist(), strict=True)
+        found += [(place * 8, number, value) for place, value in chosen]
     return found
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import drgn
+import numpy as np
 from drgn import Type, TypeKind
 
 from postpanic.analysis.commands.arguments import Arguments
@@ -17,7 +18,7 @@ from postpanic.analysis.memory.page_structs import PageBlock, PageStructs, page_
 from postpanic.analysis.workspace import Workspace
 from postpanic.errors import FactAbsentError, UsageError
 from postpanic.findings.absent import Reason
-from postpanic.findings.table import Answer, Cell, Column, Kind, Layout, Problem, Shape
+from postpanic.findings.table import Answer, Cell, Column, Kind, Layout, Problem, Shape, Table
 
 __all__ = ["FLAGS", "MEMBERS", "show_flags", "show_members", "show_pages"]
 
@@ -79,11 +80,18 @@ class _Member:
     signed: bool
     decimal: bool
 
-    def read(self, row: bytes) -> int:
-        return int.from_bytes(row[self.offset : self.offset + self.size_bytes], "little", signed=self.signed)
+    def column(self, block: PageBlock) -> list[int]:
+        """Read the member of all structures of a block."""
+        data = np.ascontiguousarray(block.rows[:, self.offset : self.offset + self.size_bytes])
+        if self.size_bytes in {1, 2, 4, 8}:
+            values: list[int] = data.view(f"<{'i' if self.signed else 'u'}{self.size_bytes}").reshape(-1).tolist()
+            return values
+        return [int.from_bytes(row.tobytes(), "little", signed=self.signed) for row in data]
 
-    def spell(self, value: int) -> str:
-        return str(value) if self.decimal else f"{value:0{2 * self.size_bytes}x}"
+    def spell(self, values: list[int]) -> list[str]:
+        """Spell them."""
+        specification = "d" if self.decimal else f"0{2 * self.size_bytes}x"
+        return [format(value, specification) for value in values]
 
 
 def show_members(workspace: Workspace, arguments: Arguments) -> Answer:
@@ -109,15 +117,19 @@ def show_members(workspace: Workspace, arguments: Arguments) -> Answer:
 def _row_maker(
     structs: PageStructs, members: list[tuple[str, list[_Member]]]
 ) -> Callable[[PageBlock], Iterator[tuple[Cell, ...]]]:
+    flat = [one for _, parts in members for one in parts]
+    # Words of one member are joined by commas, members by spaces.
+    joints = ["," if number else "  " for _, parts in members for number, _ in enumerate(parts)]
+
     def make(block: PageBlock) -> Iterator[tuple[Cell, ...]]:
         base = structs.vaddr_of(block.first_pfn) or 0
-        for number, present in enumerate(block.present.tolist()):
-            if not present:
-                continue
-            row = block.rows[number].tobytes()
-            values = [(one.name, one.read(row)) for _, parts in members for one in parts]
-            texts = [",".join(one.spell(one.read(row)) for one in parts) for _, parts in members]
-            yield (base + number * structs.size_bytes, "  ".join(texts), _VALUES.table(values))
+        columns = [one.column(block) for one in flat]
+        texts = [one.spell(column) for one, column in zip(flat, columns, strict=True)]
+        names = [one.name for one in flat]
+        for number in np.flatnonzero(block.present).tolist():
+            text = "".join(joint + column[number] for joint, column in zip(joints, texts, strict=True))
+            values = tuple((name, column[number]) for name, column in zip(names, columns, strict=True))
+            yield (base + number * structs.size_bytes, text[2:], Table(_VALUES, values))
 
     return make
 

@@ -79,7 +79,7 @@ _SLABS = Shape(
     "  {slab}  {memory}  {node:>4}  {total:>5}  {allocated:>9}  {free:>4}\n  FREE / [ALLOCATED]",
 )
 _PLACES = Shape(
-    "places",
+    "slab_places",
     (
         Column("place", help="CPU or node, and which of its lists."),
         Column("cpu", Kind.NUMBER, help="Number of the CPU."),
