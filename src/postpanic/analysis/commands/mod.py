@@ -46,7 +46,11 @@ _TAINTED = Shape(
     "tainted_modules",
     (
         Column("name", title="NAME", help="The module."),
-        Column("taints", title="TAINTS", help="Letters of its taints; (U) for a module without a valid signature."),
+        Column(
+            "taints",
+            title="TAINTS",
+            help="Letters of its taints; (U) without a valid signature, where no letter says so.",
+        ),
         Column("mask", Kind.HEX, hidden=True, help="module.taints."),
     ),
 )
@@ -178,7 +182,9 @@ def _taints(module: Object) -> tuple[Cell, ...] | None:
         return (_name(module), absent(exc), absent(exc))
     if not mask:
         return None
-    return (_name(module), taint_letters(mask) + ("" if signed else "(U)"), mask)
+    letters = taint_letters(mask)
+    # Kernels with the letter E say it themselves.
+    return (_name(module), letters if signed or "E" in letters else f"{letters}(U)", mask)
 
 
 def _load(workspace: Workspace, names: Sequence[str], place: Path | None, problems: list[Problem]) -> None:

@@ -149,7 +149,7 @@ def format_age(age_ns: int) -> str:
 
 
 def show_times(workspace: Workspace, tasks: Iterable[TaskFacts]) -> Table:
-    """Show since when tasks run and how much they have run."""
+    """Show since when tasks run and how much they have run, the oldest first."""
     now = cell(lambda: int(ktime_get_boottime_seconds(workspace.prog).value_()))
 
     def run_time(task: TaskFacts) -> Cell:
@@ -168,7 +168,14 @@ def show_times(workspace: Workspace, tasks: Iterable[TaskFacts]) -> Table:
                 *(task.cell(name) for name in ("start_time", "utime", "stime")),
             )
         )
+    started = TIMES.index["start_time_ns"]
+    rows.sort(key=lambda row: cell_number(row[started]))
     return TIMES.table(rows)
+
+
+def cell_number(value: Cell) -> int:
+    """Return what a cell counts for where rows are sorted: what is not known comes last."""
+    return value if isinstance(value, int) else 1 << 64
 
 
 def read_rq_clocks(workspace: Workspace, cpus: Sequence[int], problems: list[Problem]) -> dict[int, int]:
