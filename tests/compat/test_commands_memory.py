@@ -229,6 +229,13 @@ def test_damaged_slab_lists_end_and_are_counted_by_pages(viewed: Crash) -> None:
         assert "a loop" in texts
         assert "no cache has them" in texts
         assert {name for name in whole if name not in found} == {"kmalloc-32"}
+        # The list of caches leads into nowhere; from its other end all are found but the odd one.
+        middle = list(caches.values())[len(caches) // 2]
+        link = middle.vaddr + allocator.layout.cache.list
+        dump.workspace.write_virtual(link, (0xDEAD000000000100).to_bytes(8, "little"))
+        answer = dump.run("kmem -s")
+        assert {row["name"] for row in records(answer.table)} == set(found)
+        assert "the list slab_caches stops" in " ".join(problem.what for problem in answer.problems)
 
 
 # --- new commands

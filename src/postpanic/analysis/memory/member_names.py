@@ -5,7 +5,7 @@ from __future__ import annotations
 import drgn
 from drgn import Program, Type, TypeKind
 
-from postpanic.analysis.memory.slabs.allocator import Cache
+from postpanic.analysis.memory.slabs.values import Cache
 
 __all__ = ["member_at"]
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from postpanic.analysis.memory.mappings import Mappings
-from postpanic.analysis.memory.places import Place, Places
+from postpanic.analysis.memory.place import Place
+from postpanic.analysis.memory.places import Places
 from postpanic.analysis.memory.search import Match, Needle, range_needle, search_mapped
 from postpanic.analysis.workspace import Workspace
 from postpanic.errors import PostpanicError

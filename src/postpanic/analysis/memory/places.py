@@ -21,9 +21,10 @@ from postpanic.analysis.cells import decode, problem
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.filesystems.paths import Paths, file_path
 from postpanic.analysis.memory.member_names import member_at
-from postpanic.analysis.memory.page_structs import PageStructs, page_structs
+from postpanic.analysis.memory.page_structs import page_structs
+from postpanic.analysis.memory.place import Place, describe_frame
 from postpanic.analysis.memory.slabs.objects import ObjectInfo, find_object, find_slab
-from postpanic.analysis.memory.spaces import AddressKind, is_kernel_vaddr, process_memory
+from postpanic.analysis.memory.spaces import AddressKind, process_memory
 from postpanic.analysis.stacks.engine import open_stacks
 from postpanic.analysis.tasks import TaskFacts
 from postpanic.analysis.tasks.facts import read_all_facts
@@ -33,41 +34,9 @@ from postpanic.errors import PostpanicError
 from postpanic.findings.table import Problem
 from postpanic.units import VirtAddr
 
-__all__ = ["Place", "Places", "open_places"]
+__all__ = ["Places", "open_places"]
 
 _WORD = (1 << 64) - 1
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """
-    One thing that an address is in.
-
-    Attributes
-    ----------
-    kind : str
-        ``symbol``, ``module``, ``task``, ``stack``, ``slab``, ``page``, ``struct page``, ``vmalloc``,
-        ``per-CPU``, ``vma``, ``physical``.
-    name : str
-        Its own name: of the symbol, the cache, the task …
-    text : str
-        One line that says it all.
-    start : int or None
-        Where it begins.
-    size_bytes : int or None
-    offset : int or None
-        Of the address in it.
-    state : str
-        ``in use``, ``free`` …
-    """
-
-    kind: str
-    name: str
-    text: str
-    start: int | None = None
-    size_bytes: int | None = None
-    offset: int | None = None
-    state: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,7 +314,7 @@ class Places:
             return
         start = structs.vaddr_of(pfn) or vaddr
         paddr = pfn * self._workspace.memory.page_size_bytes
-        text = f"struct page of {paddr:#x}: {self._describe_frame(structs, pfn)}"
+        text = f"struct page of {paddr:#x}: {describe_frame(structs, pfn)}"
         yield Place("struct page", f"frame {pfn:#x}", text, start, structs.size_bytes, vaddr - start)
 
     def _kernel_page(self, vaddr: int) -> Iterator[Place]:
@@ -360,7 +329,7 @@ class Places:
         structs = page_structs(self._workspace)
         size = self._workspace.memory.page_size_bytes
         pfn = paddr // size
-        text = f"physical {paddr:#x}: {self._describe_frame(structs, pfn)}"
+        text = f"physical {paddr:#x}: {describe_frame(structs, pfn)}"
         yield Place("page", f"frame {pfn:#x}", text, pfn * size, size, paddr % size, self._state(paddr))
 
     def _state(self, paddr: int) -> str:
@@ -369,32 +338,6 @@ class Places:
         except PostpanicError:
             return "not in the dump"
         return ""
-
-    @staticmethod
-    def _describe_frame(structs: PageStructs, pfn: int) -> str:
-        row = structs.read(pfn)
-        if row is None:
-            return "no struct page, or not in the dump"
-        head = structs.head_of(pfn, row)
-        text = ""
-        if head != pfn:
-            text = f"page {pfn - head} of the compound page at {structs.vaddr_of(head) or 0:x}, "
-            row = structs.read(head) or row
-
-        def word(offset: int, size: int) -> int:
-            return int.from_bytes(row[offset : offset + size], "little")
-
-        flags = word(structs.flags_offset, 8)
-        kind = structs.type_name(word(structs.mapcount_offset, 4))
-        count = int.from_bytes(row[structs.refcount_offset : structs.refcount_offset + 4], "little", signed=True)
-        mapping = word(structs.mapping_offset, 8)
-        names = ",".join(structs.flag_names(flags))
-        parts = [part for part in (kind, names) if part]
-        if not kind and mapping & 3 == 1:
-            parts.append("anonymous")
-        elif not kind and is_kernel_vaddr(mapping) and "lru" in names:
-            parts.append(f"of mapping {mapping:x}")
-        return text + f"count {count}" + (f", {' '.join(parts)}" if parts else "")
 
     def _vma(self, vaddr: int) -> Iterator[Place]:
         task = self._workspace.task

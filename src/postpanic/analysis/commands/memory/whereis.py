@@ -5,7 +5,8 @@ from __future__ import annotations
 from postpanic.analysis.commands.arguments import Arguments, Operand, Option
 from postpanic.analysis.commands.registry import Example, command
 from postpanic.analysis.commands.values import parse_vaddr
-from postpanic.analysis.memory.places import Place, open_places
+from postpanic.analysis.memory.place import Place
+from postpanic.analysis.memory.places import open_places
 from postpanic.analysis.memory.spaces import AddressKind, is_kernel_vaddr
 from postpanic.analysis.workspace import Workspace
 from postpanic.errors import UsageError

@@ -10,7 +10,6 @@ their ``struct page`` instead.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 
 from drgn import Object, Program
@@ -20,13 +19,14 @@ from drgn.helpers.linux.percpu import per_cpu_ptr
 from postpanic.analysis.cells import decode, guarded, problem
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.memory.slabs.layout import SlubLayout
+from postpanic.analysis.memory.slabs.values import Cache, CpuSlabs, NodeSlabs, Sheaf, SlabHead
 from postpanic.analysis.tasks.lists import possible_cpus
 from postpanic.analysis.workspace import Workspace
 from postpanic.errors import CorruptError, FactAbsentError
 from postpanic.findings.table import Problem
 from postpanic.kernel.memory import KernelMemory
 
-__all__ = ["Cache", "CpuSlabs", "NodeSlabs", "Sheaf", "SlabAllocator", "SlabHead", "slab_allocator"]
+__all__ = ["SlabAllocator", "slab_allocator"]
 
 _NAME_LIMIT_BYTES = 256
 _OBJECTS_MASK = 0xFFFF
@@ -35,103 +35,6 @@ _LARGEST_ORDER = 16
 _SLABS_LIMIT = 1 << 24
 _SHEAF_LIMIT = 1 << 12
 _WORD = (1 << 64) - 1
-
-
-@dataclass(frozen=True, slots=True)
-class Cache:
-    """One ``struct kmem_cache``; sizes in bytes."""
-
-    vaddr: int
-    name: str
-    size_bytes: int
-    """Distance of one object to the next."""
-    object_bytes: int
-    order: int
-    """A slab has ``1 << order`` pages, or fewer where memory was short."""
-    objects_per_slab: int
-    free_offset: int
-    """Where a free object keeps the pointer to the next."""
-    red_left_pad: int
-    random: int | None
-    """XORed into the pointers of free objects with CONFIG_SLAB_FREELIST_HARDENED; None without."""
-    refcount: int
-    cpu_slab: int
-    """Per-CPU pointer; 0: none."""
-    cpu_sheaves: int
-    nodes: tuple[tuple[int, int, int], ...]
-    """Number of the node, its ``kmem_cache_node``, its barn (0: none)."""
-
-
-@dataclass(frozen=True, slots=True)
-class SlabHead:
-    """What the first ``struct page`` of a slab says."""
-
-    vaddr: int
-    cache: int
-    objects: int
-    inuse: int
-    frozen: bool
-    freelist: int
-    next: int
-    """Next slab of a CPU's partial list."""
-
-    @property
-    def free(self) -> int:
-        """How many objects are not in use."""
-        return max(0, self.objects - self.inuse)
-
-
-@dataclass(frozen=True, slots=True)
-class Sheaf:
-    """Objects that are free, and kept to be given out again: ``struct slab_sheaf``."""
-
-    vaddr: int
-    objects: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class CpuSlabs:
-    """What one CPU keeps of a cache."""
-
-    cpu: int
-    vaddr: int
-    """Of ``struct kmem_cache_cpu`` or ``struct slub_percpu_sheaves``; 0: none."""
-    slab: SlabHead | None
-    freelist: tuple[int, ...]
-    """Objects of the slab that are free, as this CPU sees them."""
-    partial: tuple[SlabHead, ...]
-    sheaves: tuple[Sheaf, ...]
-
-    @property
-    def free(self) -> int:
-        """
-        Objects that can be had from here.
-
-        A slab that a CPU works on counts as full when it is taken, and its objects
-        move to the CPU's list; what other CPUs free later is in the slab's own.
-        """
-        slabs = self.partial if self.slab is None else (self.slab, *self.partial)
-        return len(self.freelist) + sum(slab.free for slab in slabs) + sum(len(one.objects) for one in self.sheaves)
-
-
-@dataclass(frozen=True, slots=True)
-class NodeSlabs:
-    """What one memory node keeps of a cache."""
-
-    node: int
-    vaddr: int
-    slab_count: int | None
-    """None where the kernel does not count (CONFIG_SLUB_DEBUG off)."""
-    object_count: int | None
-    partial_count: int
-    """What the kernel's counter says."""
-    partial: tuple[SlabHead, ...]
-    sheaves: tuple[Sheaf, ...]
-
-    @property
-    def free(self) -> int:
-        """Objects that can be had from here."""
-        return sum(slab.free for slab in self.partial) + sum(len(sheaf.objects) for sheaf in self.sheaves)
 
 
 class SlabAllocator:
@@ -152,6 +55,7 @@ class SlabAllocator:
         self._cpus = cpus
         self.layout = SlubLayout.from_program(prog)
         self._swaps: bool | None = None
+        self._unlisted: dict[int, Cache | None] = {}
         self._offsets = _read_per_cpu_offsets(prog, cpus)
 
     @cached_property
@@ -174,7 +78,12 @@ class SlabAllocator:
             head = int(self._prog["slab_caches"].address_of_().value_())
         except UNREADABLE as exc:
             raise FactAbsentError("no symbol slab_caches") from exc
-        entries = guarded(self._follow(head), "the list slab_caches", problems, key=int, limit=1 << 16)
+        entries = list(guarded(self._follow(head), "the list slab_caches", problems, key=int, limit=1 << 16))
+        if problems:
+            # A list that breaks off may be whole when seen from its other end.
+            seen = set(entries)
+            back = list(guarded(self._follow(head, 8), "the list slab_caches, backwards", [], key=int, limit=1 << 16))
+            entries += [entry for entry in reversed(back) if entry not in seen]
         caches = []
         for entry in entries:
             vaddr = entry - self.layout.cache.list
@@ -189,12 +98,21 @@ class SlabAllocator:
         """The caches by their address."""
         return {cache.vaddr: cache for cache in self._caches[0]}
 
-    def _follow(self, head: int) -> Iterator[int]:
-        """Follow a ``struct list_head``."""
-        at = self._memory.read_u64(head)
+    def find_cache(self, vaddr: int) -> Cache | None:
+        """Find a cache by its address, one that is on no list included; None if there is none."""
+        if vaddr not in self.by_vaddr and vaddr not in self._unlisted:
+            try:
+                self._unlisted[vaddr] = self.read_cache(vaddr)
+            except UNREADABLE:
+                self._unlisted[vaddr] = None
+        return self.by_vaddr.get(vaddr) or self._unlisted.get(vaddr)
+
+    def _follow(self, head: int, link: int = 0) -> Iterator[int]:
+        """Follow a ``struct list_head``, by its first pointer or, *link* 8, by the second."""
+        at = self._memory.read_u64(head + link)
         while at != head:
             yield at
-            at = self._memory.read_u64(at)
+            at = self._memory.read_u64(at + link)
 
     def read_cache(self, vaddr: int) -> Cache:
         """

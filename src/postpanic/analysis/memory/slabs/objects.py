@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from postpanic.analysis.cells import problem
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.memory.page_structs import PageStructs, page_structs
-from postpanic.analysis.memory.slabs.allocator import Cache, SlabAllocator, SlabHead, slab_allocator
+from postpanic.analysis.memory.slabs.allocator import SlabAllocator, slab_allocator
+from postpanic.analysis.memory.slabs.values import Cache, SlabHead
 from postpanic.analysis.memory.spaces import is_kernel_vaddr
 from postpanic.analysis.workspace import Workspace
 from postpanic.errors import PostpanicError
@@ -93,7 +94,7 @@ def find_slab(workspace: Workspace, vaddr: int) -> Slab | None:
     if page is None:
         return None
     head = allocator.head(page)
-    cache = allocator.by_vaddr.get(head.cache)
+    cache = allocator.find_cache(head.cache)
     if cache is None:
         return None
     return Slab(cache, head, head_pfn, vaddr_of_head)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from postpanic.analysis.cells import problem
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.memory.page_structs import page_structs
-from postpanic.analysis.memory.slabs.allocator import Cache, CpuSlabs, NodeSlabs, SlabAllocator, slab_allocator
+from postpanic.analysis.memory.slabs.allocator import SlabAllocator, slab_allocator
 from postpanic.analysis.memory.slabs.pages import find_all_slabs
+from postpanic.analysis.memory.slabs.values import Cache, CpuSlabs, NodeSlabs
 from postpanic.analysis.workspace import Workspace
 from postpanic.findings.table import Problem
 
-__all__ = ["CacheUsage", "read_usage"]
+__all__ = ["CacheUsage", "read_caches", "read_usage"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,28 @@ class CacheUsage:
     slabs: int
     cpus: tuple[CpuSlabs, ...]
     nodes: tuple[NodeSlabs, ...]
+
+
+def read_caches(workspace: Workspace, problems: list[Problem]) -> list[Cache]:
+    """
+    Read all caches, in the order of the kernel's list.
+
+    Where that list is damaged, caches that slabs name are added to it.
+    """
+    allocator = slab_allocator(workspace)
+    bad: list[Problem] = []
+    caches = list(allocator.caches(bad))
+    problems += bad
+    if not bad:
+        return caches
+    try:
+        slabs = find_all_slabs(workspace, page_structs(workspace), allocator)
+    except UNREADABLE as exc:
+        problems.append(problem("slabs by struct page", exc))
+        return caches
+    known = {cache.vaddr for cache in caches}
+    found = [allocator.find_cache(vaddr) for vaddr in slabs if vaddr not in known]
+    return caches + [cache for cache in found if cache is not None]
 
 
 def read_usage(workspace: Workspace, cache: Cache, problems: list[Problem]) -> CacheUsage:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from postpanic.analysis.commands.arguments import Arguments, Operand, Option
-from postpanic.analysis.commands.memory.kmem import frames, identify, slabs, sums, vmalloc, zones
+from postpanic.analysis.commands.memory.kmem import frames, identify, slabs, sums, vmalloc, zone_shapes, zones
 from postpanic.analysis.commands.memory.page_rows import PAGES
 from postpanic.analysis.commands.memory.whereis import PLACES
 from postpanic.analysis.commands.registry import Example, command
@@ -65,8 +65,9 @@ _ANSWERS: tuple[tuple[tuple[str, ...], Callable[[Workspace, Arguments], Answer]]
     options=_OPTIONS,
     operands=(Operand("address", "address, page flags with -g, or name of a slab cache", many=True),),
     shapes=(
-        sums.SUMS, slabs.CACHES, slabs.NAMES, slabs.DETAILS, zones.FREE_ZONES, zones.VERIFIED, zones.NODES,
-        zones.NODE_ZONES, zones.SECTIONS, zones.BLOCKS, zones.ZONES, zones.COUNTERS, sums.OFFSETS, sums.HSTATES,
+        sums.SUMS, slabs.CACHES, slabs.NAMES, slabs.DETAILS, zone_shapes.FREE_ZONES, zone_shapes.VERIFIED,
+        zone_shapes.NODES, zone_shapes.NODE_ZONES, zone_shapes.SECTIONS, zone_shapes.BLOCKS, zone_shapes.ZONES,
+        zone_shapes.COUNTERS, sums.OFFSETS, sums.HSTATES,
         vmalloc.AREAS, PAGES, frames.MEMBERS, frames.FLAGS, identify.TASKS, PLACES,
     ),
     examples=(

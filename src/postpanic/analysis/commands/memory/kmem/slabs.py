@@ -12,7 +12,7 @@ from postpanic.analysis.commands.arguments import Arguments
 from postpanic.analysis.commands.values import parse_cpus, parse_vaddr
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.memory.page_structs import page_structs
-from postpanic.analysis.memory.slabs.allocator import Cache, CpuSlabs, SlabHead, slab_allocator
+from postpanic.analysis.memory.slabs.allocator import slab_allocator
 from postpanic.analysis.memory.slabs.objects import (
     ObjectInfo,
     Slab,
@@ -23,7 +23,8 @@ from postpanic.analysis.memory.slabs.objects import (
     read_objects,
 )
 from postpanic.analysis.memory.slabs.pages import find_all_slabs
-from postpanic.analysis.memory.slabs.usage import CacheUsage, read_usage
+from postpanic.analysis.memory.slabs.usage import CacheUsage, read_caches, read_usage
+from postpanic.analysis.memory.slabs.values import Cache, CpuSlabs, SlabHead
 from postpanic.analysis.memory.spaces import is_kernel_vaddr
 from postpanic.analysis.workspace import Workspace
 from postpanic.errors import FactAbsentError, PostpanicError, UsageError
@@ -102,8 +103,7 @@ DETAILS = Shape(
 def show_caches(workspace: Workspace, arguments: Arguments) -> Answer:
     """Answer ``kmem -s``, ``-S`` and ``-r``."""
     problems: list[Problem] = []
-    allocator = slab_allocator(workspace)
-    caches = allocator.caches(problems)
+    caches = read_caches(workspace, problems)
     words = arguments.operands
     if words == ("list",):
         return Answer("kmem", (NAMES.table([(cache.vaddr, cache.name) for cache in caches]),), tuple(problems))

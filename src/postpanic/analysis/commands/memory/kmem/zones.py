@@ -21,6 +21,20 @@ from drgn.helpers.linux.percpu import per_cpu
 from postpanic.analysis.cells import absent, cell, decode, guarded, problem
 from postpanic.analysis.commands.arguments import Arguments
 from postpanic.analysis.commands.memory.kmem.places import find_pfn
+from postpanic.analysis.commands.memory.kmem.zone_shapes import (
+    AREAS,
+    BLOCKS,
+    COUNTERS,
+    FREE_PAGES,
+    FREE_ZONES,
+    LISTED_AREAS,
+    NODE_ZONES,
+    NODES,
+    SECTIONS,
+    VERIFIED,
+    ZONE_COUNTERS,
+    ZONES,
+)
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.memory.fields import integer_cell
 from postpanic.analysis.memory.page_structs import PageStructs, page_structs
@@ -35,144 +49,10 @@ from postpanic.analysis.memory.zones import (
 )
 from postpanic.analysis.workspace import Workspace
 from postpanic.findings.absent import Absent, Reason
-from postpanic.findings.table import Answer, Cell, Column, Kind, Layout, Problem, Shape, Table
+from postpanic.findings.table import Answer, Cell, Problem, Table
 
-__all__ = [
-    "BLOCKS",
-    "COUNTERS",
-    "FREE_ZONES",
-    "NODES",
-    "NODE_ZONES",
-    "SECTIONS",
-    "VERIFIED",
-    "ZONES",
-    "show_counters",
-    "show_free",
-    "show_nodes",
-    "show_zones",
-]
+__all__ = ["show_counters", "show_free", "show_nodes", "show_zones"]
 
-_FREE_PAGES = Shape(
-    "free_pages",
-    (Column("page", Kind.ADDRESS, help="``struct page *`` of the first page of a free block."),),
-    Layout.LINES,
-    "{page}",
-)
-_AREA_COLUMNS = (
-    Column("order", Kind.NUMBER, title="AREA", help="A block has ``1 << order`` pages.", width=4),
-    Column("kib", Kind.NUMBER, title="SIZE", help="Size of a block, KiB.", suffix="k", width=7),
-    Column("list", Kind.ADDRESS, title="FREE_AREA_STRUCT", help="``struct list_head`` of one migrate type."),
-    Column("blocks", Kind.NUMBER, title="BLOCKS", help="Blocks in the list."),
-    Column("pages", Kind.NUMBER, title="PAGES", help="Pages in the blocks.", width=6),
-    Column("type", Kind.NUMBER, title="TYPE", help="``enum migratetype``.", hidden=True),
-)
-_AREAS = Shape("free_areas", _AREA_COLUMNS)
-_LISTED_AREAS = Shape(
-    "listed_free_areas",
-    (*_AREA_COLUMNS, Column("heads", Kind.ROWS, shape=_FREE_PAGES, help="The blocks.")),
-    Layout.LINES,
-    "AREA    SIZE  FREE_AREA_STRUCT\n{order:>3}  {kib:>7}  {list}",
-)
-_ZONE_HEADING = "ZONE  NAME        SIZE    FREE      MEM_MAP       START_PADDR  START_MAPNR"
-FREE_ZONES = Shape(
-    "free_zones",
-    (
-        Column("node", Kind.NUMBER, title="NODE", help="Memory node."),
-        Column("zone", Kind.NUMBER, title="ZONE", help="Number of the zone in its node."),
-        Column("name", title="NAME", help="Its name."),
-        Column("size", Kind.NUMBER, title="SIZE", help="Pages that it spans."),
-        Column("free", Kind.NUMBER, title="FREE", help="Pages that are free, as its counter says."),
-        Column("mem_map", Kind.HEX, title="MEM_MAP", help="``struct page`` of its first frame."),
-        Column("start_paddr", Kind.HEX, title="START_PADDR", help="Physical address of it."),
-        Column("start_pfn", Kind.NUMBER, title="START_MAPNR", help="Its frame number."),
-        Column("areas", Kind.ROWS, help="Its free blocks by order and migrate type."),
-    ),
-    Layout.LINES,
-    _ZONE_HEADING + "\n{zone:>3}   {name:<9} {size:>7} {free:>7}  {mem_map:>16}  {start_paddr:>10}  {start_pfn:>8}",
-    gap=True,
-)
-VERIFIED = Shape(
-    "verified",
-    (
-        Column("counted", Kind.NUMBER, help="What the kernel's counter says."),
-        Column("found", Kind.NUMBER, help="Pages in all lists of free blocks."),
-        Column("verdict", help="Whether the two agree; pages that CPUs keep are in neither list."),
-    ),
-    Layout.LINES,
-    "nr_free_pages: {counted}  ({verdict})",
-)
-_COUNTER_COLUMNS = (
-    Column("name", help="Name of the counter."),
-    Column("value", Kind.NUMBER, help="Its value; negative ones count as 0, as the kernel shows them."),
-)
-COUNTERS = Shape("counters", _COUNTER_COLUMNS, Layout.LINES, "{name:>30}: {value}")
-_ZONE_COUNTERS = Shape("zone_counters", _COUNTER_COLUMNS, Layout.LINES, "{name:>21}: {value}")
-ZONES = Shape(
-    "zones",
-    (
-        Column("node", Kind.NUMBER, title="NODE", help="Memory node."),
-        Column("zone", Kind.NUMBER, title="ZONE", help="Number of the zone in its node."),
-        Column("address", Kind.ADDRESS, title="ADDR", help="``struct zone *``."),
-        Column("name", title="NAME", help="Its name."),
-        Column("text", help="Sizes and watermarks as crash shows them."),
-        Column("size", Kind.NUMBER, help="Pages that it spans."),
-        Column("present", Kind.NUMBER, help="Pages that are there."),
-        Column("min", Kind.NUMBER, help="Watermark: pages kept for those that must not wait."),
-        Column("low", Kind.NUMBER, help="Watermark: kswapd begins."),
-        Column("high", Kind.NUMBER, help="Watermark: kswapd ends."),
-        Column("counters", Kind.ROWS, shape=_ZONE_COUNTERS, help="Its counters (``vm_stat``)."),
-    ),
-    Layout.LINES,
-    'NODE: {node}  ZONE: {zone}  ADDR: {address}  NAME: "{name}"\n  {text}',
-    gap=True,
-)
-NODES = Shape(
-    "nodes",
-    (
-        Column("node", Kind.NUMBER, title="NODE", help="Memory node.", width=4),
-        Column("size", Kind.NUMBER, title="SIZE", help="Pages that it spans.", width=8),
-        Column("pgdat", Kind.ADDRESS, title="PGLIST_DATA", help="``pg_data_t *``.", align="^"),
-        Column("mem_map", Kind.HEX, title="MEM_MAP", help="``struct page`` of its first frame.", align="^"),
-        Column("start_paddr", Kind.HEX, title="START_PADDR", help="Physical address of it."),
-        Column("start_pfn", Kind.NUMBER, title="START_MAPNR", help="Its frame number."),
-    ),
-)
-NODE_ZONES = Shape(
-    "node_zones",
-    (
-        Column("zone", Kind.NUMBER, title="ZONE", help="Number of the zone in its node."),
-        Column("name", title="NAME", help="Its name."),
-        Column("size", Kind.NUMBER, title="SIZE", help="Pages that it spans.", width=8),
-        Column("mem_map", Kind.HEX, title="MEM_MAP", help="``struct page`` of its first frame.", align=">"),
-        Column("start_paddr", Kind.HEX, title="START_PADDR", help="Physical address of it."),
-        Column("start_pfn", Kind.NUMBER, title="START_MAPNR", help="Its frame number."),
-        Column("node", Kind.NUMBER, title="NODE", help="Memory node."),
-        Column("address", Kind.ADDRESS, title="ADDRESS", help="``struct zone *``."),
-    ),
-)
-SECTIONS = Shape(
-    "sections",
-    (
-        Column("number", Kind.NUMBER, title="NR", help="Number of the section."),
-        Column("section", Kind.ADDRESS, title="SECTION", help="``struct mem_section *``.", align="^"),
-        Column("coded", Kind.ADDRESS, title="CODED_MEM_MAP", help="``section_mem_map`` without its flags.", align="^"),
-        Column("mem_map", Kind.ADDRESS, title="MEM_MAP", help="``struct page`` of its first frame.", align="^"),
-        Column("state", title="STATE", help="P present, M has a map, O online, E early, D of a device.", align="<"),
-        Column("pfn", Kind.NUMBER, title="PFN", help="Its first frame.", align="<"),
-    ),
-)
-BLOCKS = Shape(
-    "blocks",
-    (
-        Column("block", Kind.ADDRESS, title="MEM_BLOCK", help="``struct memory_block *``.", align="^"),
-        Column("name", title="NAME", help="Name of its device."),
-        Column("start", Kind.HEX, title="START", help="Its first physical address."),
-        Column("end", Kind.HEX, title="END", help="Its last physical address."),
-        Column("node", Kind.NUMBER, title="NODE", help="Memory node."),
-        Column("state", title="STATE", help="Whether it is in use."),
-        Column("section", Kind.NUMBER, title="START_SECTION_NO", help="Its first section.", align="<"),
-    ),
-)
 _SECTION_FLAGS = (
     ("SECTION_MARKED_PRESENT", "P", 0), ("SECTION_HAS_MEM_MAP", "M", 1), ("SECTION_IS_ONLINE", "O", 2),
     ("SECTION_IS_EARLY", "E", 3), ("SECTION_TAINT_ZONE_DEVICE", "D", 4),
@@ -213,7 +93,7 @@ def show_free(workspace: Workspace, arguments: Arguments) -> Answer:
                 areas.append(_area_row(workspace, area, listed=is_listing))
         if wanted and not areas:
             continue
-        shape = _LISTED_AREAS if is_listing else _AREAS
+        shape = LISTED_AREAS if is_listing else AREAS
         table = shape.table(areas) if areas else None
         place = _place_cells(workspace, structs, zone.start_pfn, zone.spanned_pages)
         rows.append((zone.node, zone.index, zone.name, zone.spanned_pages, free, *place, table))
@@ -245,7 +125,7 @@ def _area_row(workspace: Workspace, area: FreeArea, *, listed: bool) -> tuple[Ce
     kib = (workspace.memory.page_size_bytes << area.order) // 1024
     blocks = len(area.pages)
     row = (area.order, kib, area.vaddr, blocks, blocks << area.order, area.migrate_type)
-    return (*row, _FREE_PAGES.table([(page,) for page in area.pages])) if listed else row
+    return (*row, FREE_PAGES.table([(page,) for page in area.pages])) if listed else row
 
 
 def show_zones(workspace: Workspace) -> Answer:
@@ -265,7 +145,7 @@ def _zone_row(zone: Zone, items: list[tuple[str, int]]) -> tuple[Cell, ...]:
     present = f"  PRESENT: {zone.present_pages}" if zone.present_pages != zone.spanned_pages else ""
     text = f"SIZE: {zone.spanned_pages}{present}  MIN/LOW/HIGH: {spelled}\n  VM_STAT:"
     counters = [(name, _counter(zone.zone.vm_stat, at)) for name, at in items]
-    table = _ZONE_COUNTERS.table(counters)
+    table = ZONE_COUNTERS.table(counters)
     return (*head, text, zone.spanned_pages, zone.present_pages, *marks, table)
 
 
