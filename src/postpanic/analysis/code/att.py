@@ -41,6 +41,7 @@ _SHIFTS = frozenset({"shl", "shr", "sar", "rol", "ror", "rcl", "rcr"})
 _STRINGS = frozenset(
     f"{name}{size}" for name in ("stos", "lods", "scas", "ins", "outs", "movs", "cmps") for size in "bwdq"
 )
+_STRING_SEGMENTS = {"rdi": "%es:", "edi": "%es:", "rsi": "%ds:", "esi": "%ds:"}
 _INDIRECT = frozenset({"call", "jmp", "lcall", "ljmp"})
 
 
@@ -62,6 +63,8 @@ def spell_att(decoded: Any) -> tuple[str, str]:  # noqa: ANN401 - capstone has n
     # Another encoding of the same instruction.
     name = "shl" if name == "sal" else name
     operands = list(decoded.operands)
+    if name == "nop" and not operands and bytes(decoded.bytes[:1]) == b"\x66":
+        return "xchg", "%ax,%ax"
     if name in _SHIFTS and len(operands) == 2 and _is_one(decoded, operands[1]):
         operands = operands[:1]
     mnemonic = _mnemonic(name, operands)
@@ -81,6 +84,8 @@ def _mnemonic(name: str, operands: list[Any]) -> str:
     if name in {"movzx", "movsx", "movsxd"} and len(operands) == 2:
         stem = "movz" if name == "movzx" else "movs"
         return f"{stem}{_SUFFIXES.get(operands[1].size, '')}{_SUFFIXES.get(operands[0].size, '')}"
+    if name in _STRINGS and any(operand.type == x86.X86_OP_REG for operand in operands):
+        return name[:-1]
     if name in _STRINGS:
         return f"{name[:-1]}{'l' if name[-1] == 'd' else name[-1]}"
     if name not in _SIZED or not operands:
@@ -105,7 +110,8 @@ def _operand(decoded: Any, operand: Any, name: str, operands: list[Any]) -> str:
                 return f"{operand.imm & ((1 << 64) - 1):#x}"
             return f"${_immediate(operand, operands):#x}"
         case x86.X86_OP_MEM:
-            return f"{star}{_memory(decoded, operand)}"
+            implied = _STRING_SEGMENTS.get(decoded.reg_name(operand.mem.base), "") if name in _STRINGS else ""
+            return f"{star}{_memory(decoded, operand, implied)}"
         case _:
             return "?"
 
@@ -122,9 +128,9 @@ def _immediate(operand: Any, operands: list[Any]) -> int:  # noqa: ANN401 - caps
     return int(operand.imm) & ((1 << size * 8) - 1)
 
 
-def _memory(decoded: Any, operand: Any) -> str:  # noqa: ANN401 - capstone has no types
+def _memory(decoded: Any, operand: Any, implied: str) -> str:  # noqa: ANN401 - capstone has no types
     memory = operand.mem
-    segment = f"%{decoded.reg_name(memory.segment)}:" if memory.segment else ""
+    segment = f"%{decoded.reg_name(memory.segment)}:" if memory.segment else implied
     disp = memory.disp
     if not memory.base and not memory.index:
         return f"{segment}{disp & ((1 << 64) - 1):#x}"
