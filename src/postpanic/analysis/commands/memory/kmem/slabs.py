@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from drgn import Object
+from drgn.helpers.linux.mm import phys_to_virt
 
 from postpanic.analysis.cells import problem
 from postpanic.analysis.commands.arguments import Arguments
@@ -26,6 +27,7 @@ from postpanic.analysis.memory.slabs.pages import find_all_slabs
 from postpanic.analysis.memory.slabs.usage import CacheUsage, read_caches, read_usage
 from postpanic.analysis.memory.slabs.values import Cache, CpuSlabs, SlabHead
 from postpanic.analysis.memory.spaces import is_kernel_vaddr
+from postpanic.analysis.memory.zones import find_node
 from postpanic.analysis.workspace import Workspace
 from postpanic.errors import FactAbsentError, PostpanicError, UsageError
 from postpanic.findings.table import Answer, Cell, Column, Kind, Layout, Problem, Shape, Table
@@ -216,25 +218,10 @@ def _slab_row(
 ) -> tuple[Cell, ...]:
     allocated = sum(one.allocated for one in objects)
     total = len(objects)
-    node = _node_of(workspace, slab)
+    node = find_node(workspace, slab.pfn)
     return (
         slab.head.vaddr, slab.vaddr, node, total, allocated, total - allocated, _OBJECTS.table(_object_rows(shown)),
     )  # fmt: skip
-
-
-def _node_of(workspace: Workspace, slab: Slab) -> int:
-    if len(slab.cache.nodes) == 1:
-        return slab.cache.nodes[0][0]
-    from drgn.helpers.linux.mm import page_to_pfn, pfn_to_page  # noqa: F401
-
-    try:
-        page = Object(workspace.prog, "struct page *", slab.head.vaddr)
-        shift = workspace.memory.vmcoreinfo.get_number("NODES_PGSHIFT")
-        if shift is not None:
-            return int(page.flags.value_()) >> shift
-    except UNREADABLE:
-        pass
-    return slab.cache.nodes[0][0] if slab.cache.nodes else 0
 
 
 @dataclass
@@ -310,8 +297,6 @@ class _Details:
         pfn = page_structs(self.workspace).pfn_of(head.vaddr)
         if pfn is None:
             return None
-        from drgn.helpers.linux.mm import phys_to_virt
-
         vaddr = int(phys_to_virt(self.workspace.prog, pfn * self.workspace.memory.page_size_bytes).value_())
         return Slab(cache, head, pfn, vaddr)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from drgn import Object
-from drgn.helpers.linux.mm import find_vmap_area, for_each_vmap_area
+from drgn.helpers.linux.mm import find_vmap_area
 
-from postpanic.analysis.cells import cell, guarded
+from postpanic.analysis.cells import cell, problem
 from postpanic.analysis.commands.arguments import Arguments
 from postpanic.analysis.commands.values import parse_vaddr
+from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.memory.spaces import is_kernel_vaddr
+from postpanic.analysis.memory.vmap import read_vmap_areas
 from postpanic.analysis.workspace import Workspace
 from postpanic.errors import FactAbsentError, PostpanicError
 from postpanic.findings.table import Answer, Cell, Column, Kind, Layout, Problem, Shape
@@ -60,10 +62,13 @@ def _caller(area: Object) -> str | None:
 def show_areas(workspace: Workspace, arguments: Arguments) -> Answer:
     """Answer ``kmem -v``."""
     problems: list[Problem] = []
-    prog = workspace.prog
-    areas = list(guarded(for_each_vmap_area(prog), "vmalloc areas", problems))
-    # An area without vm_struct is one of vm_map_ram(), which crash leaves out, too.
-    rows = [area_row(area) for area in areas if area.vm]
+    rows: list[tuple[Cell, ...]] = []
+    for area in read_vmap_areas(workspace.prog, problems):
+        try:
+            # An area without vm_struct is one of vm_map_ram(), which crash leaves out, too.
+            rows += [area_row(area)] if area.vm else []
+        except UNREADABLE as exc:
+            problems.append(problem(f"the vmalloc area at {int(area.value_()):#x}", exc))
     rows.sort(key=lambda row: row[2] if isinstance(row[2], int) else 0)
     if not arguments.operands:
         return Answer("kmem", (AREAS.table(rows),), tuple(problems))
