@@ -109,7 +109,8 @@ class Survey:
 
 def _native_option(command: Command, flag: str) -> Row:
     for option in command.options:
-        if option.flag == flag:
+        # crash writes -seconds for a number, we -SECONDS.
+        if flag in {option.flag, option.flag.lower()}:
             return Row(command.name, flag, How.REFUSED if option.refused else How.NATIVE, option.refused or option.help)
     return Row(command.name, flag, How.ABSENT, "")
 

@@ -41,6 +41,7 @@ def _import_modules() -> None:
         ps,
         repeat,
         runq,
+        rustfilt,
         sbitmapq,
         set_context,
         sig,
