@@ -69,7 +69,7 @@ _STAMPS = re.compile(
     r"|\[[A-Z][a-z]{2}[ \d]\d \d\d:\d\d(?::\d\d)?\] ?"  # dmesg --human
     r"|\[ {0,10}[+<] {0,10}\d{1,9}\.\d{1,9}>?\] ?"  # dmesg --human, --show-delta
     r"|\[ {0,11}\d{1,10}\.\d{3,9} {1,10}< {0,10}\d{1,9}\.\d{1,9}>\] ?"
-    r"|\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?(?:Z|[+-]\d\d:?\d\d)? {1,2}"  # ISO 8601
+    r"|\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?(?:Z|[+-]\d\d:?\d\d)? "  # ISO 8601
     r"|[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d(?:\.\d{1,9})? "  # RFC 3164
     r"|\d\d:\d\d:\d\d(?:\.\d{1,9})? "
     r"|<\d{1,3}>(?:1 )?"
@@ -77,7 +77,7 @@ _STAMPS = re.compile(
     r"(?:" + _FACILITY + r")?"
 )
 _TAG = re.compile(r"(?:[\w.:-]{1,255} )?(?:kernel|vmunix|klogd?)(?:\[\d{1,10}\])?: ?")
-_VENDOR_CALLER = re.compile(r"(?:<\d>)?(?:-\(\d\))?\[ {0,5}\d{0,2}:? {0,20}[\w/:.-]{1,40}: {0,6}\d{1,7}\] ?")
+_VENDOR_CALLER = re.compile(r" ?(?:<\d>)?(?:-\(\d\))?\[ {0,5}\d{0,2}:? {0,20}[\w/:.-]{1,40}: {0,6}\d{1,7}\] ?")
 _ESCAPES = re.compile(
     "\x1b(?:\\[[0-?]{0,32}[ -/]{0,8}[@-~]|\\][^\x07\x1b]{0,256}(?:\x07|\x1b\\\\)?|[ -/]{0,4}[0-Z\\\\^-~])"
 )
@@ -120,7 +120,7 @@ def split_line(text: str, offset: int = 0) -> list[Line]:
         return _split_unusual(text, offset)
     level, time_s, caller = match.groups()
     message = text[match.end() :]
-    if message[:1] in {"<", "-", "["} and (vendor := _VENDOR_CALLER.match(message)):
+    if message[:2].lstrip()[:1] in {"<", "-", "["} and (vendor := _VENDOR_CALLER.match(message)):
         message = message[vendor.end() :]
     line = Line(message, float(time_s), caller or "", None if level is None else int(level) & 7, offset)
     return [line] if "[" not in message else _split_embedded(line)

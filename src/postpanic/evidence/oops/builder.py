@@ -38,7 +38,6 @@ _NMI_CPU = re.compile(r"NMI backtrace for cpu (\d{1,6})")
 _DUMP_CPU = re.compile(
     r"(?:Task dump|CPU backtrace|Call trace|Backtrace|Stack dump).{0,12} (?:for|on) (?:CPU|cpu) {0,2}(\d{1,6})"
 )
-_LOCK_AT = re.compile(r"\(?([^{}]{1,200}?)\)?(?:/\d)?\)?\{[^}]{1,24}\}(?:-\{\d:\d\})?,? at: ")
 _CHAIN = re.compile(r"-> #\d{1,3} \(")
 _SECTIONS: tuple[tuple[str, Section], ...] = (
     ("Allocated by task", Section.ALLOCATED),
@@ -556,9 +555,8 @@ class ReportBuilder:
             if " holding" in text:
                 self._expects = "held"
             return True
-        match = _LOCK_AT.search(text)
         wanted = self._expects in {"lock", "wanted"}
-        name = match[1].rpartition("(")[2].strip() if match is not None else self.facts.get("lock_name", "")
+        name = _lock_name(text) or self.facts.get("lock_name", "")
         if len(self.locks) < 64:
             self.locks.append(Lock(name, symbol.function, wanted))
         self._expects = "held"
@@ -611,3 +609,12 @@ class ReportBuilder:
         if self.pc is not None and not any(frame is self.pc for trace in traces for frame in trace.frames):
             traces.insert(0, Trace(Section.MAIN, "", (self.pc,)))
         return tuple(traces)
+
+
+def _lock_name(text: str) -> str:
+    """Return the lock of a line like ``ffff8880 (&dev->lock){+.+.}-{3:3}, at: f+0x1/0x2``; empty: it names none."""
+    before, brace, _ = text.partition(" at: ")[0].partition("{")
+    if not brace or "(" not in before:
+        return ""
+    name = before.partition("(")[2].rstrip()
+    return name.removesuffix(")")[:200] if name.count("(") < name.count(")") else name[:200]

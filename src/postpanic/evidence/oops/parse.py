@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import msgspec
 
@@ -24,7 +24,13 @@ from postpanic.evidence.oops.model import Access, Report, Section, Trace
 from postpanic.evidence.oops.segment import Text, find_events
 from postpanic.evidence.oops.signature import signature_of, title_of
 
-__all__ = ["find_reports", "iterate_reports"]
+__all__ = ["REPORTS_LIMIT", "find_reports", "iterate_reports"]
+
+REPORTS_LIMIT = 16384
+"""Reports that are kept of one text; who needs more reads them one by one."""
+
+_BOOT_LIMIT = 4096
+"""Reports of one boot that are looked at together."""
 
 _PANICS: tuple[tuple[str, Kind], ...] = (
     ("stack-protector", Kind.STACK_PROTECTOR),
@@ -84,9 +90,9 @@ def find_reports(text: Text, *, with_notices: bool = False) -> list[Report]:
     -------
     list of Report
         In the order in which they began. A report that came later in the same boot
-        says in ``consequence_of`` which may have caused it.
+        says in ``consequence_of`` which may have caused it. No more than :data:`REPORTS_LIMIT`.
     """
-    return list(iterate_reports(text, with_notices=with_notices))
+    return list(islice(iterate_reports(text, with_notices=with_notices), REPORTS_LIMIT))
 
 
 def iterate_reports(text: Text, *, with_notices: bool = False) -> Iterator[Report]:
@@ -96,7 +102,8 @@ def iterate_reports(text: Text, *, with_notices: bool = False) -> Iterator[Repor
     for builder in find_events(text):
         if builder is not None:
             boot.append(builder)
-            continue
+            if len(boot) < _BOOT_LIMIT:
+                continue
         for report in _finish_boot(boot, place, with_notices=with_notices):
             yield report
             place += 1

@@ -1,0 +1,151 @@
+"""Which report a line belongs to, and in which order things happened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from benchmarks.oops import BARS, judge, read_expected
+
+from postpanic.evidence.oops import Kind, find_reports
+from postpanic.evidence.oops.answer import SHAPES, answer_of
+from postpanic.evidence.oops.demangle import demangle
+from postpanic.findings.schema import answer_schema, answer_value
+from postpanic.report.text import render_text
+from tests.unit.evidence import texts
+from tests.unit.evidence.texts import stamped
+
+CORPUS = Path(__file__).resolve().parents[4] / "shared/corpus/oops"
+
+
+def interleaved(*parts: str) -> bytes:
+    lines = [part.splitlines(keepends=True) for part in parts]
+    longest = max(map(len, lines))
+    return "".join(part[n] for n in range(longest) for part in lines if n < len(part)).encode()
+
+
+def test_two_cpus_that_print_at_once_are_told_apart_by_their_callers() -> None:
+    first, second = find_reports(interleaved(stamped(texts.PAGE_FAULT, "T812"), stamped(texts.WARNING, "T41")))
+    assert (first.kind, first.function, first.pid) == (Kind.NULL_DEREFERENCE, "widget_attach", 812)
+    assert (second.kind, second.function, second.pid) == (Kind.WARNING, "widget_release", 41)
+    assert second.consequence_of == 0
+    assert first.is_panic
+    assert second.is_panic, "the panic came after both"
+
+
+def test_second_report_in_the_same_stream_is_a_report_of_its_own() -> None:
+    reports = find_reports((stamped(texts.WARNING) + stamped(texts.PAGE_FAULT, start_s=20)).encode())
+    assert [report.function for report in reports] == ["widget_release", "widget_attach"]
+    assert [report.consequence_of for report in reports] == [None, 0]
+
+
+def test_panic_does_not_reach_over_a_boot() -> None:
+    text = stamped(texts.WARNING) + "[    0.000000] Linux version 6.1.0 (gcc)\n" + stamped(texts.PAGE_FAULT)
+    first, second = find_reports(text.encode())
+    assert not first.is_panic
+    assert second.is_panic
+    assert second.consequence_of is None
+
+
+def test_panic_on_warn_belongs_to_the_warning() -> None:
+    text = texts.WARNING.replace("Modules linked in:\n", "Kernel panic - not syncing: panic_on_warn set ...\n")
+    (report,) = find_reports(text.encode())
+    assert (report.kind, report.is_panic, report.panic_message) == (Kind.WARNING, True, "panic_on_warn set ...")
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("Attempted to kill init! exitcode=0x0000000b", Kind.INIT_DIED),
+        ("VFS: Unable to mount root fs on unknown-block(0,0)", Kind.NO_ROOT),
+        ("stack-protector: Kernel stack is corrupted in: widget_read+0x10/0x20", Kind.STACK_PROTECTOR),
+        ("System is deadlocked on memory", Kind.OUT_OF_MEMORY),
+        ("Fatal machine check", Kind.MACHINE_CHECK),
+        ("Hard LOCKUP", Kind.HARD_LOCKUP),
+        ("sysrq triggered crash", Kind.SYSRQ),
+        ("something of a driver", Kind.PANIC),
+    ],
+)
+def test_panic_tells_its_kind(message: str, kind: Kind) -> None:
+    (report,) = find_reports(f"[    1.0] Kernel panic - not syncing: {message}\n".encode())
+    assert (report.kind, report.is_panic) == (kind, True)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "INFO: NMI handler (perf_event_nmi_handler) took too long to run: 1.356 msecs",
+        "WARNING: the mand mount option is being deprecated",
+        "WARNING: /etc/ssh/moduli does not exist, using fixed modulus",
+        "DEBUG: nothing happened",
+        "INFO: lockdep is turned off.",
+        "traps: a.out[77] general protection fault ip:4011 sp:7ffd error:0 in a.out[400000+1000]",
+        "traps: a.out[77] trap divide error ip:4011 sp:7ffd error:0 in a.out[400000+1000]",
+        "XFS (loop0): WARNING: Reset corrupted AGFL on AG 0.",
+        "Internal error: the program could not start",
+        'systemd[1]: Oops: "BUG: unable" is only quoted here',
+        "Out of memory: Killed process 77 (hog) total-vm:1kB, anon-rss:1kB",
+    ],
+)
+def test_harmless_lines_are_no_reports(line: str) -> None:
+    assert find_reports(f"[    1.000000] {line}\n".encode() * 3) == []
+
+
+def test_killed_process_is_a_notice() -> None:
+    text = b"[    1.000000] Out of memory: Killed process 77 (hog) total-vm:1kB\n"
+    (report,) = find_reports(text, with_notices=True)
+    assert (report.kind, report.is_notice) == (Kind.OUT_OF_MEMORY, True)
+
+
+@pytest.mark.parametrize("cut", [2, 5, 9, 16])
+def test_report_that_was_cut_short_is_damaged(cut: int) -> None:
+    text = "".join(stamped(texts.PAGE_FAULT).splitlines(keepends=True)[:cut])
+    (report,) = find_reports(text.encode())
+    assert report.kind is Kind.NULL_DEREFERENCE
+    assert report.damage
+
+
+def test_damage_names_what_is_mixed_in() -> None:
+    text = texts.WARNING.replace(" widget_exit", " should_fail+0x1/0x2\n widget_exit")
+    (report,) = find_reports(text.encode())
+    assert report.damage == ("the trace of a forced failure is mixed in",)
+
+
+def test_answer_is_tables_and_fits_its_schema() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    reports = find_reports((stamped(texts.KASAN) + stamped(texts.DEADLOCK, start_s=30)).encode())
+    answer = answer_of(reports)
+    jsonschema.validate(answer_value(answer), answer_schema("decode", SHAPES))
+    text = render_text(answer)
+    shown = text if isinstance(text, str) else "\n".join(text)
+    assert "KASAN: slab-use-after-free read in widget_flush" in shown
+    assert answer.table.records()[1]["kind"] == "possible-deadlock"
+
+
+@pytest.mark.parametrize(
+    ("mangled", "readable"),
+    [
+        ("_RNvNtCs1234_7mycrate3foo3bar", "mycrate::foo::bar"),
+        (
+            "_RNvXs1_CscPPBqWtAqum_11widget_rustNtB5_6WidgetNtNtCs43vyB533jt3_6kernel10miscdevice10MiscDevice4mmap",
+            "<widget_rust::Widget as kernel::miscdevice::MiscDevice>::mmap",
+        ),
+        ("_RNCNvCs1234_7mycrate4main0B3_", "mycrate::main::{closure}"),
+        ("_ZN6kernel5print11call_printk17h0123456789abcdefE", "kernel::print::call_printk"),
+        ("_RNvB", "_RNvB"),
+        ("_R" + "N" * 3000, "_R" + "N" * 3000),
+        ("_RB0_", "_RB0_"),
+        ("plain_function", "plain_function"),
+    ],
+)
+def test_rust_names_are_readable(mangled: str, readable: str) -> None:
+    assert demangle(mangled) == readable
+
+
+@pytest.mark.skipif(not CORPUS.is_dir(), reason="the corpus of real reports is not here")
+def test_real_reports_are_read_as_well_as_asked_for() -> None:
+    found = judge([read_expected(path) for path in sorted(CORPUS.glob("*.txt"))])
+    # Few pairs of these files are the same crash, and in some the truth itself calls one crash two names.
+    bars = {**BARS, "same precision": 0.97}
+    assert {question: found[question] for question, bar in bars.items() if found[question] < bar} == {}
+    assert found["false reports"] == 0
