@@ -18,7 +18,7 @@ from postpanic.analysis.commands.values import find_tasks, parse_vaddr
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.filesystems.mounts import superblock_mount
 from postpanic.analysis.filesystems.open_files import OpenFile, cached_pages, read_open_files, task_directories
-from postpanic.analysis.filesystems.paths import Paths, file_inode, file_path, inode_type
+from postpanic.analysis.filesystems.paths import Paths, file_inode, inode_type
 from postpanic.analysis.workspace import Workspace
 from postpanic.findings.table import Answer, Cell, Column, Kind, Layout, Problem, Shape, Table
 
@@ -227,22 +227,22 @@ def _directories(paths: Paths, task: Object) -> tuple[Cell, Cell]:
 
 def _descriptor_row(paths: Paths, entry: OpenFile) -> tuple[tuple[Cell, ...], tuple[Cell, ...]]:
     file = entry.file
-    dentry = cell(lambda: int(file_path(file).dentry.value_()))
+    dentry = cell(lambda: int(file.f_path.dentry.value_()))
     inode = cell(lambda: int(file_inode(file).value_()))
     kind = cell(lambda: inode_type(int(file_inode(file).i_mode.value_())))
-    path = cell(lambda: paths.of_path(file_path(file)))
+    path = cell(lambda: paths.of_file(file))
     address = int(file.value_())
     return (entry.fd, address, dentry, inode, kind, path), (address, dentry, inode)
 
 
 def _cached_row(paths: Paths, entry: OpenFile) -> tuple[tuple[Cell, ...], tuple[Cell, ...]]:
     file = entry.file
-    dentry = cell(lambda: int(file_path(file).dentry.value_()))
+    dentry = cell(lambda: int(file.f_path.dentry.value_()))
     inode = cell(lambda: int(file_inode(file).value_()))
     mapping = cell(lambda: int(file_inode(file).i_mapping.value_()))
     pages = cell(lambda: int(file_inode(file).i_mapping.nrpages.value_()))
     kind = cell(lambda: inode_type(int(file_inode(file).i_mode.value_())))
-    path = cell(lambda: paths.of_path(file_path(file)))
+    path = cell(lambda: paths.of_file(file))
     return (entry.fd, inode, mapping, pages, kind, path), (int(file.value_()), dentry, inode, mapping)
 
 

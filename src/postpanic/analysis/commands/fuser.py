@@ -14,7 +14,7 @@ from postpanic.analysis.commands.registry import Example, command
 from postpanic.analysis.commands.values import parse_vaddr, read_tasks
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.filesystems.open_files import read_open_files, task_directories
-from postpanic.analysis.filesystems.paths import file_inode, file_path
+from postpanic.analysis.filesystems.paths import file_inode
 from postpanic.analysis.processes.areas import read_areas
 from postpanic.analysis.workspace import Workspace
 from postpanic.findings.table import Answer, Column, Kind, Problem, Shape
@@ -109,7 +109,7 @@ class _Search:
     def _is_file(self, file: Object) -> bool:
         if self._inode is not None:
             return bool(file_inode(file).value_() == self._inode)
-        return self._paths.of_path(file_path(file)) in self._names
+        return self._paths.of_file(file) in self._names
 
     def _is_path(self, path: Object) -> bool:
         if self._inode is not None:

@@ -15,7 +15,7 @@ from postpanic.analysis.commands.values import find_tasks, parse_vaddr, read_tas
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.filesystems.mounts import mount_namespace, mount_type, read_mounts
 from postpanic.analysis.filesystems.open_files import read_open_files
-from postpanic.analysis.filesystems.paths import file_inode, file_path, inode_type
+from postpanic.analysis.filesystems.paths import file_inode, inode_type
 from postpanic.analysis.workspace import Workspace
 from postpanic.errors import FactAbsentError
 from postpanic.findings.table import Answer, Cell, Column, Kind, Layout, Problem, Shape, Table
@@ -172,7 +172,7 @@ def _gather_open_files(workspace: Workspace, problems: list[Problem]) -> dict[in
         seen.add(files)
         for entry in read_open_files(task, problems):
             try:
-                path = file_path(entry.file)
+                path = entry.file.f_path
                 dentry = path.dentry.read_()
                 superblock = int(dentry.d_sb.value_())
             except UNREADABLE as exc:

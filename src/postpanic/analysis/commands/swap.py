@@ -10,7 +10,6 @@ from postpanic.analysis.commands.arguments import Arguments
 from postpanic.analysis.commands.files import shared_paths
 from postpanic.analysis.commands.registry import Example, command
 from postpanic.analysis.context import UNREADABLE
-from postpanic.analysis.filesystems.paths import file_path
 from postpanic.analysis.workspace import Workspace
 from postpanic.findings.table import Answer, Cell, Column, Kind, Problem, Shape
 
@@ -60,5 +59,5 @@ def _row(workspace: Workspace, device: Object) -> tuple[Cell, ...]:
         used,
         used * 100 // size if isinstance(size, int) and isinstance(used, int) and size else None,
         cell(lambda: int(device.prio.value_())),
-        cell(lambda: shared_paths(workspace).of_path(file_path(device.swap_file))),
+        cell(lambda: shared_paths(workspace).of_file(device.swap_file)),
     )

@@ -17,7 +17,7 @@ from postpanic.analysis.commands.values import find_tasks, parse_vaddr
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.objects.braces import MEMBERS
 from postpanic.analysis.objects.style import Style
-from postpanic.analysis.processes.areas import area_name, flag_names, read_areas
+from postpanic.analysis.processes.areas import AreaReader, flag_names, read_areas
 from postpanic.analysis.processes.user_pages import PagePlace, SwapDevices, UserPage, process_tables, walk_pages
 from postpanic.analysis.structures.members import members_table
 from postpanic.analysis.tasks import read_all_facts, read_memory_use
@@ -217,10 +217,23 @@ def _task_row(
         return (*head, _AREAS.table([row]))
     if not mm:
         return (*head, 0, 0, 0, 0, None) if request.text is None else None
-    rows = list(reader.find(request.text, request.number) if request.text else reader.rows(with_pages=request.pages))
+    if request.text is None and not request.pages:
+        return (*head, *_memory_cells(workspace, mm), _areas_table(workspace, mm, reader))
+    rows = list(reader.find(request.text, request.number) if request.text else reader.rows(with_pages=True))
     if request.text is not None and not rows:
         return None
     return (*head, *_memory_cells(workspace, mm), _AREAS.table(rows))
+
+
+def _areas_table(workspace: Workspace, mm: Object, reader: _Reader) -> Table:
+    """Make the table of all areas; the threads of a process, which come one after the other, share it."""
+    last: dict[int, Table] = workspace.once("areas of the last process", dict)
+    vaddr = int(mm.value_())
+    if vaddr not in last:
+        table = _AREAS.table(list(reader.rows(with_pages=False)))
+        last.clear()
+        last[vaddr] = table
+    return last[vaddr]
 
 
 def _memory_cells(workspace: Workspace, mm: Object) -> tuple[Cell, ...]:
@@ -252,6 +265,7 @@ class _Reader:
         self._workspace = workspace
         self._mm = mm
         self._problems = problems
+        self._areas = AreaReader(mm, shared_paths(workspace))
         self._tables: PageTables | None = None
         self._swap = workspace.once("swap devices", lambda: _swap_devices(workspace))
 
@@ -280,13 +294,8 @@ class _Reader:
                 yield (*cells, table)
 
     def _cells(self, area: Object) -> tuple[Cell, ...]:
-        return (
-            int(area.value_()),
-            cell(lambda: int(area.vm_start.value_())),
-            cell(lambda: int(area.vm_end.value_())),
-            cell(lambda: int(area.vm_flags.value_())),
-            cell(lambda: area_name(area, shared_paths(self._workspace))),
-        )
+        found = self._areas.read(area)
+        return int(area.value_()), found.start, found.end, found.flags, found.name
 
     def _pages_table(self, area: Object, file: Cell, number: int | None = None) -> Table | None:
         """Make the table of an area's pages; with a number, of the one that has it as an address."""

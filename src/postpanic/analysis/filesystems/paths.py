@@ -39,7 +39,7 @@ def file_inode(file: Object) -> Object:
     try:
         return file.f_inode.read_()
     except AttributeError:
-        return file_path(file).dentry.d_inode.read_()
+        return file.f_path.dentry.d_inode.read_()
 
 
 class Paths:
@@ -52,7 +52,16 @@ class Paths:
     def __init__(self, prog: Program) -> None:
         self._prog = prog
         self._directories: dict[tuple[int, int], str] = {}
+        self._files: dict[int, str] = {}
         self._namers: dict[int, Callable[[Object, str], str]] = {}
+
+    def of_file(self, file: Object) -> str:
+        """Spell the path of a ``struct file *``; raises as :meth:`of_path` does."""
+        vaddr = int(file.value_())
+        known = self._files.get(vaddr)
+        if known is None:
+            known = self._files[vaddr] = self.of_path(file.f_path)
+        return known
 
     def of_path(self, path: Object) -> str:
         """

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 
-from drgn import Object, Program
+from drgn import Object, Program, Type, offsetof
 from drgn.helpers.linux.mm import vma_name
 
-from postpanic.analysis.cells import decode, guarded
+from postpanic.analysis.cells import cell, decode, guarded
 from postpanic.analysis.containers import maple_entries
-from postpanic.analysis.filesystems.paths import Paths, file_path
-from postpanic.findings.table import Problem
+from postpanic.analysis.context import UNREADABLE
+from postpanic.analysis.filesystems.paths import Paths
+from postpanic.findings.table import Cell, Problem
 
-__all__ = ["area_name", "flag_names", "read_areas"]
+__all__ = ["Area", "AreaReader", "area_name", "flag_names", "read_areas"]
 
 # include/linux/mm.h. 0x800 was VM_DENYWRITE until 5.15 and has no name in the kernels after it.
 _FLAGS = (
@@ -52,9 +56,95 @@ def _list(mm: Object) -> Iterator[Object]:
 def area_name(area: Object, paths: Paths) -> str:
     """Name an area as ``/proc/PID/maps`` does: its file's path, ``[heap]``, ``[stack]`` …, empty for none."""
     file = area.vm_file.read_()
-    if file:
-        return paths.of_path(file_path(file))
-    return decode(vma_name(area))
+    return paths.of_file(file) if file else decode(vma_name(area))
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """What an area is; cells, since its structure may be unreadable."""
+
+    vma: Object
+    """``struct vm_area_struct *``."""
+    start: Cell
+    end: Cell
+    flags: Cell
+    name: Cell
+
+
+class AreaReader:
+    """
+    Reads the areas of one process, each structure in one piece.
+
+    Parameters
+    ----------
+    mm : Object
+        ``struct mm_struct *``; NULL for areas that are known by their address alone.
+    """
+
+    def __init__(self, mm: Object, paths: Paths) -> None:
+        self._prog = mm.prog_
+        self._paths = paths
+        self._file_type = self._prog.type("struct file *")
+        self._layout = _Layout.find(self._prog.type("struct vm_area_struct"))
+        # What has no file and lies in none of these has a name only if it was given one.
+        self._named = _named_ranges(mm)
+
+    def read(self, vma: Object) -> Area:
+        """Read one area."""
+        try:
+            start, end, flags, file, operations, name = self._layout.decode(self._prog, int(vma.value_()))
+        except UNREADABLE:
+            # Member by member: what can be read is shown.
+            first, last, bits = (cell(partial(_member, vma, member)) for member in ("vm_start", "vm_end", "vm_flags"))
+            return Area(vma, first, last, bits, cell(lambda: area_name(vma, self._paths)))
+        if file:
+            return Area(vma, start, end, flags, cell(lambda: self._paths.of_file(self._file(file))))
+        if not operations and not name and not any(low <= end and start <= high for low, high in self._named):
+            return Area(vma, start, end, flags, "")
+        return Area(vma, start, end, flags, cell(lambda: area_name(vma, self._paths)))
+
+    def _file(self, vaddr: int) -> Object:
+        return Object(self._prog, self._file_type, vaddr)
+
+
+def _member(vma: Object, name: str) -> int:
+    return int(vma.member_(name).value_())
+
+
+def _named_ranges(mm: Object) -> list[tuple[int, int]]:
+    """Return the ranges whose areas may be called ``[heap]`` or ``[stack]``; everything, where that is not known."""
+    try:
+        return [
+            (int(mm.start_brk.value_()), int(mm.brk.value_())),
+            (int(mm.start_stack.value_()), int(mm.start_stack.value_())),
+        ]
+    except UNREADABLE:
+        return [(0, (1 << 64) - 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where the members of ``struct vm_area_struct`` are that make a row."""
+
+    size: int
+    offsets: tuple[int, ...]
+
+    @classmethod
+    def find(cls, type_: Type) -> _Layout:
+        names = ("vm_start", "vm_end", "vm_flags", "vm_file", "vm_ops", "anon_name")
+        offsets = []
+        for name in names:
+            try:
+                offsets.append(offsetof(type_, name))
+            except LookupError:
+                # Areas have had names of their own since 5.17 (9a10064f5625).
+                offsets.append(-1)
+        return cls(max(offsets) + 8, tuple(offsets))
+
+    def decode(self, prog: Program, vaddr: int) -> list[int]:
+        """Read the members of one area; 0 for one that the kernel does not have."""
+        data = prog.read(vaddr, self.size)
+        return [struct.unpack_from("<Q", data, offset)[0] if offset >= 0 else 0 for offset in self.offsets]
 
 
 def flag_names(prog: Program, flags: int) -> list[str]:

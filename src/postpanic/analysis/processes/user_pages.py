@@ -14,7 +14,7 @@ from enum import StrEnum
 from drgn import Object
 
 from postpanic.analysis.context import UNREADABLE
-from postpanic.analysis.filesystems.paths import Paths, file_path
+from postpanic.analysis.filesystems.paths import Paths
 from postpanic.kernel.memory import KernelMemory
 from postpanic.kernel.paging.tables import NOT_MAPPED, EntryKind, PageTables, Step
 from postpanic.units import PhysAddr, VirtAddr
@@ -159,6 +159,6 @@ class SwapDevices:
             info = self._info[index].read_()
             if not info or not info.swap_file:
                 return None
-            return self._paths.of_path(file_path(info.swap_file))
+            return self._paths.of_file(info.swap_file)
         except UNREADABLE:
             return None
