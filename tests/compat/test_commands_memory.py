@@ -16,7 +16,7 @@ from postpanic.analysis.open_dump import OpenDump
 from postpanic.dumps.digest import digest_file
 from postpanic.findings.absent import Absent
 from postpanic.units import VirtAddr
-from tests.compat.judged import records
+from tests.compat.judged import inner, records
 from tests.compat.proc_views import ProcViews
 from tests.compat.test_judged_memory import last_row, object_states
 from tests.vm.lab import Crash
@@ -260,7 +260,8 @@ def test_whereis_knows_an_address_from_all_sides(dump: OpenDump) -> None:
     assert found["stack"]["name"] == f'task {pid} "{comm}"'
     assert found["stack"]["start"] == stack
     assert "#" in found["stack"]["state"]
-    assert "clone" in found["vmalloc"]["text"] or "fork" in found["vmalloc"]["text"] or found["vmalloc"]["text"]
+    assert found["vmalloc"]["start"] <= frame.sp < found["vmalloc"]["start"] + found["vmalloc"]["size_bytes"]
+    assert kinds_of("whereis init_task+8")["symbol"]["text"].startswith("init_task+8 (")
     assert kinds_of("whereis linux_banner+3")["symbol"]["text"] == "linux_banner+3"
     paddr = int(workspace.memory.translate(VirtAddr(task)))
     assert "mapped" in kinds_of(f"whereis -p {paddr:x}")
@@ -296,3 +297,41 @@ def test_ptov_and_back(dump: OpenDump) -> None:
     rows = records(dump.run("ptov b0c0:a")["per_cpu"])
     bases = {row["cpu"]: row["offset"] for row in records(dump.run("kmem -o").table)}
     assert {row["cpu"]: row["vaddr"] - 0xB0C0 for row in rows} == bases
+
+
+def test_damaged_page_tables_end_every_command(viewed: Crash) -> None:
+    """A stack that is mapped beyond all memory, a table that leads to itself, a PMD that is garbage."""
+    with open_dump(viewed.filtered, debuginfo="synth") as dump:
+        workspace = dump.workspace
+        stack = int(workspace.task.stack.value_())
+        walk = workspace.memory.walk(VirtAddr(stack))
+        beyond = 0x000F_FFFF_0000_0063
+        workspace.opened.overlay.write(walk.steps[-1].entry_paddr, beyond.to_bytes(8, "little"))
+        entries = records(dump.run(f"vtop {stack:x}")["walk"])
+        assert entries[-2]["entry"] == beyond
+        assert records(dump.run(f"vtop {stack:x}")["translation"])[0]["paddr"] == beyond & 0x000F_FFFF_FFFF_F000
+        answer = dump.run(f"rd {stack:x} 2")
+        assert "not RAM" in answer.problems[0].what
+        assert isinstance(inner(records(answer.table)[0]["values"])[0]["value"], Absent)
+        assert records(dump.run(f"rd {stack + 4096:x} 2").table)[0]["words"].count("?") == 0
+        # The PMD leads to the table that it is in.
+        pmd = walk.steps[-2]
+        looped = pmd.entry_paddr & ~0xFFF | 0x63
+        workspace.opened.overlay.write(pmd.entry_paddr, looped.to_bytes(8, "little"))
+        for line in (
+            f"vtop {stack:x}",
+            f"rd {stack:x} 4",
+            f"kmem {stack:x}",
+            f"whereis {stack:x}",
+            f"search -s {stack:x} -l 16384 0",
+            f"search -T {stack:x}",
+            "search -V deadbeefdeadbeef",
+            "kmem -v",
+            "kmem -s",
+        ):
+            dump.run(line)
+        workspace.opened.overlay.write(pmd.entry_paddr, bytes(8))
+        answer = dump.run(f"vtop {stack:x}")
+        assert isinstance(records(answer["translation"])[0]["paddr"], Absent)
+        assert records(answer["walk"])[-1]["entry"] == 0
+        assert "not present" in dump.run(f"rd {stack:x}").problems[0].what

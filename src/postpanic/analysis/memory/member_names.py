@@ -1,4 +1,4 @@
-"""Which member of a structure an offset is in, where a slab cache has objects of one type."""
+"""Which member an offset is in: of a variable, or of the objects of a slab cache that has objects of one type."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from drgn import Program, Type, TypeKind
 
 from postpanic.analysis.memory.slabs.values import Cache
 
-__all__ = ["member_at"]
+__all__ = ["member_at", "member_of_variable"]
 
 _COMPOUND = frozenset({TypeKind.STRUCT, TypeKind.UNION, TypeKind.CLASS})
 _TYPES = {
@@ -47,12 +47,22 @@ def member_at(prog: Program, cache: Cache, offset: int) -> str:
     return _find(type_, offset, 0)
 
 
+def member_of_variable(prog: Program, name: str, offset: int) -> str:
+    """Name the member at an offset of a variable of the kernel: ``tasks.next``; empty where its type is not known."""
+    try:
+        type_ = prog[name].type_
+    except (LookupError, ValueError, TypeError):
+        return ""
+    return _find(type_, offset, 0)
+
+
 def _find(type_: Type, offset: int, depth: int) -> str:
     while type_.kind is TypeKind.TYPEDEF:
         type_ = type_.type
     if type_.kind is TypeKind.ARRAY:
         size = drgn.sizeof(type_.type)
-        if not size:
+        if size <= 1:
+            # Of a text or a buffer, no single byte is worth naming.
             return ""
         inner = _find(type_.type, offset % size, depth + 1)
         return f"[{offset // size}]" + (f".{inner}" if inner else "")

@@ -20,7 +20,7 @@ from drgn.helpers.linux.percpu import per_cpu_ptr
 from postpanic.analysis.cells import decode, problem
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.filesystems.paths import Paths, file_path
-from postpanic.analysis.memory.member_names import member_at
+from postpanic.analysis.memory.member_names import member_at, member_of_variable
 from postpanic.analysis.memory.page_structs import page_structs
 from postpanic.analysis.memory.place import Place, describe_frame
 from postpanic.analysis.memory.slabs.objects import ObjectInfo, find_object, find_slab
@@ -108,6 +108,9 @@ class Places:
         offset = vaddr - symbol.address
         module = self._module_name(vaddr)
         text = f"{symbol.name}+{offset}" if offset else symbol.name
+        member = member_of_variable(self._prog, symbol.name, offset) if offset else ""
+        if member:
+            text += f" ({member})"
         if module:
             text += f" [{module}]"
         yield Place("symbol", symbol.name, text, symbol.address, symbol.size, offset)
@@ -260,9 +263,9 @@ class Places:
             offset = vaddr - base & _WORD
             name = f"CPU {cpu}, offset {offset:#x}"
             if vaddr < first + static:
-                symbol = self._per_cpu_symbol(offset)
+                symbol, member = self._per_cpu_symbol(offset)
                 if symbol:
-                    name = f"{symbol} of CPU {cpu}"
+                    name = f"{symbol}{f' ({member})' if member else ''} of CPU {cpu}"
             else:
                 name += ", allocated"
             yield Place("per-CPU", name, f"per-CPU {name}", first, unit, vaddr - first)
@@ -284,16 +287,17 @@ class Places:
         )
         return [address for address, _, _ in found], [(name, length) for _, name, length in found]
 
-    def _per_cpu_symbol(self, offset: int) -> str:
+    def _per_cpu_symbol(self, offset: int) -> tuple[str, str]:
+        """Name the per-CPU symbol that an offset is in, and the member of it."""
         addresses, symbols = self._per_cpu_symbols
         index = bisect_right(addresses, offset) - 1
         if index < 0:
-            return ""
+            return "", ""
         name, size = symbols[index]
         inside = offset - addresses[index]
         if inside >= max(size, 1):
-            return ""
-        return f"{name}+{inside}" if inside else name
+            return "", ""
+        return (f"{name}+{inside}", member_of_variable(self._prog, name, inside)) if inside else (name, "")
 
     def _vmalloc(self, vaddr: int) -> Iterator[Place]:
         area = find_vmap_area(self._prog, vaddr)
