@@ -90,7 +90,8 @@ def patterns() -> list[tuple[str, Pattern[str]]]:
 
 EVIL = (
     " ", "a", "0", "_", ".", "[", "(", "<", "?", "\t", ": ", "x/", "[<", "BUG: ", "WARNING: ", "INFO: task ", "at 0x1 ",
-    "a b ",     "a+0x1", "[1.000000]", "<4>", "Tainted: G ", "CPU: 1 PID: 1 Comm: ", "Oops: ", "a from ", "Jan 12 10:00:00 ",
+    "a b ", "a+0x1", "[1.000000]", "<4>", "Tainted: G ", "CPU: 1 PID: 1 Comm: ", "Oops: ", "a from ",
+    "Jan 12 10:00:00 ",
     "kern  :warn  : ", "{a}", "-{2:2}, at: ", "WARNING: [", "print_lock",
 )  # fmt: skip
 
