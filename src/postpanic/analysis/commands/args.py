@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from drgn import Object, Type, TypeKind
 
+from postpanic.analysis.cells import decode
 from postpanic.analysis.commands.arguments import Arguments, Operand, Option
 from postpanic.analysis.commands.backtrace.contents import WordNames
 from postpanic.analysis.commands.backtrace.rows import place_cells
@@ -18,6 +19,7 @@ from postpanic.analysis.stacks import x86_64
 from postpanic.analysis.stacks.arguments.flow import CodeFlow
 from postpanic.analysis.stacks.arguments.parameters import Parameter, find_parameters
 from postpanic.analysis.stacks.arguments.recover import Certainty, Recovered, Recovery
+from postpanic.analysis.stacks.code_index import Place
 from postpanic.analysis.stacks.engine import Stacks, open_stacks
 from postpanic.analysis.stacks.frames import Trace, number_frames
 from postpanic.analysis.tasks import TaskFacts, read_facts
@@ -83,6 +85,7 @@ class _Request:
     stacks: Stacks
     flows: CodeFlow
     names: WordNames
+    parameters: dict[int, tuple[Parameter, ...] | None]
     wanted: frozenset[int]
     verbose: bool
 
@@ -123,7 +126,8 @@ def args(workspace: Workspace, arguments: Arguments) -> Answer:
         workspace,
         stacks,
         workspace.once("code flow", lambda: CodeFlow(workspace.memory, stacks.code)),
-        WordNames(stacks),
+        workspace.once("names of words", lambda: WordNames(stacks)),
+        workspace.once("parameters of functions", dict),
         frozenset(parse_number(text, "args -n") for text in arguments.all("frame")),
         arguments.has("verbose"),
     )
@@ -148,7 +152,7 @@ def _frame_rows(request: _Request, trace: Trace) -> Iterator[tuple[Cell, ...]]:
         if frame.place is None or (request.wanted and number not in request.wanted):
             continue
         function, offset, module = place_cells(frame.place)
-        parameters = find_parameters(request.workspace.prog, frame.place)
+        parameters = _find_parameters(request, frame.place)
         if parameters is None:
             rows = list(_unnamed_rows(request, recovery, index))
         else:
@@ -158,6 +162,13 @@ def _frame_rows(request: _Request, trace: Trace) -> Iterator[tuple[Cell, ...]]:
             *(number, frame.slot, function, offset, frame.pc, module, mark),
             _ARGUMENTS.table(rows),
         )
+
+
+def _find_parameters(request: _Request, place: Place) -> tuple[Parameter, ...] | None:
+    """Find the parameters of a function; the same functions are on many stacks."""
+    if place.start not in request.parameters:
+        request.parameters[place.start] = find_parameters(request.workspace.prog, place)
+    return request.parameters[place.start]
 
 
 def _argument_row(request: _Request, recovery: Recovery, index: int, parameter: Parameter) -> tuple[Cell, ...]:
@@ -228,5 +239,7 @@ def _string(request: _Request, pointer: Type, value: int) -> str:
         text = request.workspace.prog.read_c_string(value, max_size=_STRING_BYTES)
     except UNREADABLE:
         return ""
-    decoded = text.decode("ascii", "replace")
-    return f' "{decoded}"' if decoded and decoded.isprintable() and "\ufffd" not in decoded else ""
+    if not text or not text.isascii() or not text.rstrip(b"\n").decode("ascii").isprintable():
+        return ""
+    shown = decode(text).replace("\\x0a", "\\n")
+    return f' "{shown}"'

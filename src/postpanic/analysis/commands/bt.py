@@ -157,7 +157,7 @@ def _read_request(workspace: Workspace, arguments: Arguments) -> _Request:
     stacks = open_stacks(workspace)
     hexadecimal = arguments.has("hex") or (workspace.radix == 16 and not arguments.has("decimal"))
     offsets = ("#x" if hexadecimal else "d") if arguments.has("offsets") else ""
-    names = WordNames(stacks, verbose=arguments.count("symbolic") > 1) if arguments.has("symbolic") else None
+    names = _word_names(workspace, stacks, arguments.count("symbolic"))
     contents = ContentReader(stacks, names)
     lines = workspace.once("source lines", lambda: SourceLines(workspace.prog))
     tables = TraceTables(
@@ -182,6 +182,14 @@ def _read_request(workspace: Workspace, arguments: Arguments) -> _Request:
         panic=_panic_vaddr(workspace),
         lines=lines if arguments.has("lines") else None,
     )
+
+
+def _word_names(workspace: Workspace, stacks: Stacks, level: int) -> WordNames | None:
+    if not level:
+        return None
+    if level > 1:
+        return workspace.once("long names of words", lambda: WordNames(stacks, verbose=True))
+    return workspace.once("names of words", lambda: WordNames(stacks))
 
 
 def _check_options(arguments: Arguments) -> None:
