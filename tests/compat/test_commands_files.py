@@ -7,10 +7,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from drgn import Object
+from drgn.helpers.linux.pid import find_task
 
 from postpanic import open_dump
 from postpanic.analysis.open_dump import OpenDump
+from postpanic.findings.absent import Absent
 from postpanic.findings.table import Table
+from postpanic.units import VirtAddr
 from tests.compat.proc_views import ProcViews
 from tests.vm.lab import Crash
 
@@ -184,3 +188,43 @@ def test_memory_by_reference(dump: OpenDump, views: ProcViews) -> None:
     verbose = _nested(dump.run(f"vm -vx {views.holder}").table.records()[0], "structures")
     starts = [member["number"] for member in verbose if member["name"].endswith("vm_start")]
     assert starts == [area.start for area in views.areas(views.holder) if area.name != "[vsyscall]"]
+
+
+def _damage(dump: OpenDump, place: int, value: int) -> None:
+    memory = dump.workspace.memory
+    dump.workspace.opened.dump.write(memory.translate(VirtAddr(place)), value.to_bytes(8, "little"))
+    dump.workspace.forget()
+
+
+def test_damage_spoils_what_it_hits_and_no_more(crash: Crash, views: ProcViews) -> None:
+    with open_dump(crash.filtered) as dump:
+        whole = dump.run("files", task=views.holder).table.records()[0]
+        by_path = {entry["path"]: entry for entry in _nested(whole, "files")}
+        regular = Object(dump.prog, "struct dentry *", by_path["/tmp/held/regular"]["dentry"])
+        _damage(dump, regular.d_parent.d_parent.address_ or 0, regular.value_())
+        files = find_task(dump.prog, views.holder).files.fdt.fd.value_()
+        _damage(dump, files + 8 * by_path["/tmp/mapped"]["fd"], 0x41)
+        after = {
+            entry["fd"]: entry for entry in _nested(dump.run("files", task=views.holder).table.records()[0], "files")
+        }
+        assert len(after) == len(_nested(whole, "files"))
+        circle = after[by_path["/tmp/held/regular"]["fd"]]["path"]
+        assert isinstance(circle, Absent)
+        assert "does not end" in circle.detail
+        assert isinstance(after[by_path["/tmp/mapped"]["fd"]]["inode"], Absent)
+        hit = {entry["fd"] for path, entry in by_path.items() if "/held" in path or path == "/tmp/mapped"}
+        before = {entry["fd"]: entry for entry in _nested(whole, "files") if "/held/" not in entry["path"]}
+        assert len(hit) > 4
+        assert {fd: after[fd] for fd in before if fd not in hit} == {fd: before[fd] for fd in before if fd not in hit}
+
+
+def test_a_circle_in_the_tree_of_cached_pages_ends(crash: Crash, views: ProcViews) -> None:
+    with open_dump(crash.filtered) as dump:
+        files = _nested(dump.run("files", task=views.holder).table.records()[0], "files")
+        inode = next(entry["inode"] for entry in files if entry["path"] == "/tmp/mapped")
+        head = Object(dump.prog, "struct inode *", inode).i_mapping.i_pages.xa_head.value_()
+        node = Object(dump.prog, "struct xa_node *", head & ~3)
+        _damage(dump, node.slots[0].address_ or 0, head)
+        answer = dump.run(f"files -p {inode:x}")
+        assert len(answer["pages"].rows) == 31
+        assert "twice" in answer.problems[0].what

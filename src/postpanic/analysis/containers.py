@@ -20,9 +20,22 @@ from postpanic.findings.table import Problem
 __all__ = ["idr_entries", "maple_entries", "red_black_entries", "xarray_entries"]
 
 
-def maple_entries(tree: Object, type_name: str, problems: list[Problem]) -> Iterator[tuple[int, Object]]:
+class _Named(list[Problem]):
+    """Passes problems on, with the name of the tree before them."""
+
+    def __init__(self, what: str, problems: list[Problem]) -> None:
+        super().__init__()
+        self._what = what
+        self._problems = problems
+
+    def append(self, problem: Problem, /) -> None:
+        """Pass one on."""
+        self._problems.append(Problem(f"{self._what}: {problem.what}", problem.reason))
+
+
+def maple_entries(tree: Object, type_name: str, what: str, problems: list[Problem]) -> Iterator[tuple[int, Object]]:
     """
-    Walk a ``struct maple_tree`` of pointers.
+    Walk a ``struct maple_tree`` of pointers; *what* names it in problems.
 
     Yields
     ------
@@ -31,14 +44,16 @@ def maple_entries(tree: Object, type_name: str, problems: list[Problem]) -> Iter
     """
     prog = tree.prog_
     pointer = prog.type(f"{type_name} *")
-    for found in MapleTree(prog, int(tree.ma_root.value_()), problems).walk():
+    for found in MapleTree(prog, int(tree.ma_root.value_()), _Named(what, problems)).walk():
         if isinstance(found, Element):
             yield found.first or 0, Object(prog, pointer, found.vaddr)
 
 
-def xarray_entries(tree: Object, type_name: str, problems: list[Problem]) -> Iterator[tuple[int, Object]]:
+def xarray_entries(tree: Object, type_name: str, what: str, problems: list[Problem]) -> Iterator[tuple[int, Object]]:
     """
-    Walk a ``struct xarray`` or ``struct radix_tree_root`` of pointers; values and marks are left out.
+    Walk a ``struct xarray`` or ``struct radix_tree_root`` of pointers.
+
+    Values and marks are left out; *what* names the tree in problems.
 
     Yields
     ------
@@ -47,7 +62,7 @@ def xarray_entries(tree: Object, type_name: str, problems: list[Problem]) -> Ite
     """
     prog = tree.prog_
     pointer = prog.type(f"{type_name} *")
-    for found in _xarray_elements(prog, tree, problems):
+    for found in _xarray_elements(prog, tree, _Named(what, problems)):
         if not found.vaddr & 3:
             yield found.index or 0, Object(prog, pointer, found.vaddr)
 
@@ -61,17 +76,19 @@ def _xarray_elements(prog: Program, tree: Object, problems: list[Problem]) -> It
     return walk_xarray(prog, head, layout, problems)
 
 
-def idr_entries(idr: Object, type_name: str, problems: list[Problem]) -> Iterator[tuple[int, Object]]:
+def idr_entries(idr: Object, type_name: str, what: str, problems: list[Problem]) -> Iterator[tuple[int, Object]]:
     """Walk a ``struct idr``, as :func:`xarray_entries` does; the indexes are identifiers."""
     base = int(idr.idr_base.value_())
-    for index, entry in xarray_entries(idr.idr_rt, type_name, problems):
+    for index, entry in xarray_entries(idr.idr_rt, type_name, what, problems):
         yield base + index, entry
 
 
-def red_black_entries(root: Object, type_name: str, member: str, problems: list[Problem]) -> Iterator[Object]:
+def red_black_entries(
+    root: Object, type_name: str, member: str, what: str, problems: list[Problem]
+) -> Iterator[Object]:
     """Walk the objects in a ``struct rb_root``, in order: pointers to *type_name*, whose node is *member*."""
     prog = root.prog_
     pointer = prog.type(f"{type_name} *")
     offset = offsetof(prog.type(type_name), member)
-    for found in walk_red_black(prog, int(root.rb_node.value_()), problems, in_order=True):
+    for found in walk_red_black(prog, int(root.rb_node.value_()), _Named(what, problems), in_order=True):
         yield Object(prog, pointer, found.vaddr - offset)

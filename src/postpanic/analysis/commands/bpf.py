@@ -203,7 +203,9 @@ def _programs(
 ) -> Table:
     entries: list[Object] = []
     try:
-        entries += [entry for _, entry in idr_entries(workspace.prog["prog_idr"], "struct bpf_prog", problems)]
+        entries += [
+            entry for _, entry in idr_entries(workspace.prog["prog_idr"], "struct bpf_prog", "BPF programs", problems)
+        ]
     except UNREADABLE as exc:
         problems.append(problem("BPF programs", exc))
     chosen = _choose(entries, arguments.get("program"), lambda entry: int(entry.aux.id.value_()), "program")
@@ -334,7 +336,9 @@ def _maps(
 ) -> Table:
     entries: list[Object] = []
     try:
-        entries += [entry for _, entry in idr_entries(workspace.prog["map_idr"], "struct bpf_map", problems)]
+        entries += [
+            entry for _, entry in idr_entries(workspace.prog["map_idr"], "struct bpf_map", "BPF maps", problems)
+        ]
     except UNREADABLE as exc:
         problems.append(problem("BPF maps", exc))
     rows = []

@@ -107,9 +107,13 @@ class _Search:
                 yield "mmap"
 
     def _is_file(self, file: Object) -> bool:
-        if self._inode is not None:
-            return bool(file_inode(file).value_() == self._inode)
-        return self._paths.of_file(file) in self._names
+        try:
+            if self._inode is not None:
+                return bool(file_inode(file).value_() == self._inode)
+            return self._paths.of_file(file) in self._names
+        except UNREADABLE as exc:
+            self._problems.append(problem(f"the file at {file.value_():#x}", exc))
+            return False
 
     def _is_path(self, path: Object) -> bool:
         if self._inode is not None:

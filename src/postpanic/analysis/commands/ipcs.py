@@ -163,7 +163,7 @@ def _table(
     what = shape.name.replace("_", " ")
     try:
         identifiers = namespace.ids[kind.number].ipcs_idr
-        for _, permissions in idr_entries(identifiers, "struct kern_ipc_perm", problems):
+        for _, permissions in idr_entries(identifiers, "struct kern_ipc_perm", what, problems):
             entry = container_of(permissions, kind.type, kind.member)
             row = make_row(entry)
             rows.append((*row, _pages(entry)) if shape is _SHARED_PAGES else row)

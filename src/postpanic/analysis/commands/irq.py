@@ -133,9 +133,9 @@ def _descriptors(workspace: Workspace, problems: list[Problem]) -> Iterator[tupl
     try:
         if "sparse_irqs" in prog:
             # A maple tree since 6.5 (721255b9826b).
-            yield from maple_entries(prog["sparse_irqs"], "struct irq_desc", problems)
+            yield from maple_entries(prog["sparse_irqs"], "struct irq_desc", "interrupt descriptors", problems)
         else:
-            yield from xarray_entries(prog["irq_desc_tree"], "struct irq_desc", problems)
+            yield from xarray_entries(prog["irq_desc_tree"], "struct irq_desc", "interrupt descriptors", problems)
     except UNREADABLE as exc:
         problems.append(problem("interrupt descriptors", exc))
 

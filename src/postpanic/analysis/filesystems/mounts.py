@@ -29,7 +29,7 @@ def read_mounts(namespace: Object, problems: list[Problem]) -> Iterator[Object]:
         entries = list_for_each_entry("struct mount", namespace.list.address_of_(), "mnt_list")
     except AttributeError:
         # Since 6.8 (2eea9ce4310d) they are in a tree.
-        yield from red_black_entries(namespace.mounts, "struct mount", "mnt_node", problems)
+        yield from red_black_entries(namespace.mounts, "struct mount", "mnt_node", "tree of mounts", problems)
         return
     for mount in guarded(entries, "list of mounts", problems):
         # From 5.8 on who reads /proc/mounts has a place of its own in the list.

@@ -84,7 +84,8 @@ def cached_pages(mapping: Object, problems: list[Problem]) -> Iterator[tuple[int
     except AttributeError:
         # b93b016313b3 (4.17) renamed it.
         tree = mapping.page_tree
-    for index, page in xarray_entries(tree, "struct page", problems):
+    what = f"pages of the address_space at {mapping.value_():#x}"
+    for index, page in xarray_entries(tree, "struct page", what, problems):
         try:
             count = int(compound_nr(page).value_())
         except UNREADABLE:

@@ -36,13 +36,14 @@ _NEWER = (
 
 def read_areas(mm: Object, problems: list[Problem]) -> Iterator[Object]:
     """Walk the ``struct vm_area_struct *`` of a ``struct mm_struct *``, by address."""
+    what = f"memory areas of the mm_struct at {mm.value_():#x}"
     try:
         tree = mm.mm_mt
     except AttributeError:
         # Before 6.1 (763ecb035029) they were in a list.
-        yield from guarded(_list(mm), f"memory areas of the mm_struct at {mm.value_():#x}", problems)
+        yield from guarded(_list(mm), what, problems)
         return
-    for _, area in maple_entries(tree, "struct vm_area_struct", problems):
+    for _, area in maple_entries(tree, "struct vm_area_struct", what, problems):
         yield area
 
 
