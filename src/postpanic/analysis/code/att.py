@@ -70,6 +70,10 @@ def spell_att(decoded: Any) -> tuple[str, str]:  # noqa: ANN401 - capstone has n
     mnemonic = _mnemonic(name, operands)
     if prefixes == ["rep"] and name == "ret":
         prefixes = ["repz"]
+    if name == "nop" and operands and operands[-1].type == x86.X86_OP_MEM:
+        # A segment has no meaning there: it only makes the instruction longer.
+        segment = operands[-1].mem.segment
+        prefixes = [*prefixes, *([decoded.reg_name(segment)] if segment else [])]
     spelt = [_operand(decoded, operand, name, operands) for operand in reversed(operands)]
     head = " ".join([*(_PREFIXES.get(prefix, prefix) for prefix in prefixes), mnemonic])
     return head, ",".join(spelt)
@@ -131,6 +135,8 @@ def _immediate(operand: Any, operands: list[Any]) -> int:  # noqa: ANN401 - caps
 def _memory(decoded: Any, operand: Any, implied: str) -> str:  # noqa: ANN401 - capstone has no types
     memory = operand.mem
     segment = f"%{decoded.reg_name(memory.segment)}:" if memory.segment else implied
+    if decoded.id == x86.X86_INS_NOP:
+        segment = ""
     disp = memory.disp
     if not memory.base and not memory.index:
         return f"{segment}{disp & ((1 << 64) - 1):#x}"

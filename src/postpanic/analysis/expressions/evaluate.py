@@ -39,7 +39,7 @@ from postpanic.analysis.expressions.tree import (
     Unary,
 )
 from postpanic.analysis.expressions.types import find_type, is_type_name, strip
-from postpanic.errors import FactAbsentError
+from postpanic.errors import FactAbsentError, PostpanicError
 
 __all__ = ["evaluate", "evaluate_number"]
 
@@ -187,7 +187,8 @@ class _Evaluator:
             case Binary(sign, left, right):
                 return self._binary(sign, self._scalar(left), self._scalar(right), node.column)
             case Conditional(condition, then, otherwise):
-                return self.value(then if self._is_true(condition) else otherwise)
+                is_true = self._is_true(condition)
+                return self._choice(self.value(then if is_true else otherwise), otherwise if is_true else then)
             case Cast(type_name, operand):
                 return self._cast(find_type(self._prog, type_name, node.column), self.value(operand), node.column)
             case TypeAt(type_name, operand):
@@ -195,6 +196,16 @@ class _Evaluator:
                 return Object(self._prog, type_, address=self._integer(self._scalar(operand), node.column) & _WORD)
             case _:
                 raise ExpressionError("this cannot be evaluated", node.column)
+
+    def _choice(self, chosen: Object | _Symbol, other: Node) -> Object | _Symbol:
+        """Give what was chosen the type that C gives to both sides; the other one need not make sense here."""
+        if isinstance(chosen, _Symbol) or not _is_arithmetic(chosen):
+            return chosen
+        with suppress(FaultError, PostpanicError, TypeError, ValueError):
+            side = self.value(other)
+            if isinstance(side, Object) and _is_arithmetic(side) and strip(side.type_) != strip(chosen.type_):
+                return chosen + cast(side.type_, Object(self._prog, "int", 0))
+        return chosen
 
     def _object(self, node: Node, *, plain: bool = True) -> Object:
         found = self.value(node, plain=plain)
@@ -392,6 +403,10 @@ class _Evaluator:
                 moved = int(pointer.value_()) + (step if sign == "+" else -step)
                 return Object(self._prog, pointer.type_, moved & _WORD)
         return None
+
+
+def _is_arithmetic(value: Object) -> bool:
+    return strip(value.type_).kind in {TypeKind.INT, TypeKind.BOOL, TypeKind.ENUM, TypeKind.FLOAT}
 
 
 @contextmanager

@@ -17,6 +17,7 @@ START = 0xFFFFFFFF81000000
         ("55", "push", "%rbp"),
         ("4889e5", "mov", "%rsp,%rbp"),
         ("0f1f440000", "nopl", "0x0(%rax,%rax,1)"),
+        ("662e0f1f840000000000", "cs nopw", "0x0(%rax,%rax,1)"),
         ("6690", "xchg", "%ax,%ax"),
         ("90", "nop", ""),
         ("f30f1efa", "endbr64", ""),
