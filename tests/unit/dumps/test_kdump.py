@@ -330,6 +330,8 @@ def test_zip_bomb_of_a_page_is_lost_without_unpacking_it(open_bytes: Opener, kin
     image = build_kdump(spec)
     assert struct.unpack_from("<I", image.raw, image.descriptors[1] + 8)[0] <= block
     dump = open_bytes(image.raw)
+    # The first page of a kind imports its codec, which is not what is measured.
+    dump.read_pages(frames(2))
     tracemalloc.start()
     assert dump.read_pages(frames(1, 2))[1].tolist() == [LOST, PRESENT]
     peak = tracemalloc.get_traced_memory()[1]
