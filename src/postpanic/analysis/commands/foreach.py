@@ -26,7 +26,7 @@ from postpanic.errors import UsageError
 from postpanic.findings.absent import Reason
 from postpanic.findings.table import Answer, Cell, Column, Kind, Layout, Problem, Shape, Table
 
-__all__ = ["foreach"]
+__all__ = ["foreach", "split_words"]
 
 _TEXT = Shape("text", (Column("line", help="One line of what drgn's command printed."),), Layout.LINES, "{line}")
 _ANSWERS = Shape(
@@ -103,7 +103,7 @@ class _Step:
 )
 def foreach(workspace: Workspace, arguments: Arguments) -> Answer:
     """Run commands for many tasks."""
-    chosen, runs = _split(arguments.operands)
+    chosen, runs = split_words(arguments.operands)
     steps = [step for run in runs for step in _make_steps(run)]
     if not steps:
         raise UsageError("foreach: no command", hint=f"foreach takes: {' '.join(sorted(_command_names()))}")
@@ -141,7 +141,7 @@ def _command_names() -> frozenset[str]:
     }
 
 
-def _split(words: Sequence[str]) -> tuple[TaskChoice, list[_Run]]:
+def split_words(words: Sequence[str]) -> tuple[TaskChoice, list[_Run]]:
     """Tell the words that choose tasks from the commands with their words."""
     chosen = TaskChoice()
     runs: list[_Run] = []

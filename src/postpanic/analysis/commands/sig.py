@@ -200,7 +200,12 @@ class _Reader:
         self._workspace = workspace
         self._prog = workspace.prog
         self._problems = problems
-        self._flags = sorted(sigaction_flags(workspace.prog).items(), key=lambda entry: entry[1])
+        # Of two names of a flag (SA_ONSTACK, SA_STACK) the first is the preferred one.
+        preferred: dict[int, str] = {}
+        for name, bit in sigaction_flags(workspace.prog).items():
+            preferred.setdefault(bit, name)
+        # crash's order: SA_RESTORER, which the C library sets, before what the program chose.
+        self._flags = sorted(preferred.items(), key=lambda entry: (entry[1] != "SA_RESTORER", entry[0]))
 
     def task(self, facts: TaskFacts) -> tuple[Cell, ...]:
         try:
@@ -250,7 +255,7 @@ class _Reader:
                 {0: "SIG_DFL", 1: "SIG_IGN"}.get(handler, f"{handler:x}"),
                 mask,
                 flags,
-                "|".join(name for name, bit in self._flags if flags & bit),
+                "|".join(name for bit, name in self._flags if flags & bit),
             )
 
     def _blocked(self, facts: TaskFacts) -> tuple[Cell, Cell, Cell]:
