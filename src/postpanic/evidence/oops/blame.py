@@ -27,12 +27,14 @@ __all__ = ["rank"]
 _RANKS = 8
 _NO_CALLBACKS = frozenset({Part.ENTRY, Part.INTERRUPT, Part.REPORTING, Part.WAITING})
 _STALLS = frozenset({Kind.RCU_STALL, Kind.SOFT_LOCKUP, Kind.HARD_LOCKUP, Kind.CSD_LOCK, Kind.WORKQUEUE_LOCKUP})
-_BY_LOCK = frozenset({Kind.DEADLOCK, Kind.LOCK_STATE})
+_BY_LOCK = frozenset({Kind.DEADLOCK, Kind.LOCK_STATE, Kind.LOCKDEP})
 _FAULTS = frozenset(kind for kind, family in FAMILIES.items() if family in {Family.MEMORY_ACCESS, Family.EXCEPTION})
 _NEAR = 2
 """Frames from the fault on whose own code may be to blame, whatever part they play."""
 _FAULTY_TOO = frozenset({Part.INTERRUPT, Part.ENTRY, Part.WAITING})
 """Parts whose own code may fault."""
+_SERVING = frozenset({Part.ALLOCATOR, Part.WAITING, Part.LIBRARY})
+_TAKE_LOCKS = frozenset({None, *_FAULTY_TOO})
 
 
 class _Ranking:
@@ -63,7 +65,7 @@ def rank(
         _rank_irq_use(traces, ranking)
     if kind in _BY_LOCK:
         for lock in locks:
-            if lock.is_wanted and part_of(lock.function) is None:
+            if lock.is_wanted and part_of(lock.function) in _TAKE_LOCKS:
                 ranking.add(lock.function, f"takes {lock.name or 'the lock'}")
     if kind is Kind.KCSAN:
         for function in named:
@@ -73,7 +75,8 @@ def rank(
         for frames in chosen:
             _rank_callbacks(kind, frames, ranking)
     for function in named:
-        if part_of(function) is None:
+        part = part_of(function)
+        if part is None or (part in _FAULTY_TOO and kind is not Kind.WARNING):
             ranking.add(function, "the message names it")
     frames = [frame for trace in chosen for frame in trace]
     _rank_frames(kind, frames, ranking)
@@ -139,30 +142,59 @@ def _takes_sample(frame: Frame) -> bool:
 
 
 def _rank_frames(kind: Kind, frames: list[Frame], ranking: _Ranking) -> None:
-    is_hang = kind is Kind.HUNG_TASK
     passed: Part | None = None
+    served: Frame | None = None
     for position, frame in enumerate(frames):
-        if not frame.is_reliable:
+        if not frame.is_reliable or (kind is Kind.HUNG_TASK and _rank_bucket(frame, ranking)):
             continue
-        part = part_of(frame.function)
+        part = _part_in(kind, frame)
         if position < _NEAR and frames[0].is_pc and kind in _FAULTS and part in _FAULTY_TOO:
             part = None
-        if is_hang and frame.function.startswith("console_lock"):
-            part = Part.LOCKING
-        if kind is Kind.MEMORY_LEAK and "alloc" in frame.function:
-            part = Part.ALLOCATOR
-        if is_hang and frame.function == "rtnl_lock":
-            ranking.add(frame.function, "waits for the lock of all network configuration")
-            continue
-        if is_hang and frame.function.startswith(("synchronize_", "__synchronize_")):
-            ranking.add("synchronize_rcu", "waits for a grace period")
-            continue
+        if part in _SERVING and served is None:
+            served = frame
+        if served is not None and not ranking.found and _enters_interrupt(frame):
+            # What lies behind is the task that the interrupt hit: it has no part in this.
+            ranking.add(served.function, "all that the interrupt did", served.module)
         if part is None or (part is Part.ENTRY and syscall_name(frame.function)):
             reason = f"first behind one that {passed.value}" if passed is not None else "in the trace"
             ranking.add(frame.function, reason, frame.module)
             passed = None
         else:
             passed = part
+
+
+def _part_in(kind: Kind, frame: Frame) -> Part | None:
+    """Tell the part of a function in a report of this kind."""
+    if kind is Kind.HUNG_TASK and frame.function.startswith("console_lock"):
+        return Part.LOCKING
+    if kind is Kind.MEMORY_LEAK and "alloc" in frame.function:
+        return Part.ALLOCATOR
+    return part_of(frame.function)
+
+
+def _rank_bucket(frame: Frame, ranking: _Ranking) -> bool:
+    """Rank what many tasks wait for at once under one name."""
+    if frame.function.startswith("rtnl_lock"):
+        ranking.add("rtnl_lock", "waits for the lock of all network configuration")
+        return True
+    if frame.function.startswith(("synchronize_", "__synchronize_")):
+        ranking.add("synchronize_rcu", "waits for a grace period")
+        return True
+    return False
+
+
+def _enters_interrupt(frame: Frame) -> bool:
+    return frame.function.startswith(
+        (
+            "asm_sysvec_",
+            "apic_timer_interrupt",
+            "__irq_svc",
+            "el1_irq",
+            "el1h_64_irq",
+            "common_interrupt",
+            "ret_from_intr",
+        )
+    )
 
 
 def _rank_leftovers(

@@ -102,9 +102,9 @@ _EXCEPTION = _any(
 )
 _INTERRUPT = _any(
     r"""
-    (?:asm_)?sysvec_\w+ (?:smp_)?(?:trace_)?\w*apic_timer_interrupt (?:asm_)?common_interrupt
-    irq_(?:enter|exit)\w* do_IRQ ret_from_intr (?:do|invoke|handle|run)_softirqs?\w* do_softirq\w*
-    local_bh_enable\w* irqentry_\w+
+    (?:do_)?handle_IPI ipi_handler (?:asm_)?sysvec_\w+ (?:smp_)?(?:trace_)?\w*apic_timer_interrupt
+    (?:asm_)?common_interrupt irq_(?:enter|exit)\w* do_IRQ ret_from_intr (?:do|invoke|handle|run)_softirqs?\w*
+    do_softirq\w* local_bh_enable\w* irqentry_\w+
     handle_(?:irq|domain_irq|percpu\w*|edge_irq|level_irq|fasteoi_irq|simple_irq|IRQ)\w*
     generic_handle_\w*irq\w* gic_handle_irq arch_timer_handler\w* gic_\w+irq\w* call_on_(?:irq_)?stack\w*
     do_interrupt_handler irq_(?:svc|usr) hrtimer_(?:interrupt|run_queues)\w* run_hrtimer
@@ -129,8 +129,10 @@ _ENTRY = _any(
 )
 _LIBRARY = _any(
     r"""
-    (?:drop|inc|clear|set)_nlink usb_(?:submit_urb|control_msg|bulk_msg|start_wait_urb)\w* do_read_cache_\w+
-    netif_receive_skb\w* (?:arch_|raw_)?atomic(?:64|_long)?_\w+ instrument_\w+
+    seq_(?:printf|puts|putc|write|vprintf|put)\w* timer_shutdown\w* tasklet_(?:kill|unlock|disable)\w*
+    hrtimer_(?:cancel|try_to_cancel|active|start)\w* (?:drop|inc|clear|set)_nlink
+    usb_(?:submit_urb|control_msg|bulk_msg|start_wait_urb)\w* do_read_cache_\w+ netif_receive_skb\w*
+    (?:arch_|raw_)?atomic(?:64|_long)?_\w+ instrument_\w+
     (?:arch_)?(?:test|set|clear|change)_(?:and_\w+_)?bit\w* (?:read|write)_once\w* READ_ONCE\w* native_\w+
     pv_\w+ xchg cmpxchg\w* try_cmpxchg\w* arch_\w+xchg\w* mem(?:cpy|set|move|cmp|chr|scan|dup)\w* rep_\w+
     str(?:len|nlen|cpy|ncpy|lcpy|scpy|cat|lcat|ncat|cmp|ncmp|casecmp|ncasecmp|chr|rchr|str|nstr|sep|spn|cspn|pbrk|nchr|chrnul)\w*
