@@ -207,7 +207,7 @@ def test_foreach_chooses_as_crash_does(judged: Judged) -> None:
     everyone = {row["task"]: row for row in records(judged.run("ps").table)}
 
     def chosen(words: str) -> set[int]:
-        return {row["task"] for row in records(judged.run(f"foreach {words} ps").table)}
+        return {row["task"] for row in inner(records(judged.run(f"foreach {words} ps")["joined"])[0]["rows"])}
 
     def those(condition: str, value: object) -> set[int]:
         return {task for task, row in everyone.items() if row[condition] == value}

@@ -45,6 +45,16 @@ _TASKS = Shape(
     gap=True,
 )
 
+_JOINED = Shape(
+    "joined",
+    (
+        Column("command", help="A command that answers for all tasks together, as ps does."),
+        Column("rows", Kind.ROWS, help="One table of its answer, in the shape of that command."),
+    ),
+    Layout.LINES,
+    gap=True,
+)
+
 _DRGN_COMMANDS = frozenset({"bt", "vm", "task", "files", "net", "set", "ps", "sig", "vtop"})
 """The commands that crash's ``foreach`` takes; those that are not native are drgn's, as text."""
 
@@ -92,7 +102,7 @@ class _Step:
             required=True,
         ),
     ),
-    shapes=(_TASKS,),
+    shapes=(_TASKS, _JOINED),
     examples=(
         Example("foreach bt", "the stacks of all tasks"),
         Example("foreach UN bt", "the stacks of all tasks in uninterruptible sleep"),
@@ -113,7 +123,8 @@ def foreach(workspace: Workspace, arguments: Arguments) -> Answer:
     try:
         joined = [_answer_all(workspace, step, [task.task for task in tasks]) for step in steps if step.is_joined]
         problems += [problem for answer in joined for problem in answer.problems]
-        tables = tuple(table for answer in joined for table in answer.tables)
+        shared = [(answer.command, table) for answer in joined for table in answer.tables]
+        tables = (_JOINED.table(shared),) if shared else ()
         rest = [step for step in steps if not step.is_joined]
         if rest:
             streams = [_answers(workspace, step, [task.task for task in tasks], problems) for step in rest]
