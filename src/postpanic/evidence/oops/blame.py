@@ -33,6 +33,8 @@ _NEAR = 2
 """Frames from the fault on whose own code may be to blame, whatever part they play."""
 _FAULTY_TOO = frozenset({Part.INTERRUPT, Part.ENTRY, Part.WAITING})
 """Parts whose own code may fault."""
+_SERVER_RANK = 3
+_SERVERS = frozenset({Part.ALLOCATOR, Part.WAITING, Part.LIBRARY, Part.INTERRUPT, Part.ENTRY, Part.LOCKING})
 _SERVING = frozenset({Part.ALLOCATOR, Part.WAITING, Part.LIBRARY})
 _TAKE_LOCKS = frozenset({None, *_FAULTY_TOO})
 
@@ -82,7 +84,25 @@ def rank(
     _rank_frames(kind, frames, ranking)
     if not ranking.found:
         _rank_leftovers(kind, frames, locks, named, ranking)
-    return tuple(ranking.found.values())
+    return _with_server(kind, frames, tuple(ranking.found.values()))
+
+
+def _with_server(kind: Kind, frames: list[Frame], ranked: tuple[Blame, ...]) -> tuple[Blame, ...]:
+    """Put the function that served the first one third: it is at fault now and then."""
+    if kind in _STALLS or kind in _BY_LOCK or len(ranked) < _SERVER_RANK:
+        return ranked
+    server: Frame | None = None
+    for frame in frames:
+        if plain_name(frame.function) == ranked[0].function:
+            break
+        part = part_of(frame.function)
+        if frame.is_reliable and part in _SERVERS and (server is None or not server.is_pc):
+            server = frame
+    if server is None or plain_name(server.function) in {blame.function for blame in ranked}:
+        return ranked
+    reason = f"{part_of(server.function) or Part.LIBRARY}, but it was running there"
+    blame = Blame(plain_name(server.function), reason, server.module)
+    return (*ranked[: _SERVER_RANK - 1], blame, *ranked[_SERVER_RANK - 1 :])[:_RANKS]
 
 
 def _rank_irq_use(traces: tuple[Trace, ...], ranking: _Ranking) -> None:
