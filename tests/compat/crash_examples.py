@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 
 from drgn import Object, Program, container_of
+from drgn.helpers.linux.block import for_each_disk
 from drgn.helpers.linux.mm import for_each_vma, virt_to_page
 from drgn.helpers.linux.pid import find_task
 
@@ -22,8 +23,10 @@ REPLACEMENTS: dict[str, str] = {
     # Tasks: addresses, PIDs and names.
     **dict.fromkeys(("f2814000", "f9dec000", "c2fe8000", "c20ab0b0", "c169a000", "ffff8100145d2080"), "{task}"),
     **dict.fromkeys(("ffff88012b98e040", "ffff8800b66a0000", "ffff88011653e250", "ffff81002c0a3050"), "{task}"),
-    **dict.fromkeys(("ffff8100181190c0", "c5496000"), "{task}"),
+    "ffff8100181190c0": "{task}",
     "0xffff880109b8e3d0": "{tasks_list}",
+    "task_struct.wait_chldexit": "signal_struct.wait_chldexit",
+    "c5496000": "{signal}",
     **dict.fromkeys(("1592", "462", "1954", "4249", "10318", "13896", "2618", "2517", "8970", "2578", "2958"), "1"),
     **dict.fromkeys(("386", "4777", "3875", "1359"), "1"),
     **dict.fromkeys(("kwm", "firefox", "multi-thread", "automount", "bash"), "load"),
@@ -35,7 +38,8 @@ REPLACEMENTS: dict[str, str] = {
     "c40425b0": "{page}",
     **dict.fromkeys(("c03576b8", "c3fbdb60"), "{task}"),
     "ffffea0001dafb20": "{page}",
-    "ffff880215802e00": "{task}",
+    "slab_cache": "mapping",
+    "ffff880215802e00": "{mapping}",
     "arp_cache": "kmalloc-64",
     "kmalloc-8192": "kmalloc-8k",
     "c532c000": "{task}",
@@ -110,6 +114,9 @@ REPLACEMENTS: dict[str, str] = {
     "bdflush_param": "sigval",
     "bdf_prm": "init_task",
     "0xffff880128c508d8": "{vmap_node}",
+    # Since 6.9 the areas in use are in a tree for each node, the free ones still in one.
+    "vmap_area_root": "free_vmap_area_root",
+    "'event.*'": "'kworker.*'",
     "mm_struct.mm_rb": "anon_vma.rb_root",
     "ffff880128b5a300": "{anon_vma}",
     "0xffff880074b5be80": "{anon_vma}",
@@ -118,7 +125,11 @@ REPLACEMENTS: dict[str, str] = {
     "vm_area_struct.vm_start": "anon_vma_chain.vma",
     "se_session": "request_queue",
     "iscsi_cmd": "request",
-    **dict.fromkeys(("0xc0000000e118c760", "0xc0000000671c0000"), "{task}"),
+    "0xc0000000e118c760": "{queue}",
+    "0xc0000000671c0000": "{requests}",
+    "sess_cmd_map": "elevator",
+    "sbitmap_queue": "blk_mq_tag_set",
+    "state": "__state",
     "c0000000e118c808": "{sbitmap_queue}",
     # Machines with more, or with other, processors and interrupts.
     "18": "1",
@@ -153,9 +164,8 @@ def find_places(prog: Program) -> dict[str, str]:
         "module_text": prog.symbol("virtnet_probe").address + 5,
         "wait_queue": prog.symbol("log_wait").address,
         "file_systems": int(prog["file_systems"]),
-        "vmap_node": _find_vmap_node(prog),
-        # No disk of the guest has a bitmap of tags that is worth looking at: any address will do.
-        "sbitmap_queue": int(task),
+        "vmap_node": int(prog["free_vmap_area_root"].rb_node),
+        **_disk_places(prog),
     }
     task_type = prog.type("struct task_struct")
     # Since 6.8 the children of a dentry are in a hash list: da549bdd15c2.
@@ -177,6 +187,7 @@ def _task_places(prog: Program, task: Object) -> dict[str, int]:
     return {
         "task": int(task),
         "task_end": int(task) + 64,
+        "signal": int(task.signal),
         "tasks_list": int(task.tasks.address_of_()),
         "page": int(virt_to_page(prog, task)),
         "mm": int(task.mm),
@@ -205,9 +216,11 @@ def _file_places(task: Object) -> dict[str, int]:
     }
 
 
-def _find_vmap_node(prog: Program) -> int:
-    try:
-        return int(prog["vmap_area_root"].rb_node)
-    except LookupError:
-        # Since 6.9 there is a tree for each node: d093602919ad.
-        return int(prog["vmap_nodes"][0].busy.root.rb_node)
+def _disk_places(prog: Program) -> dict[str, int]:
+    queue = next(disk.queue for disk in for_each_disk(prog) if disk.queue.tag_set)
+    tags = queue.tag_set.tags[0]
+    return {
+        "queue": int(queue),
+        "requests": int(tags.static_rqs[0]),
+        "sbitmap_queue": int(tags.bitmap_tags.address_of_()),
+    }

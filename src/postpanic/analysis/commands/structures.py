@@ -48,6 +48,7 @@ _OPTIONS = (
     Option("-f", "file_offset", "the address is an offset in the dump file"),
     Option("-u", "user", "the address is one of the current task's own memory"),
     HEXADECIMAL,
+    Option("-h", HEXADECIMAL.name, "the same as -x"),
     DECIMAL,
     Option("-p", "pointers", "show the type of each member that is a pointer, and what it points to"),
     Option("-c", "count", "show so many, one behind the other; negative: those that end at the address", "COUNT"),
