@@ -21,6 +21,7 @@ def trace_with_drgn(prog: Program, code: CodeIndex, facts: TaskFacts, area: Area
     except UNREADABLE as exc:
         trace.problems.append(problem("its stack", exc))
         return trace
+    return_bytes = 8 if "rsp" in (found[0].registers() if found else {}) else 0
     for frame in found:
         pc, sp = _pc(frame), _sp(frame)
         if pc is None or sp is None:
@@ -33,7 +34,7 @@ def trace_with_drgn(prog: Program, code: CodeIndex, facts: TaskFacts, area: Area
             break
         place = code.find(pc) if frame.interrupted else code.find_caller(pc)
         on = area if area is not None and sp in area else None
-        trace.frames.append(Frame(pc, sp, 0, place, interrupted=frame.interrupted, area=on))
+        trace.frames.append(Frame(pc, sp, 0, place, interrupted=frame.interrupted, area=on, return_bytes=return_bytes))
     trace.complete = bool(trace.frames)
     return trace
 

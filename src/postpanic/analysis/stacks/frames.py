@@ -86,6 +86,8 @@ class Frame:
         The stack it is on; None: no stack that is known.
     saved : Saved, optional
         The registers between it and its caller, which did not call but was interrupted.
+    return_bytes : int
+        What a call pushes: 8 on x86-64, nothing where the return address is in a register.
     """
 
     pc: int
@@ -96,11 +98,12 @@ class Frame:
     reliable: bool = True
     area: Area | None = None
     saved: Saved | None = None
+    return_bytes: int = 8
 
     @property
     def slot(self) -> int:
         """Where crash says the frame is: its return address, or the stack pointer where it was interrupted."""
-        return self.sp if self.interrupted else self.sp - 8
+        return self.sp if self.interrupted else self.sp - self.return_bytes
 
 
 @dataclass(slots=True)

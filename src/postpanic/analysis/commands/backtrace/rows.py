@@ -7,7 +7,13 @@ from collections.abc import Iterator
 from drgn import Program
 
 from postpanic.analysis.commands.backtrace.contents import ContentReader
-from postpanic.analysis.commands.backtrace.shapes import REGISTERS, REGISTERS_OF_PROCESSOR, frames_shape
+from postpanic.analysis.commands.backtrace.shapes import (
+    OTHER_REGISTERS,
+    REGISTERS,
+    REGISTERS_OF_OTHERS,
+    REGISTERS_OF_PROCESSOR,
+    frames_shape,
+)
 from postpanic.analysis.commands.per_task import task_cells
 from postpanic.analysis.stacks import x86_64
 from postpanic.analysis.stacks.code_index import Place
@@ -62,7 +68,7 @@ def registers_table(saved: Saved, *, hexadecimal: bool = False) -> Table:
         at = "unknown or invalid address"
         if place is not None and place.function:
             at = place.function + (f"+{place.offset:{'#x' if hexadecimal else 'd'}}" if place.offset else "")
-        title = f"[exception RIP: {at}]"
+        title = f"[exception {'RIP' if 'rip' in registers else 'PC'}: {at}]"
     function, offset, module = place_cells(place) if not saved.user else (None, None, None)
     row: tuple[Cell, ...] = (
         "user" if saved.user else "kernel",
@@ -71,8 +77,11 @@ def registers_table(saved: Saved, *, hexadecimal: bool = False) -> Table:
         offset,
         module,
         *(registers.get(name) for names in x86_64.REGISTER_ROWS for name in names),
+        None if "rip" in registers else OTHER_REGISTERS.table(list(registers.items())),
     )
-    shape = REGISTERS if "rax" in registers else REGISTERS_OF_PROCESSOR
+    shape = REGISTERS_OF_PROCESSOR if "rip" in registers else REGISTERS_OF_OTHERS
+    if "rax" in registers:
+        shape = REGISTERS
     return shape.table([row], title=title)
 
 

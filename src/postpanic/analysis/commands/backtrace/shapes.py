@@ -15,9 +15,11 @@ __all__ = [
     "EXCEPTIONS",
     "FINDINGS",
     "MESSAGES",
+    "OTHER_REGISTERS",
     "OVERFLOWS",
     "RAW",
     "REGISTERS",
+    "REGISTERS_OF_OTHERS",
     "REGISTERS_OF_PROCESSOR",
     "STACKS",
     "SYMBOLIC",
@@ -51,6 +53,13 @@ _COLUMNS_OF_REGISTERS["orig_rax"] = msgspec.structs.replace(
 )
 _COLUMNS_OF_REGISTERS["cs"] = msgspec.structs.replace(_COLUMNS_OF_REGISTERS["cs"], prefix="CS: ")
 
+OTHER_REGISTERS = Shape(
+    "other_registers",
+    (Column("name", help="Name of the register."), Column("value", Kind.ADDRESS, help="What it held.")),
+    Layout.LINES,
+    "{name:>6}: {value}",
+)
+
 REGISTERS = Shape(
     "registers",
     (
@@ -60,12 +69,16 @@ REGISTERS = Shape(
         Column("offset", Kind.NUMBER, help="Where in the function, bytes."),
         Column("module", help="Module of the function."),
         *_COLUMNS_OF_REGISTERS.values(),
+        Column("others", Kind.ROWS, help="Registers of machines other than x86-64.", shape=OTHER_REGISTERS),
     ),
     Layout.LINES,
     "\n".join("".join(f"{{{name}}}" for name in row) for row in x86_64.REGISTER_ROWS),
     indent=4,
 )
 """``struct pt_regs``; the line above them, with the interrupted instruction, is the table's title."""
+
+REGISTERS_OF_OTHERS = msgspec.structs.replace(REGISTERS, line="", indent=2)
+"""The registers of other machines."""
 
 REGISTERS_OF_PROCESSOR = msgspec.structs.replace(REGISTERS, line="{rip}{rsp}{rflags}\n{cs}{ss}")
 """The same, where only what the processor pushed is known."""
