@@ -103,3 +103,43 @@ def test_every_architecture_is_read(
         assert report.comm
         assert report.registers
         assert not report.damage
+
+
+MCE = """\
+mce: [Hardware Error]: CPU 3: Machine Check Exception: 5 Bank 4: be00000000800400
+mce: [Hardware Error]: RIP !INEXACT! 10:<ffffffff8148d1b4> {intel_idle+0x64/0x130}
+mce: [Hardware Error]: TSC 1d2b3c4d5e6f ADDR 3fff81234567 MISC 7fff
+mce: [Hardware Error]: PROCESSOR 0:406f1 TIME 1700000000 SOCKET 0 APIC 6 microcode b000040
+Kernel panic - not syncing: Fatal machine check
+"""
+
+
+def test_machine_check_tells_bank_status_and_address() -> None:
+    report = only(stamped(MCE))
+    assert (report.kind, report.is_panic, report.is_notice) == (Kind.MACHINE_CHECK, True, False)
+    assert (report.details["mce_bank"], report.details["mce_status"]) == ("4", "be00000000800400")
+    assert report.details["mce_address"] == "3fff81234567"
+    assert report.details["mce_processor"] == "0:406f1"
+
+
+def test_undefined_behaviour_tells_what_and_where() -> None:
+    report = only(
+        "UBSAN: shift-out-of-bounds in drivers/misc/widget.c:12:5\nshift exponent -1 is negative\n"
+        "CPU: 0 PID: 9 Comm: cat Not tainted 6.1.0 #1\nCall Trace:\n <TASK>\n dump_stack_lvl+0x1/0x2\n"
+        " __ubsan_handle_shift_out_of_bounds+0x1/0x2\n widget_shift+0x1/0x20\n widget_write+0x1/0x20\n </TASK>\n"
+    )
+    assert (report.kind, report.variant) == (Kind.UBSAN, "shift-out-of-bounds")
+    assert report.source == "drivers/misc/widget.c:12"
+    assert report.details["problem"] == "shift exponent -1 is negative"
+    assert report.function == "widget_shift"
+
+
+def test_sleeping_in_atomic_context_tells_who() -> None:
+    report = only(
+        "BUG: sleeping function called from invalid context at mm/slab.h:421\n"
+        "in_atomic(): 1, irqs_disabled(): 0, non_block: 0, pid: 77, name: widgetd\n"
+        "Call Trace:\n dump_stack_lvl+0x1/0x2\n __might_resched+0x1/0x2\n"
+        " kmalloc_trace+0x1/0x20\n widget_add+0x1/0x20\n"
+    )
+    assert (report.kind, report.pid, report.comm) == (Kind.ATOMIC_SLEEP, 77, "widgetd")
+    assert report.function == "widget_add"

@@ -190,7 +190,10 @@ class ReportBuilder(TraceReader):
     def _words(self, text: str) -> bool:
         if text.startswith(("=====", "-----", "CPU0", "----", "lock(", "<Interrupt>", "*** DEADLOCK")):
             return True
-        if "locks held by" in text or "lock held by" in text:
+        if "locks held by" in text or "lock held by" in text or fields.read_details(text, self.facts):
+            return True
+        if self.kind is Kind.UBSAN and "problem" not in self.facts and not self.traces:
+            self.facts["problem"] = text[:200]
             return True
         return _TASK_LINE.match(text) is not None and self._task_line(text)
 

@@ -119,6 +119,7 @@ def read_first_line(text: str, facts: Facts) -> None:
         note(facts, "comm", match[1])
         note(facts, "pid", int(match[2]))
     _read_address(text, facts)
+    read_details(text, facts)
 
 
 def _read_warning(text: str, facts: Facts) -> None:
@@ -236,6 +237,46 @@ def read_riscv_cause(text: str, facts: Facts) -> None:
     if match is not None:
         cause = int(match[1], 16)
         note(facts, "access", {12: Access.EXECUTE, 13: Access.READ, 15: Access.WRITE}.get(cause))
+
+
+_DETAILS: tuple[tuple[str, re.Pattern[str], tuple[str, ...]], ...] = (
+    ("pid: ", re.compile(r"in_atomic\(\): .{0,80}pid: (?P<pid>\d{1,10}), name: (?P<comm>.{1,60})$"), ("pid", "comm")),
+    ("jiffies", re.compile(r"detected by (?P<detected_by_cpu>\d{1,6})"), ("detected_by_cpu",)),
+    ("jiffies", re.compile(r"\bt=(?P<jiffies>\d{1,12}) jiffies"), ("jiffies",)),
+    (
+        "Kill",
+        re.compile(r"Kill(?:ed)? process (?P<victim_pid>\d{1,10}) \((?P<victim>.{1,60}?)\)"),
+        ("victim_pid", "victim"),
+    ),
+    (
+        "Bank",
+        re.compile(r"Machine Check.{0,40} Bank (?P<mce_bank>\d{1,4}): (?P<mce_status>[0-9a-f]{1,16})"),
+        ("mce_bank", "mce_status"),
+    ),
+    ("ADDR ", re.compile(r"\bADDR (?P<mce_address>[0-9a-f]{1,16})"), ("mce_address",)),
+    ("MISC ", re.compile(r"\bMISC (?P<mce_misc>[0-9a-f]{1,16})"), ("mce_misc",)),
+    (
+        "PROCESSOR ",
+        re.compile(r"\bPROCESSOR (?P<mce_processor>\S{1,40}) TIME (?P<mce_time>\d{1,20})"),
+        ("mce_processor", "mce_time"),
+    ),
+    ("RIP", re.compile(r"RIP (?:!INEXACT! )?(?P<mce_ip>[0-9a-f]{1,4}:<[0-9a-f]{1,16}>.{0,80})"), ("mce_ip",)),
+)
+"""A word that must be in the line, a pattern, and the names of what it finds."""
+
+DETAIL_NAMES = tuple(name for _, _, names in _DETAILS for name in names if name not in {"pid", "comm"})
+"""Names of the facts that only some kinds have."""
+
+
+def read_details(text: str, facts: Facts) -> bool:
+    """Read what stalls, the out-of-memory killer and machine checks say of themselves; False if nothing is said."""
+    found = False
+    for word, pattern, names in _DETAILS:
+        if word in text and (match := pattern.search(text)) is not None:
+            found = True
+            for name in names:
+                note(facts, name, int(match[name]) if name == "pid" else match[name])
+    return found
 
 
 def read_registers(text: str, registers: dict[str, int]) -> bool:

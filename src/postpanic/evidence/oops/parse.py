@@ -18,6 +18,7 @@ import msgspec
 from postpanic.evidence.oops.blame import rank
 from postpanic.evidence.oops.builder import ReportBuilder
 from postpanic.evidence.oops.damage import damage_of
+from postpanic.evidence.oops.fields import DETAIL_NAMES
 from postpanic.evidence.oops.frames import symbol_of
 from postpanic.evidence.oops.kinds import NOTICES, Kind
 from postpanic.evidence.oops.model import Access, Report, Section, Trace
@@ -250,8 +251,8 @@ def _condition(builder: ReportBuilder) -> str:
 
 
 def _details(builder: ReportBuilder) -> dict[str, str]:
-    names = ("cache", "object_size", "seconds", "die", "kasan", "task_line", "code_problem", "die_count")
-    found = {name: str(builder.facts[name]) for name in names if name in builder.facts}
+    names = ("cache", "object_size", "seconds", "die", "kasan", "problem", "task_line", "code_problem", "die_count")
+    found = {name: str(builder.facts[name]) for name in (*names, *DETAIL_NAMES) if name in builder.facts}
     if "kasan_address" in builder.facts:
         found["kasan_address"] = f"{builder.facts['kasan_address']:#x}"
     return found
