@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from drgn import Object, TypeKind
+from drgn import Object, TypeKind, sizeof
 
 from postpanic import open_dump
 from postpanic.analysis.open_dump import OpenDump
 from postpanic.errors import FactAbsentError, UsageError
 from postpanic.findings.table import Table
+from postpanic.units import VirtAddr
 from tests.compat.proc_views import ProcViews
 from tests.vm.lab import Crash
 
@@ -118,8 +119,9 @@ def test_sockets_by_reference(dump: OpenDump, views: ProcViews) -> None:
     members = _nested(socket, "structures")
     assert [member["text"] for member in members if member["depth"] == 0] == ["struct socket {", "struct sock {"]
     assert next(member for member in members if member["name"].endswith("sk"))["number"] == listener["sock"]
-    with pytest.raises(UsageError):
-        dump.run("net", task=1)
+    for line in ("net 1", "net -R 3"):
+        with pytest.raises(UsageError):
+            dump.run(line)
 
 
 def test_network_devices_and_neighbours(dump: OpenDump, views: ProcViews) -> None:
@@ -363,3 +365,71 @@ def test_bits_of_a_bitmap_queue(dump: OpenDump) -> None:
     assert dump.run(f"sbitmapq {vaddr + 8:x}").problems
     with pytest.raises(UsageError):
         dump.run(f"sbitmapq -s request {vaddr:x}")
+
+
+class Machine:
+    """The first disk of a dump that is written to."""
+
+    def __init__(self, dump: OpenDump) -> None:
+        self.dump = dump
+        disk = next(row for row in dump.run("dev -d").table.records() if row["name"] == "vda")
+        self.queue = Object(dump.prog, "struct gendisk *", disk["gendisk"]).queue.read_()
+        self.tags = self.queue.tag_set.tags[0].read_()
+        bitmap = self.tags.bitmap_tags
+        # A pointer in some kernels, part of the structure in others.
+        self.bitmap = bitmap.read_() if bitmap.type_.kind is TypeKind.POINTER else bitmap.address_of_()
+
+    def write(self, place: Object, value: int) -> None:
+        memory = self.dump.workspace.memory
+        data = value.to_bytes(sizeof(place), "little")
+        self.dump.workspace.opened.dump.write(memory.translate(VirtAddr(place.address_ or 0)), data)
+
+    def set_bits(self, *words: tuple[int, int]) -> None:
+        for number in range(self.bitmap.sb.map_nr.value_()):
+            word, cleared = words[number] if number < len(words) else (0, 0)
+            self.write(self.bitmap.sb.map[number].word, word)
+            self.write(self.bitmap.sb.map[number].cleared, cleared)
+        self.dump.workspace.forget()
+
+
+def test_bits_in_use_lead_to_their_structures(crash: Crash) -> None:
+    with open_dump(crash.filtered) as dump:
+        machine = Machine(dump)
+        machine.set_bits((0b1011, 0b0010), (1 << 63, 0))
+        vaddr = machine.bitmap.value_()
+        answer = dump.run(f"sbitmapq {vaddr:x}")
+        (row,) = answer["queue"].records()
+        assert (row["busy"], row["cleared"]) == (3, 1)
+        assert answer["bitmap"].records()[0]["bytes"] == "0900 0000 0000 0000 0000 0000 0000 0080"
+        requests = machine.tags.static_rqs
+        entries = dump.run(f"sbitmapq -s request.q -p -a {requests.value_():x} {vaddr:x}").table.records()
+        assert [entry["index"] for entry in entries] == [0, 3, 127]
+        assert [entry["address"] for entry in entries] == [requests[index].value_() for index in (0, 3, 127)]
+        assert _nested(entries[0], "structure")[0]["name"] == "q"
+
+
+def test_requests_under_way(crash: Crash) -> None:
+    with open_dump(crash.filtered) as dump:
+        machine = Machine(dump)
+        assert not machine.queue.elevator, "the tags of a scheduler would be others"
+        for tag, flags in ((0, 0), (3, 1)):
+            request = machine.tags.static_rqs[tag].read_()
+            machine.write(machine.tags.rqs[tag], request.value_())
+            for name, value in (
+                ("tag", tag),
+                ("q", machine.queue.value_()),
+                ("cmd_flags", flags),
+                ("__sector", 4096 + tag),
+                ("__data_len", 8192),
+                ("start_time_ns", 5_000_000_000),
+            ):
+                machine.write(request.member_(name), value)
+        machine.set_bits((0b1001, 0))
+        (disk,) = dump.run("dev -D").table.records()
+        assert (disk["name"], disk["total"], disk["reads"], disk["writes"]) == ("vda", 2, 1, 1)
+        requests = _nested(disk, "requests")
+        assert [(one["operation"], one["sector"], one["size"]) for one in requests] == [
+            ("READ", 4096, 8192),
+            ("WRITE", 4099, 8192),
+        ]
+        assert all(0 < one["age"] < 600 for one in requests)

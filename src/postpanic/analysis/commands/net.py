@@ -143,6 +143,8 @@ def net(workspace: Workspace, arguments: Arguments) -> Answer:
         return Answer("net", (_neighbours(workspace, problems),), tuple(problems))
     if arguments.has("sockets") or arguments.has("structures"):
         return Answer("net", (_tasks(workspace, arguments, problems),), tuple(problems))
+    if arguments.has("reference"):
+        raise UsageError("net: -R needs -s or -S", hint="help net")
     if arguments.operands and not arguments.has("namespace"):
         raise UsageError(f"net: {arguments.operands[0]!r} needs -n, -s or -S", hint="help net")
     tasks = find_tasks(workspace, arguments.operands, problems) if arguments.has("namespace") else [None]
