@@ -61,9 +61,7 @@ _MAX_CONFIG_BYTES = 16 << 20
         "Without options, the summary that is shown when a dump is opened. A summary line that cannot be had says why."
     ),
     options=(
-        Option(
-            "-c", "calls", "the system call table; with a name the entries that contain it, with a number that one"
-        ),
+        Option("-c", "calls", "the system call table; with a name the entries that contain it, with a number that one"),
         Option("-t", "taints", "which taints the kernel has, and what they mean"),
         Option("-i", "dmi", "what the firmware says of the machine (DMI)"),
         Option("-panic", "panic", "", refused="nothing is written into a running kernel; echo c > /proc/sysrq-trigger"),
