@@ -72,8 +72,8 @@ _MACHINE_CODE = Shape(
 )
 _PROGRAM_COLUMNS = (
     Column("id", Kind.NUMBER, title="ID", help="Identifier.", width=4),
-    Column("program", Kind.ADDRESS, title="BPF_PROG", help="``struct bpf_prog *``.", align="^"),
-    Column("aux", Kind.ADDRESS, title="BPF_PROG_AUX", help="``struct bpf_prog_aux *``.", align="^"),
+    Column("program", Kind.ADDRESS, title="BPF_PROG", help="struct bpf_prog *.", align="^"),
+    Column("aux", Kind.ADDRESS, title="BPF_PROG_AUX", help="struct bpf_prog_aux *.", align="^"),
     Column("type", title="BPF_PROG_TYPE", help="Type, without BPF_PROG_TYPE_.", align="^"),
     Column("tag", title="TAG", help="Digest of its instructions.", align="^"),
     Column("maps", title="USED_MAPS", help="Identifiers of the maps that it uses.", align="^"),
@@ -106,9 +106,9 @@ _MAPS = Shape(
     "maps",
     (
         Column("id", Kind.NUMBER, title="ID", help="Identifier.", width=4),
-        Column("map", Kind.ADDRESS, title="BPF_MAP", help="``struct bpf_map *``.", align="^"),
+        Column("map", Kind.ADDRESS, title="BPF_MAP", help="struct bpf_map *.", align="^"),
         Column("type", title="BPF_MAP_TYPE", help="Type, without BPF_MAP_TYPE_.", align="^"),
-        Column("flags", Kind.HEX, title="MAP_FLAGS", help="``map_flags``.", format="08x"),
+        Column("flags", Kind.HEX, title="MAP_FLAGS", help="map_flags.", format="08x"),
         Column("details", Kind.ROWS, shape=_MAP_DETAILS, help="More of it (-m, -M)."),
         Column("structures", Kind.ROWS, shape=MEMBERS, help="struct bpf_map (-s)."),
     ),

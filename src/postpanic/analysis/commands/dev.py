@@ -30,8 +30,8 @@ _CHARACTER = Shape(
     (
         Column("major", Kind.NUMBER, title="CHRDEV", help="Major number."),
         Column("name", title="NAME", help="Name of the range, as in /proc/devices.", width=13),
-        Column("cdev", Kind.ADDRESS, title="CDEV", help="``struct cdev *``.", align="^"),
-        Column("operations", title="OPERATIONS", help="Symbol of ``cdev->ops``."),
+        Column("cdev", Kind.ADDRESS, title="CDEV", help="struct cdev *.", align="^"),
+        Column("operations", title="OPERATIONS", help="Symbol of cdev->ops."),
     ),
 )
 _BLOCK = Shape(
@@ -39,13 +39,13 @@ _BLOCK = Shape(
     (
         Column("major", Kind.NUMBER, title="BLKDEV", help="Major number."),
         Column("name", title="NAME", help="Name of the driver, as in /proc/devices.", width=13),
-        Column("gendisk", Kind.ADDRESS, title="GENDISK", help="``struct gendisk *`` of a disk.", align="^"),
-        Column("operations", title="OPERATIONS", help="Symbol of ``gendisk->fops``."),
+        Column("gendisk", Kind.ADDRESS, title="GENDISK", help="struct gendisk * of a disk.", align="^"),
+        Column("operations", title="OPERATIONS", help="Symbol of gendisk->fops."),
         Column("disk", title="DISK", help="Name of the disk.", hidden=True),
     ),
 )
 _RESOURCE_COLUMNS = (
-    Column("resource", Kind.ADDRESS, title="RESOURCE", help="``struct resource *``.", align="^"),
+    Column("resource", Kind.ADDRESS, title="RESOURCE", help="struct resource *.", align="^"),
     Column("range", title="RANGE", help="First and last number.", align="^"),
     Column("name", title="NAME", help="What it belongs to."),
     Column("start", Kind.HEX, help="First number.", hidden=True),
@@ -57,7 +57,7 @@ _MEMORY = Shape("io_memory", _RESOURCE_COLUMNS)
 _PCI = Shape(
     "pci_devices",
     (
-        Column("device", Kind.ADDRESS, title="PCI DEV", help="``struct pci_dev *``.", align="^"),
+        Column("device", Kind.ADDRESS, title="PCI DEV", help="struct pci_dev *.", align="^"),
         Column("name", title="DO:BU:SL.FN", help="Domain, bus, slot and function."),
         Column("class_code", Kind.HEX, title="CLASS", help="Class and subclass.", format="04x", align="<"),
         Column("id", title="PCI_ID", help="Vendor and device."),
@@ -68,7 +68,7 @@ _PCI = Shape(
 _BUSES = Shape(
     "pci_buses",
     (
-        Column("bus", Kind.ADDRESS, title="ROOT BUS", help="``struct pci_bus *``.", align="^"),
+        Column("bus", Kind.ADDRESS, title="ROOT BUS", help="struct pci_bus *.", align="^"),
         Column("name", title="BUSNAME", help="Domain and bus."),
         Column("devices", Kind.ROWS, shape=_PCI, help="Its devices, and those of the buses below it."),
     ),
@@ -76,7 +76,7 @@ _BUSES = Shape(
 _REQUESTS = Shape(
     "requests",
     (
-        Column("request", Kind.ADDRESS, title="REQUEST", help="``struct request *``.", align="^"),
+        Column("request", Kind.ADDRESS, title="REQUEST", help="struct request *.", align="^"),
         Column("operation", title="OP", help="Operation, without REQ_OP_."),
         Column("sector", Kind.NUMBER, title="SECTOR", help="First sector, of 512 bytes."),
         Column("size", Kind.NUMBER, title="BYTES", help="Bytes that are left."),
@@ -88,9 +88,9 @@ _DISKS = Shape(
     "disks",
     (
         Column("major", Kind.NUMBER, title="MAJOR", help="Major number."),
-        Column("gendisk", Kind.ADDRESS, title="GENDISK", help="``struct gendisk *``.", align="^"),
+        Column("gendisk", Kind.ADDRESS, title="GENDISK", help="struct gendisk *.", align="^"),
         Column("name", title="NAME", help="Name of the disk.", width=9),
-        Column("queue", Kind.ADDRESS, title="REQUEST_QUEUE", help="``struct request_queue *``.", align="^"),
+        Column("queue", Kind.ADDRESS, title="REQUEST_QUEUE", help="struct request_queue *.", align="^"),
         Column("total", Kind.NUMBER, title="TOTAL", help="Requests that are under way."),
         Column("reads", Kind.NUMBER, title="READ", help="Those that read."),
         Column("writes", Kind.NUMBER, title="WRITE", help="Those that write, flush or discard."),

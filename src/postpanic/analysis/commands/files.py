@@ -25,15 +25,15 @@ from postpanic.findings.table import Answer, Cell, Column, Kind, Layout, Problem
 __all__ = ["files", "shared_paths"]
 
 _TYPE = Column("type", title="TYPE", help="Type of the inode: REG DIR CHR BLK FIFO SOCK LNK, UNKN for what has none.")
-_PATH = Column("path", title="PATH", help="Path as /proc/PID/fd shows it; ``(deleted)`` behind what was unlinked.")
+_PATH = Column("path", title="PATH", help="Path as /proc/PID/fd shows it; (deleted) behind what was unlinked.")
 _FD = Column("fd", Kind.NUMBER, title="FD", help="File descriptor.", width=3)
-_INODE = Column("inode", Kind.ADDRESS, title="INODE", help="``struct inode *``.", align="^")
+_INODE = Column("inode", Kind.ADDRESS, title="INODE", help="struct inode *.", align="^")
 _DESCRIPTORS = Shape(
     "descriptors",
     (
         _FD,
-        Column("file", Kind.ADDRESS, title="FILE", help="``struct file *``.", align="^"),
-        Column("dentry", Kind.ADDRESS, title="DENTRY", help="``struct dentry *``.", align="^"),
+        Column("file", Kind.ADDRESS, title="FILE", help="struct file *.", align="^"),
+        Column("dentry", Kind.ADDRESS, title="DENTRY", help="struct dentry *.", align="^"),
         _INODE,
         _TYPE,
         _PATH,
@@ -44,7 +44,7 @@ _CACHED = Shape(
     (
         _FD,
         _INODE,
-        Column("mapping", Kind.ADDRESS, title="I_MAPPING", help="``inode->i_mapping``.", align="^"),
+        Column("mapping", Kind.ADDRESS, title="I_MAPPING", help="inode->i_mapping.", align="^"),
         Column("pages", Kind.NUMBER, title="NRPAGES", help="Pages of the inode in the page cache."),
         _TYPE,
         _PATH,
@@ -72,26 +72,26 @@ _TASKS_CACHED = Shape(
 _DENTRY = Shape(
     "dentry",
     (
-        Column("dentry", Kind.ADDRESS, title="DENTRY", help="``struct dentry *``.", align="^"),
+        Column("dentry", Kind.ADDRESS, title="DENTRY", help="struct dentry *.", align="^"),
         _INODE,
-        Column("superblock", Kind.ADDRESS, title="SUPERBLK", help="``struct super_block *``.", align="^"),
+        Column("superblock", Kind.ADDRESS, title="SUPERBLK", help="struct super_block *.", align="^"),
         _TYPE,
         _PATH,
     ),
 )
 _INODE_PAGES = Shape(
     "inode",
-    (_INODE, Column("pages", Kind.NUMBER, title="NRPAGES", help="``i_mapping->nrpages``.", width=8)),
+    (_INODE, Column("pages", Kind.NUMBER, title="NRPAGES", help="i_mapping->nrpages.", width=8)),
 )
 _PAGES = Shape(
     "pages",
     (
-        Column("page", Kind.ADDRESS, title="PAGE", help="``struct page *``.", align="^"),
+        Column("page", Kind.ADDRESS, title="PAGE", help="struct page *.", align="^"),
         Column("paddr", Kind.HEX, title="PHYSICAL", help="Physical address."),
-        Column("mapping", Kind.ADDRESS, title="MAPPING", help="``struct address_space *`` of the inode.", align="^"),
+        Column("mapping", Kind.ADDRESS, title="MAPPING", help="struct address_space * of the inode.", align="^"),
         Column("index", Kind.NUMBER, title="INDEX", help="Its place in the file, in pages."),
         Column("count", Kind.NUMBER, title="CNT", help="References to the page."),
-        Column("flags", Kind.HEX, title="FLAGS", help="``page->flags``."),
+        Column("flags", Kind.HEX, title="FLAGS", help="page->flags."),
         Column("names", help="The flags by their names."),
     ),
 )

@@ -25,7 +25,7 @@ _USERS = Shape(
     "users",
     (
         Column("pid", Kind.NUMBER, title="PID", help="Process ID.", width=5),
-        Column("task", Kind.ADDRESS, title="TASK", help="``struct task_struct *``.", align="^"),
+        Column("task", Kind.ADDRESS, title="TASK", help="struct task_struct *.", align="^"),
         Column("comm", title="COMM", help="Command name.", prefix='"', suffix='"', width=18),
         Column("usage", title="USAGE", help="What it uses the file as: root, cwd, fd, mmap; several with a space."),
     ),

@@ -27,11 +27,11 @@ _COMMON = (
     Column("permissions", Kind.NUMBER, title="PERMS", help="Access bits.", format="o", align="<"),
 )
 _SHARED_COLUMNS = (
-    Column("shmid_kernel", Kind.ADDRESS, title="SHMID_KERNEL", help="``struct shmid_kernel *``.", align="<"),
+    Column("shmid_kernel", Kind.ADDRESS, title="SHMID_KERNEL", help="struct shmid_kernel *.", align="<"),
     *_COMMON,
     Column("size", Kind.NUMBER, title="BYTES", help="Size in bytes.", align="<", width=9),
     Column("attached", Kind.NUMBER, title="NATTCH", help="How often it is attached.", align="<"),
-    Column("status", title="STATUS", help="``dest`` (to be removed), ``locked``."),
+    Column("status", title="STATUS", help="dest (to be removed), locked."),
 )
 _SHARED = Shape("shared_memory", _SHARED_COLUMNS)
 _PAGES = Shape(
@@ -40,7 +40,7 @@ _PAGES = Shape(
         Column("allocated", Kind.NUMBER, help="Pages that its size takes."),
         Column("resident", Kind.NUMBER, help="Pages of it that are in memory."),
         Column("swapped", Kind.NUMBER, help="Pages of it that are on swap."),
-        Column("inode", Kind.ADDRESS, help="``struct inode *`` of its file."),
+        Column("inode", Kind.ADDRESS, help="struct inode * of its file."),
     ),
     Layout.LINES,
     "PAGES ALLOCATED/RESIDENT/SWAPPED: {allocated}/{resident}/{swapped}\nINODE: {inode}",
@@ -52,7 +52,7 @@ _SHARED_PAGES = Shape(
 _SEMAPHORES = Shape(
     "semaphores",
     (
-        Column("sem_array", Kind.ADDRESS, title="SEM_ARRAY", help="``struct sem_array *``.", align="<"),
+        Column("sem_array", Kind.ADDRESS, title="SEM_ARRAY", help="struct sem_array *.", align="<"),
         *_COMMON,
         Column("count", Kind.NUMBER, title="NSEMS", help="How many semaphores it has.", align="<"),
     ),
@@ -60,7 +60,7 @@ _SEMAPHORES = Shape(
 _QUEUES = Shape(
     "message_queues",
     (
-        Column("msg_queue", Kind.ADDRESS, title="MSG_QUEUE", help="``struct msg_queue *``.", align="<"),
+        Column("msg_queue", Kind.ADDRESS, title="MSG_QUEUE", help="struct msg_queue *.", align="<"),
         *_COMMON,
         Column("used", Kind.NUMBER, title="USED-BYTES", help="Bytes of all messages.", align="<"),
         Column("messages", Kind.NUMBER, title="MESSAGES", help="How many there are.", align="<"),

@@ -30,10 +30,10 @@ _IRQS = Shape(
     "irqs",
     (
         Column("irq", Kind.NUMBER, title="IRQ", help="Number."),
-        Column("desc", Kind.ADDRESS, title="IRQ_DESC/_DATA", help="``struct irq_desc *``.", align="^"),
-        Column("action", Kind.ADDRESS, title="IRQACTION", help="``struct irqaction *``.", align="^"),
-        Column("name", title="NAME", prefix='"', suffix='"', help="``irqaction->name``."),
-        Column("handler", help="Symbol of ``irqaction->handler``.", hidden=True),
+        Column("desc", Kind.ADDRESS, title="IRQ_DESC/_DATA", help="struct irq_desc *.", align="^"),
+        Column("action", Kind.ADDRESS, title="IRQACTION", help="struct irqaction *.", align="^"),
+        Column("name", title="NAME", prefix='"', suffix='"', help="irqaction->name."),
+        Column("handler", help="Symbol of irqaction->handler.", hidden=True),
     ),
 )
 _VECTORS = Shape(

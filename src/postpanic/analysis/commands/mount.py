@@ -25,8 +25,8 @@ __all__ = ["mount"]
 _OPEN_FILES = Shape(
     "open_files",
     (
-        Column("dentry", Kind.ADDRESS, title="DENTRY", help="``struct dentry *``.", align="^"),
-        Column("inode", Kind.ADDRESS, title="INODE", help="``struct inode *``.", align="^"),
+        Column("dentry", Kind.ADDRESS, title="DENTRY", help="struct dentry *.", align="^"),
+        Column("inode", Kind.ADDRESS, title="INODE", help="struct inode *.", align="^"),
         Column("type", title="TYPE", help="Type of the inode."),
         Column("path", title="PATH", help="From the root of the file system."),
     ),
@@ -35,15 +35,15 @@ _OPEN_FILES = Shape(
 _NO_OPEN_FILES = Shape("none", (), Layout.LINES, title="No open files")
 _DIRTY = Shape(
     "dirty_inodes",
-    (Column("inode", Kind.ADDRESS, help="``struct inode *``."),),
+    (Column("inode", Kind.ADDRESS, help="struct inode *."),),
     title="DIRTY INODES:",
     heading=False,
 )
 _MOUNTS = Shape(
     "mounts",
     (
-        Column("mount", Kind.ADDRESS, title="MOUNT", help="``struct mount *``.", align="^"),
-        Column("superblock", Kind.ADDRESS, title="SUPERBLK", help="``struct super_block *``.", align="^"),
+        Column("mount", Kind.ADDRESS, title="MOUNT", help="struct mount *.", align="^"),
+        Column("superblock", Kind.ADDRESS, title="SUPERBLK", help="struct super_block *.", align="^"),
         Column("type", title="TYPE", help="File system, with its subtype.", width=6),
         Column("device", title="DEVNAME", help="What was given as the device.", width=9),
         Column("directory", title="DIRNAME", help="Where it is mounted, from the root of the namespace."),

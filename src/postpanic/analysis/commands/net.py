@@ -34,27 +34,27 @@ __all__ = ["net"]
 _DEVICES = Shape(
     "devices",
     (
-        Column("device", Kind.ADDRESS, title="NET_DEVICE", help="``struct net_device *``.", align="^"),
+        Column("device", Kind.ADDRESS, title="NET_DEVICE", help="struct net_device *.", align="^"),
         Column("name", title="NAME", help="Name of the device.", width=9),
         Column("addresses", title="IP ADDRESS(ES)", help="IPv4 and IPv6 addresses, joined by a comma."),
-        Column("index", Kind.NUMBER, title="INDEX", help="``ifindex``.", hidden=True),
+        Column("index", Kind.NUMBER, title="INDEX", help="ifindex.", hidden=True),
     ),
 )
 _NEIGHBOURS = Shape(
     "neighbours",
     (
-        Column("neighbour", Kind.ADDRESS, title="NEIGHBOUR", help="``struct neighbour *``.", align="^"),
+        Column("neighbour", Kind.ADDRESS, title="NEIGHBOUR", help="struct neighbour *.", align="^"),
         Column("address", title="IP ADDRESS", help="Its IPv4 address.", width=14),
         Column("hardware", title="HW TYPE", help="Kind of the device.", width=9),
         Column("hardware_address", title="HW ADDRESS", help="Its hardware address.", width=17),
         Column("device", title="DEVICE", help="Name of the device."),
-        Column("state", title="STATE", help="``nud_state``."),
+        Column("state", title="STATE", help="nud_state."),
     ),
 )
 _SOCKET_ADDRESSES = (
     Column("fd", Kind.NUMBER, title="FD", help="File descriptor.", width=2),
-    Column("socket", Kind.ADDRESS, title="SOCKET", help="``struct socket *``.", align="^"),
-    Column("sock", Kind.ADDRESS, title="SOCK", help="``struct sock *``.", align="^"),
+    Column("socket", Kind.ADDRESS, title="SOCKET", help="struct socket *.", align="^"),
+    Column("sock", Kind.ADDRESS, title="SOCK", help="struct sock *.", align="^"),
 )
 _SOCKETS = Shape(
     "sockets",
@@ -72,10 +72,10 @@ _SOCKETS = Shape(
             title="DESTINATION-PORT",
             help="The other end's; of unix sockets its path or [inode], of netlink the multicast groups.",
         ),
-        Column("state", title="STATE", help="Of ``struct sock`` (TCP's names), or of ``struct socket``."),
+        Column("state", title="STATE", help="Of struct sock (TCP's names), or of struct socket."),
         Column("family", help="Family, without AF_.", hidden=True),
         Column("type", help="Type, without SOCK_.", hidden=True),
-        Column("protocol", Kind.NUMBER, help="``sk_protocol``.", hidden=True),
+        Column("protocol", Kind.NUMBER, help="sk_protocol.", hidden=True),
         Column("source_address", help="Its own address.", hidden=True),
         Column("source_port", Kind.NUMBER, help="Its own port.", hidden=True),
         Column("destination_address", help="The other end's address.", hidden=True),

@@ -18,7 +18,7 @@ __all__ = ["swap"]
 _DEVICES = Shape(
     "devices",
     (
-        Column("swap_info", Kind.ADDRESS, title="SWAP_INFO_STRUCT", help="``struct swap_info_struct *``."),
+        Column("swap_info", Kind.ADDRESS, title="SWAP_INFO_STRUCT", help="struct swap_info_struct *."),
         Column("type", title="TYPE", help="PARTITION or FILE.", width=9),
         Column("size", Kind.NUMBER, title="SIZE", suffix="k", help="Size, KiB.", width=9),
         Column("used", Kind.NUMBER, title="USED", suffix="k", help="What is in use, KiB.", width=9),

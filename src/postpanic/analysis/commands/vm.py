@@ -50,17 +50,17 @@ _PAGES = Shape(
 _AREAS = Shape(
     "areas",
     (
-        Column("vma", Kind.ADDRESS, title="VMA", help="``struct vm_area_struct *``.", align="^"),
+        Column("vma", Kind.ADDRESS, title="VMA", help="struct vm_area_struct *.", align="^"),
         Column("start", Kind.HEX, title="START", help="First address.", width=12),
         Column("end", Kind.HEX, title="END", help="First address behind it.", width=12),
-        Column("flags", Kind.HEX, title="FLAGS", help="``vm_flags``; ``vm -f`` names them."),
+        Column("flags", Kind.HEX, title="FLAGS", help="vm_flags; vm -f names them."),
         Column("file", title="FILE", help="As in /proc/PID/maps: path of the file, [heap], [stack] or another name."),
         Column("pages", Kind.ROWS, shape=_PAGES, help="Its pages (-p)."),
     ),
 )
 _MEMORY_COLUMNS = (
-    Column("mm", Kind.ADDRESS, title="MM", help="``struct mm_struct *``; 0 for a kernel thread."),
-    Column("pgd", Kind.ADDRESS, title="PGD", help="``mm->pgd``."),
+    Column("mm", Kind.ADDRESS, title="MM", help="struct mm_struct *; 0 for a kernel thread."),
+    Column("pgd", Kind.ADDRESS, title="PGD", help="mm->pgd."),
     Column("rss", Kind.NUMBER, title="RSS", suffix="k", help="Resident set size, KiB."),
     Column("total_vm", Kind.NUMBER, title="TOTAL_VM", suffix="k", help="Size of all areas, KiB."),
 )
@@ -91,7 +91,7 @@ _FLAGS = Shape(
     "flags",
     (
         Column("value", Kind.HEX, help="The flags."),
-        Column("names", help="Their names, joined by ``|``, without ``VM_``."),
+        Column("names", help="Their names, joined by |, without VM_."),
     ),
     Layout.LINES,
     "{value}: ({names})",

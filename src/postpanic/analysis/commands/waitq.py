@@ -22,7 +22,7 @@ _WAITERS = Shape(
     "waiters",
     (
         *TASK_COLUMNS,
-        Column("entry", Kind.ADDRESS, title="ENTRY", help="``wait_queue_entry_t *``.", hidden=True),
+        Column("entry", Kind.ADDRESS, title="ENTRY", help="wait_queue_entry_t *.", hidden=True),
         Column("function", title="FUNCTION", help="Symbol of what wakes it.", hidden=True),
         Column("note", prefix="  ", help="For an entry that is no task: what wakes it."),
     ),
