@@ -335,3 +335,22 @@ def test_damaged_page_tables_end_every_command(viewed: Crash) -> None:
         assert isinstance(records(answer["translation"])[0]["paddr"], Absent)
         assert records(answer["walk"])[-1]["entry"] == 0
         assert "not present" in dump.run(f"rd {stack:x}").problems[0].what
+
+
+def test_page_members_name_the_slabs_of_a_cache(dump: OpenDump) -> None:
+    """As crash's own help tells: the pages whose slab_cache is a cache are its slabs."""
+    cache = next(row for row in records(dump.run("kmem -s task_struct").table))
+    named = [
+        row["page"]
+        for row in records(dump.run("kmem -m slab_cache").table)
+        if inner(row["values"])[0]["value"] == cache["cache"]
+    ]
+    slabs = {
+        slab["slab"]
+        for row in records(dump.run("kmem -S task_struct")["cache_details"])
+        for place in inner(row["places"])
+        if place["slabs"] is not None
+        for slab in inner(place["slabs"])
+    }
+    assert slabs <= set(named)
+    assert len(slabs) == cache["slabs"]

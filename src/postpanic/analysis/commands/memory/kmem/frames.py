@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -98,7 +99,7 @@ def show_members(workspace: Workspace, arguments: Arguments) -> Answer:
     """Answer ``kmem -m MEMBER,MEMBER``."""
     structs = page_structs(workspace)
     names = [name for value in arguments.all("members") for name in value.split(",")]
-    members = [(name, _find_members(structs, name, workspace.radix)) for name in names]
+    members = [(name, _find_members(workspace, structs, name)) for name in names]
     make = _row_maker(structs, members)
     title = "      PAGE        " + "  ".join(names)
     if not arguments.operands:
@@ -134,16 +135,26 @@ def _row_maker(
     return make
 
 
-def _find_members(structs: PageStructs, name: str, radix: int) -> list[_Member]:
-    """Find a member by its path; one that is a structure becomes its words."""
-    try:
-        offset = drgn.offsetof(structs.type, name)
-        type_ = structs.type
-        for part in name.split("."):
-            type_ = _plain(type_).member(part).type
-    except (LookupError, TypeError, ValueError, SyntaxError):
-        raise UsageError(f"kmem -m: struct page has no member {name}", hint="struct page shows them") from None
-    return list(_words(name, offset, type_, radix))
+def _find_members(workspace: Workspace, structs: PageStructs, name: str) -> list[_Member]:
+    """
+    Find a member by its path; one that is a structure becomes its words.
+
+    What a slab says of itself was in ``struct page`` up to 5.16, and is in ``struct
+    slab`` since, which lies over it (d122019bf061).
+    """
+    types = [structs.type]
+    with contextlib.suppress(LookupError):
+        types.append(workspace.prog.type("struct slab"))
+    for whole in types:
+        try:
+            offset = drgn.offsetof(whole, name)
+            type_ = whole
+            for part in name.split("."):
+                type_ = _plain(type_).member(part).type
+        except (LookupError, TypeError, ValueError, SyntaxError):
+            continue
+        return list(_words(name, offset, type_, workspace.radix))
+    raise UsageError(f"kmem -m: struct page has no member {name}", hint="struct page shows them")
 
 
 def _plain(type_: Type) -> Type:
