@@ -92,7 +92,8 @@ def _make_tree(headers: Path, entry: Path, tree: Path, cache_dir: Path) -> None:
     tree.mkdir()
     for path in headers.iterdir():
         if path.name == "Makefile":
-            text = path.read_text().replace("/usr/src/", f"{entry}/usr/src/")
+            text = path.read_text().replace(f"/usr/src/{headers.name}", str(tree))
+            text = text.replace("/usr/src/", f"{entry}/usr/src/")
             (tree / path.name).write_text(text)
         elif path.name in {"scripts", "tools"}:
             _mirror(path.resolve(), tree / path.name, loader)
