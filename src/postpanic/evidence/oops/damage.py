@@ -42,7 +42,7 @@ _STALLS = frozenset({Kind.RCU_STALL, Kind.SOFT_LOCKUP, Kind.HARD_LOCKUP})
 def damage_of(report: Report, builder: ReportBuilder) -> tuple[str, ...]:
     """Return why a report is not whole, one short line for each reason."""
     reasons = list(builder.mixed)
-    if report.kind not in _TRACELESS or report.variant in {"page state", "page map"}:
+    if _needs_trace(report):
         frames = [frame for trace in report.traces if trace.section in _TELLING for frame in trace.frames]
         told = [frame for frame in frames if frame.is_reliable and frame.function and not frame.is_pc]
         if not report.blame:
@@ -62,6 +62,12 @@ def damage_of(report: Report, builder: ReportBuilder) -> tuple[str, ...]:
     if builder.other_tasks:
         reasons.append("lines of another task are mixed in")
     return tuple(dict.fromkeys(reasons))
+
+
+def _needs_trace(report: Report) -> bool:
+    if report.kind is Kind.LOCK_USAGE:
+        return report.variant != "lock held"  # lockdep_sys_exit() shows the locks alone
+    return report.kind not in _TRACELESS or report.variant in {"page state", "page map"}
 
 
 def _main(report: Report) -> list[Trace]:

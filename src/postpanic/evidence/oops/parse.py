@@ -219,8 +219,8 @@ def _named(kind: Kind, message: str, builder: ReportBuilder) -> tuple[str, ...]:
     if kind in {Kind.KASAN, Kind.KFENCE, Kind.KMSAN, Kind.WARNING, Kind.STACK_PROTECTOR, Kind.UBSAN, Kind.BUG}:
         symbol = symbol_of(message)
         return (symbol.function,) if symbol is not None else _named_plainly(kind, message)
-    if kind is Kind.LOCK_USAGE and builder.variant in {"held lock freed", "locks held"} and builder.locks:
-        return (builder.locks[-1].function,)
+    if kind is Kind.LOCK_USAGE and builder.variant in {"held lock freed", "locks held", "lock held"} and builder.locks:
+        return (builder.locks[0].function,)
     if kind is Kind.SLAB and (symbol := symbol_of(message)) is not None:
         return (symbol.function,)
     return ()
@@ -280,6 +280,8 @@ def _architecture(builder: ReportBuilder) -> str:
         return "x86_64"
     if "el0_svc" in text or "el0t_64" in text:
         return "aarch64"
+    if "\n$ 0 " in text:
+        return "mips"
     if ") from [<" in text or "ret_fast_syscall" in text:
         return "arm"
     return ""

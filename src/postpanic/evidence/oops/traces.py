@@ -243,6 +243,7 @@ class TraceReader:
     def freeze_traces(self) -> tuple[Trace, ...]:
         """Return the traces, the program counter as a trace of its own where it led none."""
         traces = [trace.freeze() for trace in self.traces if trace.frames]
-        if self.pc is not None and not any(frame is self.pc for trace in traces for frame in trace.frames):
-            traces.insert(0, Trace(Section.MAIN, "", (self.pc,)))
+        pc = self.pc
+        if pc is not None and not any(f.is_pc and f.function == pc.function for trace in traces for f in trace.frames):
+            traces.insert(0, Trace(Section.MAIN, "", (pc,)))
         return tuple(traces)
