@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from drgn import Object, cast, sizeof
 from drgn.helpers.linux.percpu import per_cpu_ptr
@@ -12,19 +14,22 @@ from drgn.helpers.linux.percpu import per_cpu_ptr
 from postpanic.analysis.cells import decode, guarded, problem
 from postpanic.analysis.commands.arguments import Arguments, Option
 from postpanic.analysis.commands.registry import Example, command
+from postpanic.analysis.commands.rustfilt import demangle
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.tasks import possible_cpus
 from postpanic.analysis.workspace import Workspace
-from postpanic.errors import UsageError
+from postpanic.errors import PostpanicError, UsageError
 from postpanic.findings.absent import Reason
 from postpanic.findings.table import Answer, Cell, Column, Kind, Layout, Problem, Shape
 from postpanic.kernel.log_text import FACILITIES, LEVELS, escape_text, name_of, parse_levels
 from postpanic.kernel.printk import LogRecord, caller_name, read_log
 
-__all__ = ["log"]
+__all__ = ["demangle_records", "log"]
 
 _NS_PER_S = 1_000_000_000
 _MAX_MESSAGE_BYTES = 1 << 20
+_RUST = re.compile(rb"\b_R[A-Za-z0-9_]{4,}")
+"""Symbols of Rust: RFC 2603, Rust symbol name mangling (v0)."""
 
 _DICTIONARY = Shape(
     "dictionary",
@@ -94,7 +99,7 @@ def _shape(*, time: bool, level: bool, caller: bool) -> Shape:
         Option("-l", "levels", "only these levels: err,warn; err+ is err and worse", "LEVELS"),
         Option("-a", "audit", "audit messages that the audit daemon has not read"),
         Option("-s", "safe", "messages of NMIs that are not in the log yet (kernels before 5.15)"),
-        Option("-R", "rust", "", refused="names of Rust are shown as the kernel printed them; rustfilt spells one"),
+        Option("-R", "rust", "symbols of Rust as in their source"),
     ),
     shapes=(_shape(time=True, level=False, caller=False), _AUDIT, _SAFE),
     examples=(
@@ -120,6 +125,8 @@ def log(workspace: Workspace, arguments: Arguments) -> Answer:
     if damaged:
         what = f"{len(damaged)} damaged records, the first is {damaged[0].seq}: {damaged[0].damage}"
         problems.append(Problem(what, Reason.DAMAGED))
+    if arguments.has("rust"):
+        records = demangle_records(records, problems)
     rows = [
         row
         for record in records
@@ -147,6 +154,21 @@ def _record_rows(
     lines = text.split("\n")
     for number, line in enumerate(lines):
         yield (*head, line, dictionary if number + 1 == len(lines) else None)
+
+
+def demangle_records(records: list[LogRecord], problems: list[Problem]) -> list[LogRecord]:
+    """Spell the symbols of Rust in messages; where that cannot be done, they stay."""
+    symbols = sorted({match.group() for record in records for match in _RUST.finditer(record.text)})
+    if not symbols:
+        return records
+    try:
+        names = dict(zip(symbols, demangle([symbol.decode() for symbol in symbols]), strict=True))
+    except (PostpanicError, ValueError) as exc:
+        problems.append(problem("symbols of Rust", exc))
+        return records
+    return [
+        replace(entry, text=_RUST.sub(lambda found: names[found.group()].encode(), entry.text)) for entry in records
+    ]
 
 
 def _seconds(timestamp_ns: int) -> str:

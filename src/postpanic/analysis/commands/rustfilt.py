@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from postpanic.analysis.commands.arguments import Arguments, Operand
 from postpanic.analysis.commands.registry import Example, command
@@ -11,7 +12,7 @@ from postpanic.errors import UsageError
 from postpanic.findings.table import Answer, Column, Layout, Shape
 from postpanic.process import find_program, run
 
-__all__ = ["rustfilt"]
+__all__ = ["demangle", "rustfilt"]
 
 TIMEOUT_S = 10.0
 
@@ -39,10 +40,21 @@ def rustfilt(workspace: Workspace, arguments: Arguments) -> Answer:  # noqa: ARG
     symbols = arguments.operands
     if any(not symbol.isprintable() or not symbol.isascii() for symbol in symbols):
         raise UsageError("rustfilt: a symbol is printable ASCII")
+    return Answer("rustfilt", (_NAMES.table(list(zip(symbols, demangle(symbols), strict=True))),))
+
+
+def demangle(symbols: Sequence[str]) -> list[str]:
+    """
+    Spell symbols of Rust as in their source; what is none stays as it is.
+
+    Raises
+    ------
+    ProcessError
+        If there is no c++filt.
+    """
     program = find_program("c++filt", hint="install binutils")
     # The symbols go in by standard input, so that none is taken for an option.
     finished = run([program, "--format=rust"], stdin="\n".join([*symbols, ""]).encode(), timeout_s=TIMEOUT_S)
     # The hash of a crate tells two of one name apart, which the kernel does not have.
     text = re.sub(r"\[[0-9a-f]+\](?=::)", "", finished.stdout.decode(errors="backslashreplace"))
-    names = text.splitlines()
-    return Answer("rustfilt", (_NAMES.table(list(zip(symbols, names, strict=True))),))
+    return text.splitlines()
