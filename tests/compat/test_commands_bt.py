@@ -181,8 +181,10 @@ def test_a_trace_begins_where_it_is_told_to(dump: OpenDump) -> None:
     assert [(frame["pc"], frame["sp"]) for frame in begun] == [(frame["pc"], frame["sp"]) for frame in frames[2:]]
     inside = frames_of(records(dump.run(f"bt -I {third['pc']:x} -S {third['sp'] + 8:x} 1").table)[0])
     assert [frame["pc"] for frame in inside] == [frame["pc"] for frame in frames[2:]]
-    with pytest.raises(UsageError, match="needs a stack pointer"):
-        dump.run(f"bt -I {third['pc']:x} 1")
+    first = frames_of(records(dump.run(f"bt -I {frames[0]['pc']:x} 1").table)[0])
+    assert [frame["pc"] for frame in first] == [frame["pc"] for frame in frames]
+    with pytest.raises(UsageError, match="multiple of 8"):
+        dump.run(f"bt -S {third['sp'] + 1:x} 1")
 
 
 def test_everything_on_the_stack_holds_what_was_unwound(dump: OpenDump) -> None:
@@ -296,6 +298,15 @@ def test_arguments_of_the_function_that_crashed(damaged: Callable[[str], OpenDum
     caller = next(frame for frame in frames if frame["function"] == "dev_hard_start_xmit")
     passed = {argument["name"]: argument["value"] for argument in inner(caller["arguments"])}
     assert (passed["first"], passed["dev"]) == (skb["value"], device["value"])
+
+
+def test_arguments_of_every_task_are_found_or_missed(damaged: Callable[[str], OpenDump]) -> None:
+    rows = [row for row in rows_of(damaged("nmi"), "args") if not isinstance(row["frames"], Absent)]
+    found = [argument for row in rows for frame in inner(row["frames"]) for argument in inner(frame["arguments"])]
+    shown = {argument["declaration"]: argument["shown"] for argument in found if argument["certainty"]}
+    # An enumerator is shown by its name.
+    assert shown["const enum hrtimer_mode mode"] in {"HRTIMER_MODE_REL", "HRTIMER_MODE_ABS"}
+    assert all((argument["shown"] == "?") == isinstance(argument["value"], Absent) for argument in found)
 
 
 def test_an_nmi_has_a_stack_of_its_own(damaged: Callable[[str], OpenDump]) -> None:

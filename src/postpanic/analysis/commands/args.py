@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from drgn import Object, Type, TypeKind
+from drgn import Object, Type, TypeKind, sizeof
 
 from postpanic.analysis.cells import decode
 from postpanic.analysis.commands.arguments import Arguments, Operand, Option
@@ -218,13 +218,13 @@ def _show(request: _Request, type_: Type, parts: list[Recovered]) -> str:
         text = _string(request, below, value)
         return digits + (f" {name}" if name != digits else "") + text
     if below.kind in {TypeKind.INT, TypeKind.BOOL, TypeKind.ENUM}:
-        size = below.size or 8
-        number = value & ((1 << 8 * size) - 1)
         try:
+            size = sizeof(below)
+            number = value & ((1 << 8 * size) - 1)
             made = Object.from_bytes_(request.workspace.prog, type_, number.to_bytes(size, "little"))
             return str(made.format_(type_name=False))
         except UNREADABLE:
-            return str(number)
+            return str(value)
     return " ".join(f"{part.value:016x}" for part in parts)
 
 

@@ -64,7 +64,7 @@ _OPTIONS = (
     Option("-o", "old", "list every return address on the stack as a frame, what earlier calls left too"),
     Option("-O", "old_default", "make -o the default; once more: no longer"),
     Option("-R", "reference", "only stacks that refer to this symbol or address of code", value="REF"),
-    Option("-I", "ip", "begin at this address of code (needs -S)", value="IP"),
+    Option("-I", "ip", "begin at this address of code", value="IP"),
     Option("-S", "sp", "begin at this stack pointer", value="SP"),
 )
 
@@ -196,8 +196,6 @@ def _check_options(arguments: Arguments) -> None:
     skip = arguments.get("skip")
     if skip is not None and skip != _IDLE:
         raise UsageError(f"bt -n: {skip!r} is not known, only idle tasks can be left out", hint="bt -n idle")
-    if arguments.has("ip") and not arguments.has("sp"):
-        raise UsageError("bt -I: an address of code needs a stack pointer with it", hint="bt -I IP -S SP")
 
 
 def _read_reference(workspace: Workspace, word: str | None) -> tuple[str, int | None] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from drgn import Architecture, Object, Program
@@ -134,14 +134,17 @@ class Stacks:
         Parameters
         ----------
         pc, sp : int, optional
-            Begin there.
+            Begin there; without a stack pointer, at the one where the trace would begin anyway.
         """
         area = self.find_task_area(facts)
         walker = self.walker
         if walker is None:
             return trace_with_drgn(self.prog, self.code, facts, area)
         begin = self._begin_at(walker, area, pc, sp) if sp is not None else self._find_begin(facts, walker, area)
-        trace = walker.trace(begin.start, area) if begin.start is not None else Trace()
+        start = begin.start
+        if start is not None and pc is not None and sp is None:
+            start = replace(start, pc=pc, interrupted=True)
+        trace = walker.trace(start, area) if start is not None else Trace()
         trace.start, trace.absent = begin.saved, begin.absent
         trace.registers = begin.start.registers if begin.start is not None else None
         if begin.why is not None:
