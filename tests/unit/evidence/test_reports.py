@@ -143,3 +143,62 @@ def test_sleeping_in_atomic_context_tells_who() -> None:
     )
     assert (report.kind, report.pid, report.comm) == (Kind.ATOMIC_SLEEP, 77, "widgetd")
     assert report.function == "widget_add"
+
+
+POWERPC_OLD = """\
+Unable to handle kernel paging request for data at address 0x00000008
+Faulting instruction address: 0xc0000000007d1234
+Oops: Kernel access of bad area, sig: 11 [#1]
+SMP NR_CPUS=1024 NUMA pSeries
+Modules linked in: ext4
+CPU: 5 PID: 901 Comm: sh Not tainted 3.10.0 #1
+NIP: c0000000007d1234 LR: c0000000007d1200 CTR: c0000000007d11f0
+REGS: c00000000b1a7a20 TRAP: 0300   Not tainted  (3.10.0)
+GPR00: c0000000007d1200 c00000000b1a7a20 c000000002a4bf00 0000000000000000
+NIP [c0000000007d1234] .widget_show+0x44/0x80
+LR [c0000000007d1200] .widget_show+0x10/0x80
+Call Trace:
+[c00000000b1a7a90] [c0000000006a2040] .sysfs_kf_seq_show+0xd0/0x1a0
+Instruction dump:
+7fa3eb78 38a00000 38800800 3fe2ffb0 3bff4e00 488818d9 60000000 3d220005
+39291df8 78631f48 7d29182a 7fe9fa14 <e87f0b20> 4bff81e9 60000000 60000000
+---[ end trace ecc3a76 ]---
+"""
+
+X86_OLD = """\
+BUG: unable to handle kernel NULL pointer dereference at 0000000000000008
+IP: [<ffffffffa0123456>] widget_read+0x16/0x90 [widget]
+PGD 1234 PUD 5678 PMD 0
+Oops: 0002 [#1] SMP
+last sysfs file: /sys/devices/x
+CPU 1
+Modules linked in: widget(U) ext4
+Pid: 2222, comm: cat Tainted: P           ---------------    2.6.32-71.el6.x86_64 #1 HP
+RIP: 0010:[<ffffffffa0123456>]  [<ffffffffa0123456>] widget_read+0x16/0x90 [widget]
+RSP: 0018:ffff88005062fb48  EFLAGS: 00010206
+RAX: 0000000000000000 RBX: ffff88005062fb48 RCX: 0000000000000000
+Process cat (pid: 2222, threadinfo ffff880, task ffff88)
+Stack:
+ ffff88005062fb48 ffffffff81172345
+Call Trace:
+ [<ffffffff81172345>] vfs_read+0xb5/0x1a0
+ [<ffffffff8100b0f2>] system_call_fastpath+0x16/0x1b
+Code: 48 89 fb <c7> 40 18
+RIP  [<ffffffffa0123456>] widget_read+0x16/0x90 [widget]
+ RSP <ffff88005062fb48>
+CR2: 0000000000000008
+"""
+
+
+def test_instruction_dump_of_powerpc_is_code() -> None:
+    report = only(stamped(POWERPC_OLD))
+    assert (report.architecture, report.function) == ("ppc64", "widget_show")
+    assert report.code.startswith("7fa3eb78 38a00000")
+    assert "<e87f0b20>" in report.code
+
+
+def test_oops_of_an_old_kernel_is_read() -> None:
+    report = only(X86_OLD)
+    assert (report.kind, report.access, report.address) == (Kind.NULL_DEREFERENCE, Access.WRITE, 8)
+    assert (report.release, report.taint, report.comm, report.pid) == ("2.6.32-71.el6.x86_64", "P", "cat", 2222)
+    assert [blame.function for blame in report.blame] == ["widget_read", "vfs_read"]

@@ -49,6 +49,7 @@ _FIRST_WORDS: dict[str, str] = {
     "era": "_pc_at",
     "Krnl": "_krnl",
     "Code:": "_code",
+    "Instruction": "_instruction_dump",
     "CPU:": "_cpu",
     "Pid:": "_cpu",
     "Modules": "_modules",
@@ -127,6 +128,7 @@ class ReportBuilder(TraceReader):
         self.panic_message = ""
         self.dropped = 0
         self.other_tasks = 0
+        self._dumps = False
         fields.read_first_line(first.text, self.facts)
 
     # ---- lines
@@ -162,6 +164,8 @@ class ReportBuilder(TraceReader):
         return self._other(stripped, word)
 
     def _other(self, text: str, word: str) -> bool:
+        if self._dumps and self._dumped(text):
+            return True
         if word[-1] == ":" and len(word) <= 6 and word[0].isupper():
             return self._registers(text)
         if self._is_register_line(text):
@@ -229,6 +233,18 @@ class ReportBuilder(TraceReader):
         if not code:
             note(self.facts, "code_problem", text[5:].strip())
         return True
+
+    def _instruction_dump(self, text: str) -> bool:
+        self._dumps = text.startswith("Instruction dump")
+        return self._dumps
+
+    def _dumped(self, text: str) -> bool:
+        """Read the words that powerpc prints below ``Instruction dump:``."""
+        code = fields.read_code(text)
+        self._dumps = bool(code)
+        if code:
+            self.facts["code"] = f"{self.facts.get('code', '')} {code}".strip()[:_KEPT]
+        return bool(code)
 
     # ---- what the report is about
 

@@ -34,10 +34,11 @@ Facts = dict[str, Any]
 
 _CPU = re.compile(
     r"CPU: ?(\d{1,6}) (?:UID: ?\d{1,10} )?PID: ?(\d{1,10}),? [Cc]omm: (.{0,120}?) "
-    r"(?:Not tainted|Tainted: ?((?:\[?[A-Z]\]?(?:=[A-Z_]{1,40},?)?| ){1,80})) {0,12}(\S{0,128})"
+    r"(?:Not tainted|Tainted: ?((?:\[?[A-Z]\]?(?:=[A-Z_]{1,40},?)?| ){1,80})) {0,12}(?:-{3,30} {1,12})?(\S{0,128})"
 )
 _PID_OLD = re.compile(
-    r"Pid: (\d{1,10}), comm: (.{0,60}?) (?:Not tainted|Tainted: ?([A-Z ]{1,40}?)) {1,12}\(?(\S{1,128})"
+    r"Pid: (\d{1,10}), comm: (.{0,60}?) (?:Not tainted|Tainted: ?([A-Z ]{1,40}?)) {1,12}"
+    r"(?:-{3,30} {1,12})?\(?(\S{1,128})"
 )
 _WARNING = re.compile(r"WARNING: (?:CPU: (\d{1,6}) PID: (\d{1,10}) )?at ([\w./+-]{1,255}:\d{1,7})(?: (\S{1,255}))?")
 _WARNING_NEW = re.compile(

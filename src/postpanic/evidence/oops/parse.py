@@ -282,6 +282,8 @@ def _architecture(builder: ReportBuilder) -> str:
         return "aarch64"
     if "\n$ 0 " in text:
         return "mips"
+    if ", era == " in text:
+        return "loongarch64"
     if ") from [<" in text or "ret_fast_syscall" in text:
         return "arm"
     return ""
