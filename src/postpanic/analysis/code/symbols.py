@@ -12,6 +12,7 @@ import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 from drgn import FaultError, Object, Program, SymbolBinding, SymbolKind
 from drgn.helpers.linux.module import for_each_module
@@ -31,13 +32,11 @@ _MOST_NAME_BYTES = 1 << 26
 _LARGEST_SYMBOL_BYTES = 1 << 31
 
 
-@dataclass(frozen=True, slots=True)
-class KernelSymbol:
-    """One name at one address."""
+class KernelSymbol(NamedTuple):
+    """One name at one address; ``type`` is the letter of ``nm``, ``?`` where nothing tells."""
 
     vaddr: int
     type: str
-    """The letter of ``nm``; ``?`` where nothing tells."""
     name: str
     module: str = ""
 
@@ -64,16 +63,9 @@ class SymbolIndex:
     def _vaddrs(self) -> list[int]:
         return [symbol.vaddr for symbol in self.symbols]
 
-    @cached_property
-    def _names(self) -> dict[str, list[int]]:
-        names: dict[str, list[int]] = {}
-        for place, symbol in enumerate(self.symbols):
-            names.setdefault(symbol.name, []).append(place)
-        return names
-
     def named(self, name: str) -> list[int]:
         """Give the places of all symbols of a name, by rising address."""
-        return self._names.get(name, [])
+        return [place for place, symbol in enumerate(self.symbols) if symbol.name == name]
 
     def containing(self, text: str) -> Iterator[KernelSymbol]:
         """Yield the symbols whose names contain a text, by rising address."""
@@ -116,8 +108,11 @@ def read_symbols(prog: Program, memory: KernelMemory) -> SymbolIndex:
 
 def _spread(table: SymbolTable, module: str = "") -> Iterator[KernelSymbol]:
     """Make symbols of the arrays of a table; a kernel has a hundred thousand."""
-    for place, (vaddr, letter) in enumerate(zip(table.vaddrs.tolist(), table.types.tolist(), strict=True)):
-        yield KernelSymbol(vaddr, chr(letter), table.name(place), module)
+    # One decoding for all names; the names of symbols are ASCII, so that an offset stays one.
+    text = table.names.decode("latin-1")
+    columns = zip(table.vaddrs.tolist(), table.types.tolist(), table.name_offsets.tolist(), strict=True)
+    for vaddr, letter, start in columns:
+        yield KernelSymbol(vaddr, chr(letter), text[start : text.find("\0", start)], module)
 
 
 def _debug_symbols(prog: Program) -> Iterator[KernelSymbol]:
