@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -90,7 +91,7 @@ class Damage:
     lines : tuple of str
         Command lines that come by, besides those of :data:`ALWAYS`.
     complaint : dict
-        Commands that must say so, and a word of what they say.
+        Commands that must say so, and a pattern of what they say.
     """
 
     write: Callable[[Changes], None]
@@ -148,7 +149,7 @@ def lose_tasks(changes: Changes) -> None:
 
 def has_list(prog: Program) -> bool:
     """Tell whether a namespace has its mounts in a list; since 6.8 they are in a tree (2eea9ce4310d)."""
-    return prog.type("struct mnt_namespace").has_member("list")
+    return bool(prog.type("struct mnt_namespace").has_member("list"))
 
 
 def loop_mounts(changes: Changes) -> None:
@@ -207,7 +208,7 @@ DAMAGES = {
     "loop of slabs": Damage(loop_slabs, SLABS, {"kmem -s": "loop"}),
     "loop of tasks": Damage(loop_tasks, TASKS, {"list task_struct.tasks -h init_task": "loop"}),
     "tasks lost": Damage(lose_tasks, TASKS, {"ps": "stops after"}),
-    "loop of mounts": Damage(loop_mounts, FILES, {"mount": "loop"}),
+    "loop of mounts": Damage(loop_mounts, FILES, {"mount": "loop|twice"}),
     "mounts lost": Damage(lose_mounts, FILES, {"mount": "cannot read memory"}),
     "page tables": Damage(break_page_tables, MEMORY, {}),
     "files": Damage(break_files, FILES, {}),
@@ -254,6 +255,6 @@ def test_every_command_ends_and_says_where_it_stopped(broken: tuple[OpenDump, Da
         _, said, took_s = ask(dump, line)
         if took_s > LIMIT_S:
             slow.append(f"{line}: {took_s:.0f} s")
-        if line in damage.complaint and damage.complaint[line] not in said:
+        if line in damage.complaint and not re.search(damage.complaint[line], said):
             silent.append(f"{line}: {said!r}")
     assert (slow, silent) == ([], [])
