@@ -124,7 +124,8 @@ def test_files_of_all_tasks(judged: Judged) -> None:
             (one["fd"], one["file"], one["dentry"], one["inode"], one["type"], as_crash(one["path"]))
             for one in inner(row["files"])
         )
-        ours.append((header(row), row["root"], row["cwd"], files))
+        # A task that has ended has neither.
+        ours.append((header(row), row["root"] or "", row["cwd"] or "", files))
     # Of a socket crash names the protocol, we the number that /proc has, and net the protocol.
     theirs = [
         (*one[:3], tuple((*file[:5], file.path if file.type != "SOCK" else "") for file in one.files))
