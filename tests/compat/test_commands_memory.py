@@ -354,3 +354,24 @@ def test_page_members_name_the_slabs_of_a_cache(dump: OpenDump) -> None:
     }
     assert slabs <= set(named)
     assert len(slabs) == cache["slabs"]
+
+
+def test_free_pages_are_found_in_their_blocks(dump: OpenDump) -> None:
+    """Every page of a block that the free lists have, is known to be in it; the first page behind it is not."""
+    areas = [
+        area
+        for zone in records(dump.run("kmem -F")["free_zones"])
+        if zone["areas"] is not None
+        for area in inner(zone["areas"])
+        if area["blocks"] and area["order"] < 4
+    ]
+    structs = page_structs(dump.workspace)
+    for area in areas[:12]:
+        first = structs.pfn_of(inner(area["heads"])[0]["page"])
+        assert first is not None
+        for pfn in (first, first + (1 << area["order"]) - 1):
+            assert structs.free_block_of(pfn) == (first, area["order"])
+            found = {row["kind"]: row for row in records(dump.run(f"whereis -p {pfn * 4096:x}").table)}
+            assert found["free"]["start"] == first * 4096
+        assert structs.free_block_of(first + (1 << area["order"])) != (first, area["order"])
+    assert len(areas) > 3

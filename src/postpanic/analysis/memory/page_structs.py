@@ -26,6 +26,7 @@ from postpanic.pages.mem_map import MemMap, find_mem_map
 __all__ = ["PageBlock", "PageStructs", "member_offset", "page_structs"]
 
 _BLOCK_FRAMES = 1 << 16
+_ORDERS_LIMIT = 16
 _TYPE_PREFIX = "PGTY_"
 _TYPES_BEGIN = 0xF0
 """``PGTY_*`` are the top byte of ``page_type`` since 6.12 (4ffca5a96678); lower ones are map counts."""
@@ -214,6 +215,25 @@ class PageStructs:
                 data, present = self._memory.read_available(at, count * self.size_bytes)
                 shape = (count, self.size_bytes)
                 yield PageBlock(start, data.reshape(shape), np.asarray(present.reshape(shape).all(axis=1)))
+
+    def free_block_of(self, pfn: int) -> tuple[int, int] | None:
+        """
+        Find the free block of the buddy allocator that a frame is in: its first frame and its order.
+
+        The first page of a block has the type ``buddy``, and its order in ``private``;
+        a block of order n begins at a multiple of ``1 << n`` (``mm/page_alloc.c``).
+        """
+        for order in range(_ORDERS_LIMIT):
+            first = pfn >> order << order
+            row = self.read(first)
+            if row is None:
+                return None
+            mapcount = int.from_bytes(row[self.mapcount_offset : self.mapcount_offset + 4], "little")
+            if self.type_name(mapcount) != "buddy":
+                continue
+            held = int.from_bytes(row[self.private_offset : self.private_offset + 8], "little")
+            return (first, held) if held < _ORDERS_LIMIT and pfn < first + (1 << held) else None
+        return None
 
     def head_of(self, pfn: int, row: bytes) -> int:
         """Give the head's frame of a compound page that *pfn* is in; the frame itself where it is none's tail."""

@@ -335,6 +335,11 @@ class Places:
         pfn = paddr // size
         text = f"physical {paddr:#x}: {describe_frame(structs, pfn)}"
         yield Place("page", f"frame {pfn:#x}", text, pfn * size, size, paddr % size, self._state(paddr))
+        block = structs.free_block_of(pfn)
+        if block is not None:
+            first, order = block
+            text = f"free block of order {order} at physical {first * size:#x}, struct page {structs.vaddr_of(first):x}"
+            yield Place("free", f"order {order}", text, first * size, size << order, paddr - first * size, "free")
 
     def _state(self, paddr: int) -> str:
         try:

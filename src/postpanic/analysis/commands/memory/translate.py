@@ -29,7 +29,8 @@ _TRANSLATIONS = Shape(
     "translation",
     (
         Column("vaddr", Kind.HEX, title="VIRTUAL", help="The address as it was given.", align="<", width=16),
-        Column("paddr", Kind.HEX, title="PHYSICAL", help="Physical address of the byte.", align="<", width=16),
+        Column("paddr", Kind.HEX, help="Physical address of the byte.", hidden=True),
+        Column("physical", title="PHYSICAL", help="The same as text; (not mapped) where there is none.", width=16),
     ),
 )
 _WALK = Shape(
@@ -136,7 +137,7 @@ def _translate(
                 raise
             memory = workspace.memory
     walk = memory.walk(VirtAddr(vaddr))
-    tables = [_TRANSLATIONS.table([(vaddr, _physical_cell(walk))]), _WALK.table(_walk_rows(memory, walk))]
+    tables = [_TRANSLATIONS.table([(vaddr, *_physical_cells(walk))]), _WALK.table(_walk_rows(memory, walk))]
     decoded = _decode_last(memory, walk)
     if decoded is not None:
         tables.append(_entry_table(workspace, decoded))
@@ -151,10 +152,10 @@ def _translate(
     return tables
 
 
-def _physical_cell(walk: Walk) -> Cell:
+def _physical_cells(walk: Walk) -> tuple[Cell, str]:
     if walk.paddr is not None:
-        return int(walk.paddr)
-    return Absent(Reason.UNREADABLE, f"not mapped: {walk.reason}")
+        return int(walk.paddr), f"{walk.paddr:x}"
+    return Absent(Reason.UNREADABLE, f"not mapped: {walk.reason}"), "(not mapped)"
 
 
 def _walk_rows(memory: KernelMemory, walk: Walk) -> list[tuple[Cell, ...]]:

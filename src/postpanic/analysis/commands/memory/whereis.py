@@ -17,7 +17,7 @@ __all__ = ["PLACES", "place_cells", "whereis"]
 PLACES = Shape(
     "places",
     (
-        Column("kind", help="symbol, module, task, stack, slab, before, behind, per-CPU, vmalloc, page, vma …"),
+        Column("kind", help="symbol, module, task, stack, slab, before, behind, per-CPU, vmalloc, page, free, vma …"),
         Column("text", help="What it is, in one line."),
         Column("name", help="Its own name: of the symbol, the slab cache, the task."),
         Column("start", Kind.HEX, help="Where it begins."),

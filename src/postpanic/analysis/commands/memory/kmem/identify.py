@@ -39,6 +39,10 @@ TASKS = Shape(
 )
 
 
+_SHOWN = frozenset({"symbol", "per-CPU", "free"})
+"""Kinds of places that no option of kmem shows."""
+
+
 def show_addresses(workspace: Workspace, arguments: Arguments) -> Answer:
     """Identify addresses: a kernel address, a ``struct page``, or a physical address."""
     problems: list[Problem] = []
@@ -61,7 +65,7 @@ def _identify(workspace: Workspace, address: int, *, physical: bool, problems: l
         except UNREADABLE as exc:
             problems.append(problem(f"the direct mapping of {address:#x}", exc))
     places = open_places(workspace)
-    symbols = [place for place in places.find(vaddr, AddressKind.KERNEL, []) if place.kind in {"symbol", "per-CPU"}]
+    symbols = [place for place in places.find(vaddr, AddressKind.KERNEL, []) if place.kind in _SHOWN]
     if symbols:
         yield PLACES.table([place_cells(place) for place in symbols])
     try:
