@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from benchmarks.oops import BARS, judge, read_expected
 from postpanic.evidence.oops import Kind, find_reports
 from postpanic.evidence.oops.answer import SHAPES, answer_of
 from postpanic.evidence.oops.demangle import demangle
+from postpanic.evidence.sources import plain_text
 from postpanic.findings.schema import answer_schema, answer_value
 from postpanic.report.text import render_text
 from tests.unit.evidence import texts
@@ -149,3 +151,19 @@ def test_real_reports_are_read_as_well_as_asked_for() -> None:
     bars = {**BARS, "same precision": 0.97}
     assert {question: found[question] for question, bar in bars.items() if found[question] < bar} == {}
     assert found["false reports"] == 0
+
+
+def test_mapped_file_is_read_as_bytes_are(tmp_path: Path) -> None:
+    path = tmp_path / "console.log"
+    path.write_bytes(stamped(texts.PAGE_FAULT).encode())
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        (report,) = find_reports(plain_text(mapped))
+    assert report.function == "widget_attach"
+
+
+def test_two_thousand_callers_at_once_lose_no_report() -> None:
+    text = b"".join(
+        b"[%12.6f][ %5s] BUG: KASAN: use-after-free in widget_%d+0x1/0x2\n" % (n / 1e6, b"C%d" % n, n)
+        for n in range(2000)
+    )
+    assert len(find_reports(text)) == 2000
