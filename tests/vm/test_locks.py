@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from postpanic import open_dump
+from postpanic.analysis.locks.waiting import WaitFinder
 from postpanic.analysis.open_dump import OpenDump
 from postpanic.findings.table import Answer, Table
 from postpanic.report.text import render_text
 from tests.vm.lab import Crash
 
-KERNELS = ("6.1", "6.12")
+KERNELS = ("6.1", "6.12", "newest")
 
 
 @pytest.fixture(scope="module", params=KERNELS)
@@ -152,3 +153,10 @@ def test_the_module_taints(dump: OpenDump) -> None:
     taints = dump.run("sys -t").table.records()[0]
     assert taints["letters"] == "OE"
     assert [row["bit"] for row in _inner(taints, "meanings")] == [12, 13]
+
+
+def test_locks_are_found_without_what_newer_kernels_note(dump: OpenDump, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``task_struct.blocker`` is there only where hung tasks are detected."""
+    monkeypatch.setattr(WaitFinder, "_recorded", lambda *_: 0)
+    names = {str(row["name"]) for row in dump.run("locks")["locks"].records()}
+    assert {"locked_left", "locked_right", "locked_gate", "locked_count"} <= names
