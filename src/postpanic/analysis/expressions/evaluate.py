@@ -8,16 +8,16 @@ cast to the type that it was declared with.
 
 from __future__ import annotations
 
-import operator
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from drgn import FaultError, Object, Program, Type, TypeKind, cast, offsetof, sizeof
 
 from postpanic.analysis.expressions.errors import ExpressionError
 from postpanic.analysis.expressions.numbers import make_character, make_number, parse_hexadecimal
+from postpanic.analysis.expressions.operators import ARITHMETIC, COMPARISONS, SIGNS, is_arithmetic, placed
 from postpanic.analysis.expressions.parser import parse_expression
 from postpanic.analysis.expressions.per_cpu import find_per_cpu_vaddr, is_per_cpu
 from postpanic.analysis.expressions.tree import (
@@ -46,27 +46,6 @@ __all__ = ["evaluate", "evaluate_number"]
 _WORD = (1 << 64) - 1
 _ELEMENT_LIMIT = 1 << 20
 _HISTORY = re.compile(r"\$(\$?)(\d*)\Z")
-_COMPARISONS: dict[str, Callable[[Object, Object], bool]] = {
-    "==": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    ">": operator.gt,
-    "<=": operator.le,
-    ">=": operator.ge,
-}
-_ARITHMETIC: dict[str, Callable[[Object, Object], Object]] = {
-    "+": operator.add,
-    "-": operator.sub,
-    "*": operator.mul,
-    "/": operator.truediv,
-    "%": operator.mod,
-    "<<": operator.lshift,
-    ">>": operator.rshift,
-    "&": operator.and_,
-    "|": operator.or_,
-    "^": operator.xor,
-}
-_SIGNS: dict[str, Callable[[Object], Object]] = {"-": operator.neg, "+": operator.pos, "~": operator.invert}
 _AGGREGATES = frozenset({TypeKind.STRUCT, TypeKind.UNION, TypeKind.CLASS, TypeKind.ARRAY, TypeKind.FUNCTION})
 
 
@@ -199,11 +178,11 @@ class _Evaluator:
 
     def _choice(self, chosen: Object | _Symbol, other: Node) -> Object | _Symbol:
         """Give what was chosen the type that C gives to both sides; the other one need not make sense here."""
-        if isinstance(chosen, _Symbol) or not _is_arithmetic(chosen):
+        if isinstance(chosen, _Symbol) or not is_arithmetic(chosen):
             return chosen
         with suppress(FaultError, PostpanicError, TypeError, ValueError):
             side = self.value(other)
-            if isinstance(side, Object) and _is_arithmetic(side) and strip(side.type_) != strip(chosen.type_):
+            if isinstance(side, Object) and is_arithmetic(side) and strip(side.type_) != strip(chosen.type_):
                 return chosen + cast(side.type_, Object(self._prog, "int", 0))
         return chosen
 
@@ -290,7 +269,7 @@ class _Evaluator:
                 found = self.value(operand, plain=False)
                 if isinstance(found, _Symbol):
                     return found.pointer()
-                with _placed(node.column, "this has no address"):
+                with placed(node.column, "this has no address"):
                     return found.address_of_()
             case Unary("*", operand):
                 return self._target(self._object(operand, plain=False), node.column)
@@ -298,8 +277,8 @@ class _Evaluator:
                 return self._int(not self._is_true(operand))
             case Unary(sign, operand):
                 value = self._scalar(operand)
-                with _placed(node.column, f"{sign} does not suit {value.type_.type_name()}"):
-                    return _SIGNS[sign](value)
+                with placed(node.column, f"{sign} does not suit {value.type_.type_name()}"):
+                    return SIGNS[sign](value)
 
     def _member(self, operand: Node, name: str, column: int) -> Object | _Symbol:
         found = self.value(operand, plain=False)
@@ -320,7 +299,7 @@ class _Evaluator:
 
     def _index(self, found: Object, index: Object, column: int) -> Object:
         number = self._integer(index, column)
-        with _placed(column, f"{found.type_.type_name()} has no elements"):
+        with placed(column, f"{found.type_.type_name()} has no elements"):
             return found[number]
 
     def _target(self, found: Object, column: int) -> Object:
@@ -331,11 +310,11 @@ class _Evaluator:
             raise ExpressionError(f"{found.type_.type_name()} is no pointer", column, hint="*(struct name *)address")
         if strip(bare.type).kind is TypeKind.VOID:
             raise ExpressionError("a void pointer points to nothing that has a type", column, hint="*(type *)address")
-        with _placed(column, "this pointer cannot be followed"):
+        with placed(column, "this pointer cannot be followed"):
             return found[0]
 
     def _measure(self, node: SizeOf | SizeOfType | OffsetOf) -> Object:
-        with _placed(node.column, "this has no size"):
+        with placed(node.column, "this has no size"):
             match node:
                 case SizeOfType(type_name):
                     number = sizeof(find_type(self._prog, type_name, node.column))
@@ -352,7 +331,7 @@ class _Evaluator:
 
     def _is_true(self, node: Node) -> bool:
         value = self._scalar(node)
-        with _placed(node.column, f"{value.type_.type_name()} is neither true nor false"):
+        with placed(node.column, f"{value.type_.type_name()} is neither true nor false"):
             return bool(value)
 
     def _integer(self, value: Object, column: int) -> int:
@@ -373,7 +352,7 @@ class _Evaluator:
         if isinstance(found, _Symbol):
             return found.reference(type_)
         value = self._decay(found, column)
-        with _placed(column, f"{value.type_.type_name()} cannot become {type_.type_name()}"):
+        with placed(column, f"{value.type_.type_name()} cannot become {type_.type_name()}"):
             return cast(type_, value)
 
     def _binary(self, sign: str, left: Object, right: Object, column: int) -> Object:
@@ -385,12 +364,12 @@ class _Evaluator:
                 for side, pointer in zip((left, right), pointers, strict=True)
             )
         names = f"{left.type_.type_name()} {sign} {right.type_.type_name()}"
-        with _placed(column, f"{names} makes no sense"):
-            if sign in _COMPARISONS:
-                return self._int(_COMPARISONS[sign](left, right))
+        with placed(column, f"{names} makes no sense"):
+            if sign in COMPARISONS:
+                return self._int(COMPARISONS[sign](left, right))
             if sign in "+-" and any(pointers) and (voids := self._void_arithmetic(sign, left, right)) is not None:
                 return voids
-            return _ARITHMETIC[sign](left, right)
+            return ARITHMETIC[sign](left, right)
 
     def _void_arithmetic(self, sign: str, left: Object, right: Object) -> Object | None:
         """Add to a pointer whose target has no size by bytes, as gcc does."""
@@ -403,22 +382,3 @@ class _Evaluator:
                 moved = int(pointer.value_()) + (step if sign == "+" else -step)
                 return Object(self._prog, pointer.type_, moved & _WORD)
         return None
-
-
-def _is_arithmetic(value: Object) -> bool:
-    return strip(value.type_).kind in {TypeKind.INT, TypeKind.BOOL, TypeKind.ENUM, TypeKind.FLOAT}
-
-
-@contextmanager
-def _placed(column: int, message: str) -> Iterator[None]:
-    """Say at which column an operator failed."""
-    try:
-        yield
-    except FaultError:
-        raise
-    except ZeroDivisionError:
-        raise ExpressionError("division by zero", column) from None
-    except (TypeError, ValueError, OverflowError) as exc:
-        raise ExpressionError(f"{message} ({exc})", column) from None
-    except LookupError as exc:
-        raise FactAbsentError(f"column {column}: {exc.args[0] if exc.args else message}") from None
