@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import drgn
 import pytest
 
 from postpanic import open_dump
+from postpanic.analysis.locks import read_locks
 from postpanic.analysis.locks.waiting import WaitFinder
 from postpanic.analysis.open_dump import OpenDump
 from postpanic.findings.table import Answer, Table
@@ -160,3 +162,53 @@ def test_locks_are_found_without_what_newer_kernels_note(dump: OpenDump, monkeyp
     monkeypatch.setattr(WaitFinder, "_recorded", lambda *_: 0)
     names = {str(row["name"]) for row in dump.run("locks")["locks"].records()}
     assert {"locked_left", "locked_right", "locked_gate", "locked_count"} <= names
+
+
+@pytest.fixture
+def overwrite(dump: OpenDump) -> Iterator[Callable[[int, int], None]]:
+    """Give a function that writes a word into the dump; afterwards it is what it was."""
+    before: list[tuple[int, bytes]] = []
+
+    def write(vaddr: int, value: int) -> None:
+        before.append((vaddr, dump.prog.read(vaddr, 8)))
+        dump.workspace.write_virtual(vaddr, value.to_bytes(8, "little"))
+
+    yield write
+    for vaddr, data in reversed(before):
+        dump.workspace.write_virtual(vaddr, data)
+
+
+def test_an_owner_that_is_no_task(dump: OpenDump, overwrite: Callable[[int, int], None]) -> None:
+    owner = drgn.offsetof(dump.prog.type("struct mutex"), "owner")
+    overwrite(dump.prog.symbol("locked_left").address + owner, 0xFFFF_8880_DEAD_B000)
+    found = dump.run("locks")
+    assert [problem.what for problem in found.problems if "is no task of the kernel" in problem.what]
+    rows = {str(row["name"]): row for row in found["locks"].records()}
+    assert _inner(rows["locked_left"], "holders") == []
+    assert _who(rows["locked_left"], "waiters") == [("abba-two", "")]
+    assert "cycles" not in {table.shape.name for table in found.tables}
+
+
+def test_waiters_that_lead_in_a_circle(dump: OpenDump, overwrite: Callable[[int, int], None]) -> None:
+    lock = next(row for row in dump.run("locks")["locks"].records() if row["name"] == "locked_gate")
+    task = _inner(lock, "waiters")[0]["task"]
+    waiter = next(
+        wait.vaddr
+        for known in read_locks(dump.workspace, []).locks
+        if known.vaddr == lock["lock"]
+        for wait in known.waiters
+        if wait.task == task
+    )
+    # struct list_head is the first member: next leads back to the waiter itself.
+    overwrite(waiter, waiter)
+    rows = {str(row["name"]): row for row in dump.run("locks")["locks"].records()}
+    assert {"locked_left", "locked_right"} <= set(rows)
+
+
+def test_a_list_of_workqueues_that_is_a_circle(dump: OpenDump, overwrite: Callable[[int, int], None]) -> None:
+    queue = next(row for row in dump.run("wq -a")["queues"].records() if row["queue"] == "locked_wq")
+    link = queue["address"] + drgn.offsetof(dump.prog.type("struct workqueue_struct"), "list")
+    overwrite(link, link)
+    found = dump.run("wq -a")
+    assert any("a loop" in problem.what for problem in found.problems)
+    assert "locked_wq" in found["queues"].column("queue")
