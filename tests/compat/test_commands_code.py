@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from drgn import Architecture, Platform, Program
+from drgn.helpers.linux.pid import find_task
 
 from postpanic import open_dump
 from postpanic.analysis.code.instructions import Disassembler
@@ -304,3 +305,21 @@ def test_damaged_lists_and_trees_end(damaged: OpenDump) -> None:
         answer = damaged.run(line)
         assert 0 < len(answer.table) < len(nodes)
         assert "root/l/r" in answer.problems[0].what
+
+
+def test_memory_of_a_process_is_read_with_u(crashed: Callable[..., Crash], tmp_path: Path) -> None:
+    """A program without relocation begins with its ELF header, its code with the first function of crt1.o."""
+    with open_dump(crashed("6.1").raw, debuginfo="synth", cache_directory=tmp_path) as dump:
+        dump.run("set 1")
+        base = int(find_task(dump.prog, 1).mm.start_code) & ~0xFFFFFF | 0x400000
+        (row,) = dump.run(f"p -u *(char *){base:#x}@4").table.records()
+        assert row["value"] == r'"\177ELF"'
+        (header,) = dump.run(f"struct -u elf64_hdr.e_machine {base:x}").table.records()
+        assert header["number"] == 62
+        entry = dump.run(f"struct -u elf64_hdr.e_entry {base:x}").table.records()[0]["number"]
+        assert isinstance(entry, int)
+        first = [(row["mnemonic"], row["operands"]) for row in dump.run(f"dis -u {entry:x} 3").table.records()]
+        assert ("xor", "%ebp,%ebp") in first or ("xor", "%rbp,%rbp") in first
+        assert dump.run(f"p *(char *){base:#x}").problems
+        kept = dump.run("p $1").table.records()[0]
+        assert kept["value"] == r'"\177ELF"'

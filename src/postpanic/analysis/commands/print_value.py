@@ -176,6 +176,9 @@ def _write(
     if bare.kind is TypeKind.POINTER and not writer.speller.style.letter and not is_character(bare.type):
         lead = f"{lead}({declare(value.type_)}) "
     writer.write(value.type_, contents, vaddr=value.address_, lead=lead, name=_name_of(lead))
+    if arguments.has("user") and value.address_ is not None and contents.data:
+        # Later expressions read the kernel's memory: of a process, the value is kept.
+        value = Object.from_bytes_(workspace.prog, value.type_, contents.data)
     history.append(value)
 
 
