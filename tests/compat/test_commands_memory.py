@@ -14,6 +14,7 @@ from postpanic import open_dump
 from postpanic.analysis.memory.page_structs import page_structs
 from postpanic.analysis.open_dump import OpenDump
 from postpanic.dumps.digest import digest_file
+from postpanic.dumps.memory import PageState
 from postpanic.findings.absent import Absent
 from postpanic.units import VirtAddr
 from tests.compat.judged import inner, records
@@ -375,3 +376,17 @@ def test_free_pages_are_found_in_their_blocks(dump: OpenDump) -> None:
             assert found["free"]["start"] == first * 4096
         assert structs.free_block_of(first + (1 << area["order"])) != (first, area["order"])
     assert len(areas) > 3
+
+
+def test_excluded_pages_read_as_zeroes_only_when_asked(viewed: Crash) -> None:
+    with open_dump(viewed.filtered, debuginfo="synth") as dump:
+        memory = dump.workspace.memory.physical
+        start, end = memory.ram_ranges[-1].tolist()
+        pfns = np.arange(start // 4096, end // 4096, dtype=np.uint64)
+        paddr = int(pfns[memory.page_states(pfns) == PageState.EXCLUDED][0]) * 4096
+        answer = dump.run(f"rd -p {paddr:x} 2")
+        assert "left out" in answer.problems[0].what
+    with open_dump(viewed.filtered, debuginfo="synth", zero_excluded=True) as dump:
+        answer = dump.run(f"rd -p {paddr:x} 2")
+        assert answer.problems == ()
+        assert records(answer.table)[0]["words"].split() == ["0" * 16] * 2
