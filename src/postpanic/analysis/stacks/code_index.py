@@ -58,7 +58,7 @@ class CodeIndex:
         self._places: dict[int, Place | None] = {}
         self._callers: dict[int, Place | None] = {}
         symbols = [
-            (symbol.address, _RANK.get(symbol.binding, 2), symbol.size, symbol.name)
+            (symbol.address, _rank(symbol.binding, symbol.name), symbol.size, symbol.name)
             for symbol in prog.symbols()
             if symbol.kind in _CODE and symbol.address >> 63
         ]
@@ -130,6 +130,11 @@ class CodeIndex:
         except LookupError:
             return ""
         return "" if isinstance(module, MainModule) else module.name
+
+
+def _rank(binding: SymbolBinding, name: str) -> int:
+    """Tell which of the symbols at one address names the function: not that of a system call of 32 bits."""
+    return _RANK.get(binding, 2) + (4 if name.startswith("__ia32_") else 0)
 
 
 def _find_ends(starts: NDArray[np.uint64], sizes: NDArray[np.uint64]) -> NDArray[np.uint64]:
