@@ -25,6 +25,7 @@ from postpanic.analysis.workspace import Workspace
 from postpanic.errors import UsageError
 from postpanic.findings.absent import Reason
 from postpanic.findings.table import Answer, Cell, Column, Kind, Layout, Problem, Shape, Table
+from postpanic.kernel.memory import KernelMemory
 from postpanic.kernel.paging.tables import PageTables
 
 __all__ = ["vm"]
@@ -305,7 +306,12 @@ class _Reader:
                 self._tables = process_tables(memory, self._mm or area.vm_mm.read_())
             file_start = int(area.vm_pgoff.value_()) * memory.page_size_bytes
             start = int(area.vm_start.value_())
-            count = (int(area.vm_end.value_()) - start) // memory.page_size_bytes
+            end = int(area.vm_end.value_())
+            if not start < end <= _user_limit(memory, self._tables):
+                what = f"area {area.value_():#x}: {start:#x} to {end:#x} is not a range of user addresses"
+                self._problems.append(Problem(what, Reason.DAMAGED))
+                return None
+            count = (end - start) // memory.page_size_bytes
             if count > _MAX_PAGES:
                 what = f"area {area.value_():#x}: the first {_MAX_PAGES} of its {count} pages"
                 self._problems.append(Problem(what, Reason.NOT_APPLICABLE))
@@ -339,6 +345,11 @@ class _Reader:
                 return (page.vaddr, None, None, None, None, None, f"unknown: {page.detail}")
             case _:
                 return (page.vaddr, None, None, None, None, None, "not mapped")
+
+
+def _user_limit(memory: KernelMemory, tables: PageTables) -> int:
+    """Return the first address behind those of processes: the upper half is the kernel's on x86-64."""
+    return 1 << (tables.va_bits - 1 if memory.machine == "x86_64" else tables.va_bits)
 
 
 def _swap_devices(workspace: Workspace) -> SwapDevices | None:
