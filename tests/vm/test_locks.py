@@ -19,7 +19,10 @@ from tests.vm.lab import Crash
 KERNELS = ("6.1", "6.12", "newest")
 
 
-@pytest.fixture(scope="module", params=KERNELS)
+@pytest.fixture(
+    scope="module",
+    params=[key if key == "6.12" else pytest.param(key, marks=pytest.mark.matrix) for key in KERNELS],
+)
 def dump(request: pytest.FixtureRequest, crashed: Callable[..., Crash]) -> Iterator[OpenDump]:
     with open_dump(crashed(request.param, scenario="locked").filtered, debuginfo="synth") as opened:
         yield opened
