@@ -34,7 +34,6 @@ REFUSED: dict[str, str] = {
     "extend -u extlib1.so": "is not loaded",
     "ipcs -M ffff880473a28250": "no IPC resource",
     **dict.fromkeys(("kmem -c", "kmem -C", "kmem -c c03576b8"), "no page_hash_table"),
-    "log -R": "names of Rust",
     "log -s": "no such buffers",
     "mach -o": "only on ppc64",
     "mod -d dm_mod": "what was loaded stays",

@@ -106,6 +106,8 @@ def mod(workspace: Workspace, arguments: Arguments) -> Answer:
             raise UsageError(f"mod -s: no module {name} is loaded", hint="mod lists them")
     if name is not None or arguments.has("load_all"):
         place = Path(arguments.operands[0]) if arguments.operands else None
+        if place is not None and not place.exists():
+            raise UsageError(f"mod: {place}: no such file or directory")
         _load(workspace, [_name(module) for module in modules], place, problems)
     sources = {source.module: source for source in workspace.opened.sources}
     with_sections = arguments.has("sections")
@@ -218,7 +220,5 @@ def _try_files(prog: drgn.Program, module: drgn.Module, place: Path | None) -> N
         stem = module.name.replace("_", "[_-]")
         for path in sorted([*place.rglob(f"{stem}.ko"), *place.rglob(f"{stem}.ko.debug")]):
             module.try_file(path)
-    elif place.is_file():
-        module.try_file(place)
     else:
-        raise UsageError(f"mod: {place}: no such file or directory")
+        module.try_file(place)
