@@ -136,9 +136,9 @@ def test_network_devices_and_neighbours(dump: OpenDump, views: ProcViews) -> Non
         assert found[name]["index"] == int(index, 16)
     container = next(int(name.split("/")[2]) for name in views.sections if re.fullmatch(r"/proc/\d+/net/dev", name))
     assert [row["name"] for row in dump.run("net -n", task=container).table.records()] == ["lo"]
-    (line,) = [line.split() for line in views.lines("net/arp")[1:]]
-    neighbour = next(row for row in dump.run("net -a").table.records() if row["address"] == line[0])
-    assert (neighbour["hardware_address"], neighbour["device"]) == (line[3], line[5])
+    (arp,) = [line.split() for line in views.lines("net/arp")[1:]]
+    neighbour = next(row for row in dump.run("net -a").table.records() if row["address"] == arp[0])
+    assert (neighbour["hardware_address"], neighbour["device"]) == (arp[3], arp[5])
     assert (neighbour["state"], neighbour["hardware"]) == ("PERMANENT", "ETHER")
     assert dump.run("net -N 1041236234").table.records() == [{"address": "10.1.16.62"}]
 
@@ -337,7 +337,7 @@ def test_waiters(dump: OpenDump) -> None:
     assert (waiter["pid"], waiter["function"]) == (reader["pid"], "autoremove_wake_function")
     queue = Object(dump.prog, "struct pipe_inode_info *", file.private_data).rd_wait.address_
     assert dump.run(f"waitq {queue:x}").table.records() == [waiter]
-    assert dump.run("waitq log_wait").table.title.endswith("is empty")
+    assert str(dump.run("waitq log_wait").table.title).endswith("is empty")
     with pytest.raises(FactAbsentError):
         dump.run("waitq task_struct.nosuch 1000")
 
@@ -382,7 +382,7 @@ class Machine:
     def write(self, place: Object, value: int) -> None:
         memory = self.dump.workspace.memory
         data = value.to_bytes(sizeof(place), "little")
-        self.dump.workspace.opened.dump.write(memory.translate(VirtAddr(place.address_ or 0)), data)
+        self.dump.workspace.opened.overlay.write(memory.translate(VirtAddr(place.address_ or 0)), data)
 
     def set_bits(self, *words: tuple[int, int]) -> None:
         for number in range(self.bitmap.sb.map_nr.value_()):

@@ -192,7 +192,7 @@ def test_memory_by_reference(dump: OpenDump, views: ProcViews) -> None:
 
 def _damage(dump: OpenDump, place: int, value: int) -> None:
     memory = dump.workspace.memory
-    dump.workspace.opened.dump.write(memory.translate(VirtAddr(place)), value.to_bytes(8, "little"))
+    dump.workspace.opened.overlay.write(memory.translate(VirtAddr(place)), value.to_bytes(8, "little"))
     dump.workspace.forget()
 
 
