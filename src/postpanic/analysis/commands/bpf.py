@@ -19,8 +19,8 @@ from postpanic.analysis.commands.values import parse_number
 from postpanic.analysis.containers import idr_entries
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.objects.braces import MEMBERS
+from postpanic.analysis.objects.members import members_table
 from postpanic.analysis.objects.style import Style
-from postpanic.analysis.structures.members import members_table
 from postpanic.analysis.workspace import Workspace
 from postpanic.errors import FactAbsentError, UsageError
 from postpanic.findings.absent import Absent, Reason

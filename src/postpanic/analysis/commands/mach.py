@@ -17,8 +17,8 @@ from postpanic.analysis.commands.values import parse_cpus
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.devices.resources import read_resources
 from postpanic.analysis.objects.braces import MEMBERS
+from postpanic.analysis.objects.members import members_table
 from postpanic.analysis.objects.style import Style
-from postpanic.analysis.structures.members import members_table
 from postpanic.analysis.workspace import Workspace
 from postpanic.errors import FactAbsentError
 from postpanic.findings.table import Answer, Cell, Column, Kind, Layout, Problem, Shape, Table

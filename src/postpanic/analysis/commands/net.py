@@ -23,8 +23,8 @@ from postpanic.analysis.network.devices import (
 )
 from postpanic.analysis.network.sockets import file_socket, read_socket
 from postpanic.analysis.objects.braces import MEMBERS
+from postpanic.analysis.objects.members import members_table
 from postpanic.analysis.objects.style import Style
-from postpanic.analysis.structures.members import members_table
 from postpanic.analysis.workspace import Workspace
 from postpanic.errors import UsageError
 from postpanic.findings.table import Answer, Cell, Column, Kind, Layout, Problem, Shape, Table

@@ -19,9 +19,9 @@ from postpanic.analysis.commands.values import parse_cpus, parse_vaddr
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.objects.braces import MEMBERS, ValueWriter
 from postpanic.analysis.objects.contents import object_contents
+from postpanic.analysis.objects.members import members_table
 from postpanic.analysis.objects.paths import TypePath, parse_type_path
 from postpanic.analysis.objects.style import Style
-from postpanic.analysis.structures.members import members_table
 from postpanic.analysis.workspace import Workspace
 from postpanic.errors import CorruptError, UsageError
 from postpanic.findings.table import Answer, Cell, Column, Kind, Layout, Problem, Shape, Table

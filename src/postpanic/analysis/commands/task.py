@@ -10,11 +10,15 @@ from drgn.helpers.linux.sched import task_thread_info
 
 from postpanic.analysis.cells import absent, problem
 from postpanic.analysis.commands.arguments import Arguments, Operand, Option
+from postpanic.analysis.commands.output_style import DECIMAL, HEXADECIMAL, choose_style
 from postpanic.analysis.commands.per_task import TASK_COLUMNS, TASK_LINE, task_cells
 from postpanic.analysis.commands.registry import Example, command
 from postpanic.analysis.commands.values import find_tasks
 from postpanic.analysis.context import UNREADABLE
-from postpanic.analysis.structures import STRUCTURE, structure_table, value_lines
+from postpanic.analysis.objects.braces import MEMBERS, ValueWriter
+from postpanic.analysis.objects.contents import object_contents
+from postpanic.analysis.objects.members import members_table
+from postpanic.analysis.objects.style import Style
 from postpanic.analysis.tasks import read_facts
 from postpanic.analysis.workspace import Workspace
 from postpanic.errors import UsageError
@@ -44,8 +48,8 @@ _WHOLE = Shape(
     "task",
     (
         *TASK_COLUMNS,
-        Column("task_struct", Kind.ROWS, help="All members of struct task_struct.", shape=STRUCTURE),
-        Column("thread_info", Kind.ROWS, help="All members of struct thread_info.", shape=STRUCTURE),
+        Column("task_struct", Kind.ROWS, help="All members of struct task_struct.", shape=MEMBERS),
+        Column("thread_info", Kind.ROWS, help="All members of struct thread_info.", shape=MEMBERS),
     ),
     Layout.LINES,
     TASK_LINE,
@@ -65,8 +69,8 @@ _NUMBERS = frozenset({TypeKind.INT, TypeKind.BOOL, TypeKind.ENUM, TypeKind.POINT
     ),
     options=(
         Option("-R", "members", "only these members, with commas between", "MEMBERS"),
-        Option("-x", "hex", "numbers in hexadecimal"),
-        Option("-d", "decimal", "numbers in decimal"),
+        HEXADECIMAL,
+        DECIMAL,
     ),
     operands=(Operand("task", "a PID, a task_struct address or a name; or members, without -R", many=True),),
     shapes=(_WHOLE, _CHOSEN),
@@ -86,14 +90,14 @@ def task(workspace: Workspace, arguments: Arguments) -> Answer:
         # Without -R a word that is no task is a list of members.
         members, words = _split_words(workspace, words)
     tasks = find_tasks(workspace, words, problems)
-    radix = 16 if arguments.has("hex") else 10 if arguments.has("decimal") else workspace.radix
+    style = choose_style(workspace, arguments)
     rows: list[tuple[Cell, ...]] = []
     for facts in read_facts(workspace, tasks):
         cells = task_cells(facts)
         if members:
-            rows.append((*cells, _MEMBERS.table(_show_members(facts.task, members, radix))))
+            rows.append((*cells, _MEMBERS.table(_show_members(facts.task, members, style))))
         else:
-            rows.append((*cells, *_show_whole(facts.task, radix, problems)))
+            rows.append((*cells, *_show_whole(facts.task, style, problems)))
     return Answer("task", ((_CHOSEN if members else _WHOLE).table(rows),), tuple(problems))
 
 
@@ -109,19 +113,19 @@ def _split_words(workspace: Workspace, words: Sequence[str]) -> tuple[list[str],
     return members, rest
 
 
-def _show_whole(task: Object, radix: int, problems: list[Problem]) -> tuple[Cell, Cell]:
+def _show_whole(task: Object, style: Style, problems: list[Problem]) -> tuple[Cell, Cell]:
     cells: list[Cell] = []
     for is_thread_info in (False, True):
         try:
             structure = task_thread_info(task)[0] if is_thread_info else task[0]
-            cells.append(structure_table(structure, radix))
+            cells.append(members_table([structure], style))
         except UNREADABLE as exc:
             problems.append(problem(f"task {task.value_():x}", exc))
             cells.append(absent(exc))
     return cells[0], cells[1]
 
 
-def _show_members(task: Object, members: Sequence[str], radix: int) -> list[tuple[Cell, ...]]:
+def _show_members(task: Object, members: Sequence[str], style: Style) -> list[tuple[Cell, ...]]:
     rows = []
     for path in members:
         found = [
@@ -136,7 +140,7 @@ def _show_members(task: Object, members: Sequence[str], radix: int) -> list[tupl
             raise UsageError(
                 f"task: {path}: no member of task_struct or thread_info", hint="struct task_struct lists the members"
             )
-        rows += [_member_row(structure, name, part, radix) for structure, name, part in found]
+        rows += [_member_row(structure, name, part, style) for structure, name, part in found]
     return rows
 
 
@@ -163,13 +167,16 @@ def _find_member(structure: Object | None, path: str) -> Object | None:
     return part
 
 
-def _member_row(structure: str, name: str, part: Object, radix: int) -> tuple[Cell, ...]:
+def _member_row(structure: str, name: str, part: Object, style: Style) -> tuple[Cell, ...]:
     type_ = part.type_
     while type_.kind is TypeKind.TYPEDEF:
         type_ = type_.type
     try:
         number = int(part.value_()) if type_.kind in _NUMBERS else None
-        text = "\n  ".join(value_lines(part, radix))
+        writer = ValueWriter(part.prog_, style)
+        bits = {"bit_offset": part.bit_offset_ or 0, "bit_size": part.bit_field_size_}
+        writer.write(part.type_, object_contents(part.prog_, part), vaddr=part.address_, indent=2, **bits)
     except UNREADABLE as exc:
         return (structure, name, absent(exc), absent(exc))
+    text = "\n".join(str(row[MEMBERS.index["text"]]) for row in writer.table_rows())
     return (structure, name, text, number)

@@ -16,10 +16,10 @@ from postpanic.analysis.commands.registry import Example, command
 from postpanic.analysis.commands.values import find_tasks, parse_vaddr
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.objects.braces import MEMBERS
+from postpanic.analysis.objects.members import members_table
 from postpanic.analysis.objects.style import Style
 from postpanic.analysis.processes.areas import AreaReader, flag_names, read_areas
 from postpanic.analysis.processes.user_pages import PagePlace, SwapDevices, UserPage, process_tables, walk_pages
-from postpanic.analysis.structures.members import members_table
 from postpanic.analysis.tasks import read_all_facts, read_memory_use
 from postpanic.analysis.workspace import Workspace
 from postpanic.errors import UsageError
