@@ -213,7 +213,7 @@ def _print_failure(command: str, failure: CommandFailedError) -> None:
         return
     match = _FIRST_WORD.match(command)
     name = match.group() if match else command
-    prefix = "" if message.startswith(f"{name}:") else f"{name}: "
+    prefix = "" if message.startswith((f"{name}:", f"{name} -")) else f"{name}: "
     # Output comes before the error that ended it.
     sys.stdout.flush()
     print(f"{prefix}{message}", file=sys.stderr)
