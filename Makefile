@@ -44,6 +44,8 @@ test-matrix: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/open.py
 	$(BIN)/python benchmarks/filter.py
+	$(BIN)/python benchmarks/commands.py
+	$(BIN)/python benchmarks/evidence.py
 	@if [ "$$(id -u)" = 0 ]; then set -x; $(BIN)/python -m benchmarks.capture; \
 	else echo "benchmarks.capture is left out: only root can build its guest"; fi
 

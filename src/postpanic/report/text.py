@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
 
 from postpanic.findings.absent import Absent
 from postpanic.findings.table import Answer, Cell, Column, Kind, Layout, Shape, Table
@@ -55,73 +54,64 @@ def cell_text(column: Column, cell: Cell) -> str:
     return _formatter(column)(cell)
 
 
-@cache
 def _formatter(column: Column) -> Callable[[Cell], str]:
     specification = column.format or {Kind.ADDRESS: "016x", Kind.HEX: "x", Kind.REAL: ".2f"}.get(column.kind, "")
     prefix, suffix = column.prefix, column.suffix
+    is_bare = not prefix and not suffix
 
     def spell(cell: Cell) -> str:
         if cell is None or cell == "":
             return ""
-        if isinstance(cell, Absent):
-            text = cell.mark
+        if isinstance(cell, str):
+            text = cell
         elif isinstance(cell, bool):
             text = "yes" if cell else "no"
         elif isinstance(cell, (int, float)):
             text = format(cell, specification)
+        elif isinstance(cell, Absent):
+            text = cell.mark
         else:
             text = str(cell)
-        return f"{prefix}{text}{suffix}" if prefix or suffix else text
+        return text if is_bare else f"{prefix}{text}{suffix}"
 
     return spell
 
 
-def _nested(row: Sequence[Cell], places: Sequence[int]) -> Iterator[str]:
-    for place in places:
-        cell = row[place]
-        if not isinstance(cell, Table):
-            if isinstance(cell, Absent):
-                yield f"  {cell.mark} {cell.detail}".rstrip()
-            continue
-        indent = " " * cell.shape.indent
-        for line in render_table(cell):
-            yield f"{indent}{line}" if line else line
+class _Plan:
+    """What can be known of a shape before its first row: which columns are shown, how, and what its line is made of."""
+
+    __slots__ = ("indent", "nested", "parts", "shape", "shown")
+
+    def __init__(self, shape: Shape) -> None:
+        # Kept, so that no other shape gets its place in memory while the plan is known by it.
+        self.shape = shape
+        self.indent = " " * shape.indent
+        columns = list(enumerate(shape.columns))
+        self.nested = [place for place, column in columns if column.kind is Kind.ROWS and not column.hidden]
+        self.shown = [
+            (place, column, _formatter(column))
+            for place, column in columns
+            if column.kind is not Kind.ROWS and not column.hidden
+        ]
+        self.parts = list(_compile_line(shape)) if shape.layout is Layout.LINES else []
 
 
-def _rows_places(shape: Shape) -> list[int]:
-    return [place for place, column in enumerate(shape.columns) if column.kind is Kind.ROWS and not column.hidden]
+_PLANS: dict[int, _Plan] = {}
+_MOST_PLANS = 4096
 
 
-def _render_grid(table: Table) -> Iterator[str]:
-    shape = table.shape
-    shown = [
-        (place, column)
-        for place, column in enumerate(shape.columns)
-        if not column.hidden and column.kind is not Kind.ROWS
-    ]
-    texts = [[_formatter(column)(row[place]) for place, column in shown] for row in table.rows]
-    widths = [
-        max([column.width, len(column.title) if shape.heading else 0, *(len(line[number]) for line in texts)])
-        for number, (_, column) in enumerate(shown)
-    ]
-    aligns = [column.align or (">" if column.kind in _RIGHT else "<") for _, column in shown]
-    if shape.heading:
-        yield _join([column.title for _, column in shown], widths, aligns)
-    nested = _rows_places(shape)
-    for row, line in zip(table.rows, texts, strict=True):
-        yield _join(line, widths, aligns)
-        yield from _nested(row, nested)
+def _plan(shape: Shape) -> _Plan:
+    """Find the plan of a shape, by its identity: a hash of all its columns takes longer than a row."""
+    plan = _PLANS.get(id(shape))
+    if plan is None:
+        if len(_PLANS) >= _MOST_PLANS:
+            _PLANS.clear()
+        plan = _PLANS[id(shape)] = _Plan(shape)
+    return plan
 
 
-def _join(texts: Sequence[str], widths: Sequence[int], aligns: Sequence[str]) -> str:
-    cells = [f"{text:{align}{width}}" for text, width, align in zip(texts, widths, aligns, strict=True)]
-    return _GAP.join(cells).rstrip()
-
-
-@cache
-def _compile_line(shape: Shape) -> tuple[tuple[str, int, str], ...]:
-    """Split a shape's line into literal text, the place of the cell behind it (-1: none), and its padding."""
-    parts: list[tuple[str, int, str]] = []
+def _compile_line(shape: Shape) -> Iterator[tuple[str, int, Callable[[Cell], str], str]]:
+    """Split a shape's line into literal text, the place of the cell behind it (-1: none), its spelling and padding."""
     literal = ""
     position = 0
     for match in _FIELD.finditer(shape.line):
@@ -130,52 +120,83 @@ def _compile_line(shape: Shape) -> tuple[tuple[str, int, str], ...]:
         if match[1] is None:
             literal += match[0][0]
             continue
-        parts.append((literal, shape.index[match[1]], match[2] or ""))
+        place = shape.index[match[1]]
+        yield literal, place, _formatter(shape.columns[place]), match[2] or ""
         literal = ""
-    parts.append((literal + shape.line[position:], -1, ""))
-    return tuple(parts)
+    yield literal + shape.line[position:], -1, str, ""
+
+
+def _nested(row: Sequence[Cell], places: Sequence[int]) -> Iterator[str]:
+    for place in places:
+        cell = row[place]
+        if isinstance(cell, Table):
+            indent = _plan(cell.shape).indent
+            if not indent:
+                yield from render_table(cell)
+                continue
+            for line in render_table(cell):
+                yield f"{indent}{line}" if line else line
+        elif isinstance(cell, Absent):
+            yield f"  {cell.mark} {cell.detail}".rstrip()
+
+
+def _render_grid(table: Table) -> Iterator[str]:
+    shape = table.shape
+    plan = _plan(shape)
+    texts = [[spell(row[place]) for place, _, spell in plan.shown] for row in table.rows]
+    widths = [
+        max([column.width, len(column.title) if shape.heading else 0, *(len(line[number]) for line in texts)])
+        for number, (_, column, _) in enumerate(plan.shown)
+    ]
+    aligns = [column.align or (">" if column.kind in _RIGHT else "<") for _, column, _ in plan.shown]
+    if shape.heading:
+        yield _join([column.title for _, column, _ in plan.shown], widths, aligns)
+    for row, line in zip(table.rows, texts, strict=True):
+        yield _join(line, widths, aligns)
+        yield from _nested(row, plan.nested)
+
+
+def _join(texts: Sequence[str], widths: Sequence[int], aligns: Sequence[str]) -> str:
+    cells = [f"{text:{align}{width}}" for text, width, align in zip(texts, widths, aligns, strict=True)]
+    return _GAP.join(cells).rstrip()
 
 
 def _render_lines(table: Table) -> Iterator[str]:
     shape = table.shape
-    parts = _compile_line(shape)
-    formatters = [_formatter(column) for column in shape.columns]
-    nested = _rows_places(shape)
+    plan = _plan(shape)
     for number, row in enumerate(table.rows):
         if number and shape.gap:
             yield ""
         text = ""
-        for literal, place, padding in parts:
+        for literal, place, spell, padding in plan.parts:
             text += literal
             if place >= 0:
-                cell = formatters[place](row[place])
+                cell = spell(row[place])
                 text += format(cell, padding) if padding else cell
         if shape.line:
-            yield from text.rstrip().split("\n")
-        if nested:
-            yield from _nested(row, nested)
+            text = text.rstrip()
+            if "\n" in text:
+                yield from text.split("\n")
+            else:
+                yield text
+        if plan.nested:
+            yield from _nested(row, plan.nested)
 
 
 def _render_fields(table: Table) -> Iterator[str]:
-    shape = table.shape
-    shown = [
-        (place, column)
-        for place, column in enumerate(shape.columns)
-        if not column.hidden and column.kind is not Kind.ROWS
-    ]
-    width = max((len(column.title) for _, column in shown), default=0)
-    nested = _rows_places(shape)
+    plan = _plan(table.shape)
+    width = max((len(column.title) for _, column, _ in plan.shown), default=0)
     for number, row in enumerate(table.rows):
         if number:
             yield ""
-        for place, column in shown:
+        for place, column, spell in plan.shown:
             cell = row[place]
             if cell is None:
                 continue
-            text = _formatter(column)(cell)
+            text = spell(cell)
             if isinstance(cell, Absent) and cell.detail:
                 text = f"(unavailable: {cell.detail})"
             first, *more = text.split("\n")
             yield f"{column.title:>{width}}: {first}"
             yield from (" " * (width + 2) + line for line in more)
-        yield from _nested(row, nested)
+        yield from _nested(row, plan.nested)
