@@ -106,7 +106,7 @@ class _Step:
     examples=(
         Example("foreach bt", "the stacks of all tasks"),
         Example("foreach UN bt", "the stacks of all tasks in uninterruptible sleep"),
-        Example("foreach 'kwork.*' task -R state", "one member, for all tasks whose name fits"),
+        Example("foreach 'kwork.*' task -R __state", "one member, for all tasks whose name fits"),
         Example("foreach active set bt", "two commands for the task on each CPU"),
     ),
     verbatim=True,

@@ -27,7 +27,7 @@ from postpanic.findings.table import Answer, Cell, Column, Kind, Layout, Problem
 __all__ = ["task"]
 
 _MEMBERS = Shape(
-    "members",
+    "chosen",
     (
         Column("structure", hidden=True, help="task_struct or thread_info."),
         Column("name", help="The member, as it was asked for."),
