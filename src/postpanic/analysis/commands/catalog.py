@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 
-from postpanic.analysis.commands.registry import Command, declared_commands
+from postpanic.analysis.commands.registry import Command, complete_with, declared_commands, imported_command
 
 __all__ = ["find_command", "load_commands"]
 
 
-@cache
+_PACKAGE = "postpanic.analysis.commands"
+
+
 @cache
 def _import_modules() -> None:
     """Import all commands, which takes a moment: the first command pays it."""
@@ -68,12 +72,22 @@ def _import_modules() -> None:
     )
 
 
+complete_with(_import_modules)
+
+
 def load_commands() -> dict[str, Command]:
     """Return the native commands by name, sorted; those of plug-ins that are loaded among them."""
-    _import_modules()
     return declared_commands()
 
 
 def find_command(name: str) -> Command | None:
-    """Return the native command of this name; None if there is none."""
-    return load_commands().get(name)
+    """
+    Return the native command of this name; None if there is none.
+
+    A command that lives in a module of its name is found without importing all others.
+    """
+    command = imported_command(name)
+    if command is None and name.isidentifier() and find_spec(f"{_PACKAGE}.{name}") is not None:
+        import_module(f"{_PACKAGE}.{name}")
+        command = imported_command(name)
+    return command if command is not None else declared_commands().get(name)

@@ -16,7 +16,16 @@ from postpanic.analysis.commands.arguments import Arguments, Operand, Option
 from postpanic.analysis.workspace import Workspace
 from postpanic.findings.table import Answer, Shape
 
-__all__ = ["Command", "Example", "Run", "command", "declared_commands", "withdraw_commands"]
+__all__ = [
+    "Command",
+    "Example",
+    "Run",
+    "command",
+    "complete_with",
+    "declared_commands",
+    "imported_command",
+    "withdraw_commands",
+]
 
 Run = Callable[[Workspace, Arguments], Answer]
 
@@ -110,10 +119,23 @@ def command(
 
 
 _DECLARED: dict[str, Command] = {}
+_COMPLETE: list[Callable[[], None]] = []
+
+
+def complete_with(import_all: Callable[[], None]) -> None:
+    """Say what imports the modules of all commands, once; the catalog does, which knows them."""
+    _COMPLETE[:] = [import_all]
+
+
+def imported_command(name: str) -> Command | None:
+    """Return a command if its module was imported already; None: it was not, or there is none."""
+    return _DECLARED.get(name)
 
 
 def declared_commands() -> dict[str, Command]:
-    """Return the commands whose modules were imported, by name; all of them once the catalog was loaded."""
+    """Return all commands by name, sorted; those of plug-ins that are loaded among them."""
+    for import_all in _COMPLETE:
+        import_all()
     return {name: _DECLARED[name] for name in sorted(_DECLARED)}
 
 
