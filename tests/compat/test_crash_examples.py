@@ -37,6 +37,7 @@ REFUSED: dict[str, str] = {
     "log -s": "no such buffers",
     "mach -o": "only on ppc64",
     "mod -d dm_mod": "what was loaded stays",
+    "mod -s dm_mod /tmp/dm_mod.ko": "no such file",
     "sys config": "does not carry its configuration",
 }
 """What the answer says of an example that is refused, or for which there is nothing in the dump."""

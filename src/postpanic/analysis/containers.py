@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from drgn import Object, Program, offsetof
+from drgn import Object, offsetof
 
+from postpanic.analysis.cells import problem
+from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.walks.branches import Element
 from postpanic.analysis.walks.maple import MapleTree
 from postpanic.analysis.walks.red_black import walk_red_black
@@ -44,7 +46,12 @@ def maple_entries(tree: Object, type_name: str, what: str, problems: list[Proble
     """
     prog = tree.prog_
     pointer = prog.type(f"{type_name} *")
-    for found in MapleTree(prog, int(tree.ma_root.value_()), _Named(what, problems)).walk():
+    try:
+        root = int(tree.ma_root.value_())
+    except UNREADABLE as exc:
+        problems.append(problem(what, exc))
+        return
+    for found in MapleTree(prog, root, _Named(what, problems)).walk():
         if isinstance(found, Element):
             yield found.first or 0, Object(prog, pointer, found.vaddr)
 
@@ -62,23 +69,27 @@ def xarray_entries(tree: Object, type_name: str, what: str, problems: list[Probl
     """
     prog = tree.prog_
     pointer = prog.type(f"{type_name} *")
-    for found in _xarray_elements(prog, tree, _Named(what, problems)):
-        if not found.vaddr & 3:
-            yield found.index or 0, Object(prog, pointer, found.vaddr)
-
-
-def _xarray_elements(prog: Program, tree: Object, problems: list[Problem]) -> Iterator[Element]:
     layout = detect_xarray(prog)
     address = tree.address_
     if address is None:
         raise TypeError("only a tree in memory can be walked")
-    head = int.from_bytes(prog.read(address + layout.head, 8), "little")
-    return walk_xarray(prog, head, layout, problems)
+    try:
+        head = int.from_bytes(prog.read(address + layout.head, 8), "little")
+    except UNREADABLE as exc:
+        problems.append(problem(what, exc))
+        return
+    for found in walk_xarray(prog, head, layout, _Named(what, problems)):
+        if not found.vaddr & 3:
+            yield found.index or 0, Object(prog, pointer, found.vaddr)
 
 
 def idr_entries(idr: Object, type_name: str, what: str, problems: list[Problem]) -> Iterator[tuple[int, Object]]:
     """Walk a ``struct idr``, as :func:`xarray_entries` does; the indexes are identifiers."""
-    base = int(idr.idr_base.value_())
+    try:
+        base = int(idr.idr_base.value_())
+    except UNREADABLE as exc:
+        problems.append(problem(what, exc))
+        return
     for index, entry in xarray_entries(idr.idr_rt, type_name, what, problems):
         yield base + index, entry
 
@@ -90,5 +101,10 @@ def red_black_entries(
     prog = root.prog_
     pointer = prog.type(f"{type_name} *")
     offset = offsetof(prog.type(type_name), member)
-    for found in walk_red_black(prog, int(root.rb_node.value_()), _Named(what, problems), in_order=True):
+    try:
+        first = int(root.rb_node.value_())
+    except UNREADABLE as exc:
+        problems.append(problem(what, exc))
+        return
+    for found in walk_red_black(prog, first, _Named(what, problems), in_order=True):
         yield Object(prog, pointer, found.vaddr - offset)
