@@ -82,7 +82,7 @@ def test_python_is_pid_1_in_little_memory(
         hold_machine(crash_lab.cache_dir),
         boot(kernel, build_image(request), tmp_path, "rdinit=/probe", memory_mib=128) as machine,
     ):
-        said = machine.wait_for(r"^probe: (.*)$", timeout_s=BOOT_TIMEOUT_S, failure="end Kernel panic.*")
+        said = machine.wait_for(r"^probe: (\{.*\})\s*$", timeout_s=BOOT_TIMEOUT_S, failure="end Kernel panic.*")
     facts = json.loads(said[1])
     print(facts)  # noqa: T201
     assert (facts["pid"], facts["hash_seed"], facts["encoding"], facts["path"]) == (1, "0", "utf-8", [])

@@ -80,7 +80,7 @@ def _formatter(column: Column) -> Callable[[Cell], str]:
 class _Plan:
     """What can be known of a shape before its first row: which columns are shown, how, and what its line is made of."""
 
-    __slots__ = ("indent", "nested", "parts", "shape", "shown")
+    __slots__ = ("ends_in_text", "indent", "nested", "parts", "shape", "shown")
 
     def __init__(self, shape: Shape) -> None:
         # Kept, so that no other shape gets its place in memory while the plan is known by it.
@@ -94,6 +94,7 @@ class _Plan:
             if column.kind is not Kind.ROWS and not column.hidden
         ]
         self.parts = list(_compile_line(shape)) if shape.layout is Layout.LINES else []
+        self.ends_in_text = len(self.parts) > 1 and not self.parts[-1][0] and not self.parts[-2][3]
 
 
 _PLANS: dict[int, _Plan] = {}
@@ -167,14 +168,15 @@ def _render_lines(table: Table) -> Iterator[str]:
     for number, row in enumerate(table.rows):
         if number and shape.gap:
             yield ""
-        text = ""
+        text = cell = ""
         for literal, place, spell, padding in plan.parts:
             text += literal
             if place >= 0:
                 cell = spell(row[place])
                 text += format(cell, padding) if padding else cell
         if shape.line:
-            text = text.rstrip()
+            # Blanks at the end of what the kernel said are its own.
+            text = text if plan.ends_in_text and cell else text.rstrip()
             if "\n" in text:
                 yield from text.split("\n")
             else:
