@@ -32,7 +32,7 @@ SCENARIOS = [
     ("newest", "sysrq-c"),
     ("6.1", "memory-kinds"),
     ("6.12", "memory-kinds"),
-    ("newest", "memory-kinds"),
+    pytest.param("newest", "memory-kinds", marks=pytest.mark.matrix),
 ]
 """Kernels and scenarios that are compared at all levels."""
 FEW = [("5.10", "sysrq-c")]
