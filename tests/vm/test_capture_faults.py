@@ -97,7 +97,10 @@ def judge_swap(disk: Path, before: bytes, tmp_path: Path) -> None:
 def test_a_disk_that_hangs_costs_neither_the_other_dump_nor_the_reboot(crash_lab: Lab, tmp_path: Path) -> None:
     path = make_disk(tmp_path / "hanging.img", 256)
     words = (
-        *("-drive", f"file={path},format=raw,if=none,id=slow,cache=unsafe,throttling.iops-total=1"),
+        *(
+            "-drive",
+            f"file={path},format=raw,if=none,id=slow,cache=unsafe,throttling.iops-total=1,throttling.bps-total=65536",
+        ),
         *("-device", "virtio-blk-pci,drive=slow"),
     )
     plan = plan_for(file_on("vde", "hanging", timeout_s=40.0), OUTPUT, devices=QUICK)
