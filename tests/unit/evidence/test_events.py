@@ -41,6 +41,48 @@ def test_second_report_in_the_same_stream_is_a_report_of_its_own() -> None:
     assert [report.consequence_of for report in reports] == [None, 0]
 
 
+OFFSET = "Kernel Offset: 0x2b000000 from 0xffffffff81000000 (relocation range: 0xffffffff80000000-0xffffffffbfffffff)"
+
+
+@pytest.mark.parametrize("caller", ["", "T9"])
+def test_place_of_the_kernel_holds_for_all_reports_of_its_boot(caller: str) -> None:
+    text = (
+        stamped(texts.WARNING, caller)
+        + stamped(texts.PAGE_FAULT, caller, start_s=20)
+        + stamped("quiet\n" * 200, "T1", start_s=30)
+        + stamped(OFFSET + "\n", "C3", start_s=40)
+        + "[    0.000000] Linux version 6.1.0-9-amd64 (gcc)\n"
+        + stamped("BUG: odd\n", start_s=50)
+    )
+    *moved, last = find_reports(text.encode())
+    assert [(report.kaslr_offset, report.kaslr_base) for report in moved] == [(0x2B000000, 0xFFFFFFFF81000000)] * 2
+    assert (last.kaslr_offset, last.kaslr_base, last.release) == (None, None, "6.1.0-9-amd64")
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("Kernel Offset: disabled", (0, None)),
+        ("Kernel Offset: 0x1f5e3a400000 from 0xffff800080000000", (0x1F5E3A400000, 0xFFFF800080000000)),
+        ("Kernel relocated by 0x2c40000", (0x2C40000, None)),
+    ],
+)
+def test_place_of_the_kernel_is_read_after_the_panic(line: str, found: tuple[int, int | None]) -> None:
+    text = "Kernel panic - not syncing: Fatal exception\n" + line + "\n---[ end Kernel panic - not syncing\n"
+    (report,) = find_reports(text.encode())
+    assert (report.kaslr_offset, report.kaslr_base) == found
+
+
+def test_build_ids_of_the_kernel_and_of_modules_are_kept() -> None:
+    kernel, module = "ab" * 20, "0123456789" * 4
+    text = texts.PAGE_FAULT.replace("PREEMPT(voluntary)", f"PREEMPT(voluntary)  {kernel}")
+    text = text.replace("0x70 [widget]", f"0x70 [widget {module}]")
+    (report,) = find_reports(text.encode())
+    assert (report.build_id, report.release, report.comm) == (kernel, "6.12.1-test", "modprobe")
+    frames = [frame for trace in report.traces for frame in trace.frames]
+    assert [(f.module, f.module_build_id) for f in frames if f.function == "widget_probe"] == [("widget", module)]
+
+
 def test_panic_does_not_reach_over_a_boot() -> None:
     text = stamped(texts.WARNING) + "[    0.000000] Linux version 6.1.0 (gcc)\n" + stamped(texts.PAGE_FAULT)
     first, second = find_reports(text.encode())

@@ -23,6 +23,7 @@ __all__ = [
     "read_code",
     "read_cpu_line",
     "read_first_line",
+    "read_kernel_offset",
     "read_registers",
     "read_riscv_cause",
     "read_sanitizer",
@@ -36,6 +37,7 @@ _CPU = re.compile(
     r"CPU: ?(\d{1,6}) (?:UID: ?\d{1,10} )?PID: ?(\d{1,10}),? [Cc]omm: (.{0,120}?) "
     r"(?:Not tainted|Tainted: ?((?:\[?[A-Z]\]?(?:=[A-Z_]{1,40},?)?| ){1,80})) {0,12}(?:-{3,30} {1,12})?(\S{0,128})"
 )
+_BUILD_ID = re.compile(r" ([0-9a-f]{40})\b")
 _PID_OLD = re.compile(
     r"Pid: (\d{1,10}), comm: (.{0,60}?) (?:Not tainted|Tainted: ?([A-Z ]{1,40}?)) {1,12}"
     r"(?:-{3,30} {1,12})?\(?(\S{1,128})"
@@ -46,6 +48,9 @@ _WARNING_NEW = re.compile(
 )
 _BUG_AT = re.compile(r"kernel BUG at ([^\s!]{1,255}:\d{1,7})")
 _IN_SOURCE = re.compile(r" in ([\w./+-]{1,255}:\d{1,7})(?::\d{1,5})?")
+_KERNEL_OFFSET = re.compile(
+    r" {0,8}Kernel (?:Offset: |relocated by )(?:0x([0-9a-f]{1,16})(?: from (?:0x)?([0-9a-f]{1,16}))?|disabled)"
+)
 _HUNG = re.compile(r"(?:INFO: task |^(?!INFO))(.{0,80}):(\d{1,10}) (?:blocked|can't die).{0,40}? (\d{1,10}) seconds")
 _LOCKUP = re.compile(r"CPU ?#?(\d{1,6}).{0,20}?(?: stuck for (\d{1,8})s)?(?:! \[(.{1,80}):(\d{1,10})\])?$")
 _SLASH_PID = re.compile(r"(?:atomic: |code: |in_atomic\(\).{0,60}name: )(.{1,60})/(\d{1,10})")
@@ -86,6 +91,8 @@ def read_cpu_line(text: str, facts: Facts) -> bool:
         note(facts, "comm", match[3])
         note(facts, "taint", _taint_letters(match[4] or ""))
         note(facts, "release", match[5])
+        if (build_id := _BUILD_ID.search(text, match.end())) is not None:
+            note(facts, "build_id", build_id[1])
         return True
     match = _PID_OLD.search(text)
     if match is None:
@@ -96,6 +103,26 @@ def read_cpu_line(text: str, facts: Facts) -> bool:
     note(facts, "taint", _taint_letters(match[3] or ""))
     note(facts, "release", match[4])
     return True
+
+
+def read_kernel_offset(text: str) -> tuple[int, int | None] | None:
+    """
+    Read how far the kernel was moved, and from where, out of what it prints when it panics.
+
+    The line is that of ``dump_kernel_offset()`` of each architecture: arch/x86/kernel/setup.c,
+    arch/arm64/kernel/setup.c, arch/riscv/kernel/setup.c, arch/powerpc/kernel/setup-common.c,
+    arch/mips/kernel/relocate.c, arch/loongarch/kernel/relocate.c (``Kernel relocated by``).
+
+    >>> read_kernel_offset("Kernel Offset: 0x1a00000 from 0xffffffff81000000 (relocation range: ...)")
+    (27262976, 18446744071578845184)
+    >>> read_kernel_offset("Kernel Offset: disabled")
+    (0, None)
+    """
+    match = _KERNEL_OFFSET.match(text)
+    if match is None:
+        return None
+    offset, base = match.groups()
+    return int(offset, 16) if offset else 0, int(base, 16) if base else None
 
 
 def _taint_letters(text: str) -> str:

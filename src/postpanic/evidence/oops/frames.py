@@ -28,7 +28,7 @@ __all__ = ["SYMBOL", "base_name", "parse_frames", "symbol_of"]
 
 _NAME = r"[A-Za-z_$.][\w$.]{0,255}"
 _OFFSET = r"\+0x([0-9a-f]{1,16})/0x([0-9a-f]{1,16})"
-_MODULE = r"(?: {1,4}\[([\w-]{1,64})[^\]]{0,120}\])?"
+_MODULE = r"(?: {1,4}\[([\w-]{1,64})(?: ([0-9a-f]{40})\b)?[^\]]{0,120}\])?"
 _PLACE = r"(?: {1,4}([\w./+-]{1,255}:\d{1,7}))?"
 _FRAME = re.compile(
     r"[ \t]{0,24}(?:<([A-Z]{2,6})>[ \t]{0,8})?(\()?((?:\[<?[0-9a-fx]{4,18}>?\][ \t]{0,4}){0,2})(\? )?"
@@ -76,7 +76,7 @@ def parse_frames(text: str, context: str = "") -> list[Frame]:
     match = _FRAME.match(text)
     if match is None:
         return _parse_plain(text, context)
-    marker, bracket, addresses, doubt, _, name, offset, size, module, place, rest = match.groups()
+    marker, bracket, addresses, doubt, _, name, offset, size, module, build_id, place, rest = match.groups()
     if "[inline]" in rest and (inline := _parse_plain(text, context)):
         return inline
     if rest and not rest.startswith((" (unreliable)", " (discriminator", " ", ")")):
@@ -96,15 +96,23 @@ def parse_frames(text: str, context: str = "") -> list[Frame]:
             reliable,
             context=marker or context,
             location=place or "",
+            module_build_id=build_id or "",
         )
     ]
 
 
 def _arm_frames(match: re.Match[str], context: str) -> list[Frame]:
-    callee_address, callee, _, _, address, name, offset, size, module, place = match.groups()
+    callee_address, callee, _, _, address, name, offset, size, module, build_id, place = match.groups()
     inner = Frame(callee, address=_hex(callee_address), context=context)
     outer = Frame(
-        name, int(offset, 16), int(size, 16), module or "", _hex(address), context=context, location=place or ""
+        name,
+        int(offset, 16),
+        int(size, 16),
+        module or "",
+        _hex(address),
+        context=context,
+        location=place or "",
+        module_build_id=build_id or "",
     )
     return [inner, outer]
 
@@ -128,8 +136,8 @@ def symbol_of(text: str) -> Frame | None:
     match = SYMBOL.search(text)
     if match is None:
         return None
-    name, offset, size, module = match.groups()
-    return Frame(name, int(offset, 16), int(size, 16), module or "")
+    name, offset, size, module, build_id = match.groups()
+    return Frame(name, int(offset, 16), int(size, 16), module or "", module_build_id=build_id or "")
 
 
 def base_name(function: str) -> str:

@@ -63,6 +63,8 @@ class Frame(msgspec.Struct, frozen=True):
         ``IRQ``, ``NMI``, ``TASK``, an exception stack, or empty.
     location : str
         ``file:line`` where the log was symbolised.
+    module_build_id : str
+        40 hexadecimal digits, where the kernel prints them (``CONFIG_STACKTRACE_BUILD_ID``); of the module.
     """
 
     function: str
@@ -75,6 +77,7 @@ class Frame(msgspec.Struct, frozen=True):
     is_pc: bool = False
     context: str = ""
     location: str = ""
+    module_build_id: str = ""
 
 
 class Trace(msgspec.Struct, frozen=True):
@@ -134,6 +137,13 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     comm : str
     release : str
         The kernel, as printed behind ``Not tainted``.
+    build_id : str
+        Of the kernel: 40 hexadecimal digits, where the kernel prints them (``CONFIG_STACKTRACE_BUILD_ID``).
+    kaslr_offset : int, optional
+        How far the kernel's text was moved, bytes: from the line ``Kernel Offset:`` of the same boot,
+        which only a panic prints; 0 where that says ``disabled``.
+    kaslr_base : int, optional
+        Where the text would have been (``from 0xffffffff81000000``).
     taint : str
         Its letters.
     hardware, workqueue : str
@@ -181,6 +191,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     cpu: int | None = None
     comm: str = ""
     release: str = ""
+    build_id: str = ""
+    kaslr_offset: int | None = None
+    kaslr_base: int | None = None
     taint: str = ""
     hardware: str = ""
     workqueue: str = ""

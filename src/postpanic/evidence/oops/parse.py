@@ -18,11 +18,11 @@ import msgspec
 from postpanic.evidence.oops.blame import rank
 from postpanic.evidence.oops.builder import ReportBuilder
 from postpanic.evidence.oops.damage import damage_of
-from postpanic.evidence.oops.fields import DETAIL_NAMES
+from postpanic.evidence.oops.fields import DETAIL_NAMES, note
 from postpanic.evidence.oops.frames import symbol_of
 from postpanic.evidence.oops.kinds import NOTICES, Kind
 from postpanic.evidence.oops.model import Access, Report, Section, Trace
-from postpanic.evidence.oops.segment import Text, find_events
+from postpanic.evidence.oops.segment import Boot, KernelOffset, Text, find_events
 from postpanic.evidence.oops.signature import signature_of, title_of
 
 __all__ = ["REPORTS_LIMIT", "find_reports", "iterate_reports"]
@@ -98,23 +98,51 @@ def find_reports(text: Text, *, with_notices: bool = False) -> list[Report]:
 
 def iterate_reports(text: Text, *, with_notices: bool = False) -> Iterator[Report]:
     """Yield the reports of a text, one boot after the other."""
-    boot: list[ReportBuilder] = []
-    place = 0
-    for builder in find_events(text):
-        if builder is not None:
-            boot.append(builder)
-            if len(boot) < _BOOT_LIMIT:
+    builders: list[ReportBuilder] = []
+    place, kernel = 0, _Kernel()
+    for event in find_events(text):
+        if isinstance(event, KernelOffset):
+            kernel.offset = event
+            continue
+        if isinstance(event, ReportBuilder):
+            builders.append(event)
+            if len(builders) < _BOOT_LIMIT:
                 continue
-        for report in _finish_boot(boot, place, with_notices=with_notices):
+        for report in _finish_boot(builders, place, kernel, with_notices=with_notices):
             yield report
             place += 1
-        boot = []
-    yield from _finish_boot(boot, place, with_notices=with_notices)
+        builders = []
+        if isinstance(event, Boot):
+            kernel = _Kernel(event.release)
+    yield from _finish_boot(builders, place, kernel, with_notices=with_notices)
 
 
-def _finish_boot(builders: list[ReportBuilder], place: int, *, with_notices: bool) -> Iterator[Report]:
+class _Kernel:
+    """What holds for all reports of a boot."""
+
+    def __init__(self, release: str = "") -> None:
+        self.release = release
+        self.offset: KernelOffset | None = None
+
+    def complete(self, builders: list[ReportBuilder]) -> None:
+        """Tell each report what the others, and the lines between them, say of the kernel."""
+        for name in ("release", "build_id"):
+            known = (builder.facts[name] for builder in builders if builder.facts.get(name))
+            value = next(known, self.release if name == "release" else "")
+            for builder in builders:
+                note(builder.facts, name, value)
+
+    def place(self, report: Report) -> Report:
+        """Tell where the kernel was put."""
+        if self.offset is None:
+            return report
+        return msgspec.structs.replace(report, kaslr_offset=self.offset.offset, kaslr_base=self.offset.base)
+
+
+def _finish_boot(builders: list[ReportBuilder], place: int, kernel: _Kernel, *, with_notices: bool) -> Iterator[Report]:
     builders.sort(key=lambda builder: builder.first.offset)
     _lend_traces(builders)
+    kernel.complete(builders)
     panic_at, panic_message = -1, ""
     for builder in builders:
         if builder.kind is Kind.PANIC or builder.is_panic:
@@ -124,7 +152,7 @@ def _finish_boot(builders: list[ReportBuilder], place: int, *, with_notices: boo
     is_first = True
     for builder in builders:
         is_panic = builder.is_panic or panic_at >= builder.first.offset
-        report = _make(builder, is_panic=is_panic, panic_message=panic_message if is_panic else "")
+        report = kernel.place(_make(builder, is_panic=is_panic, panic_message=panic_message if is_panic else ""))
         if with_notices or not report.is_notice:
             yield msgspec.structs.replace(report, consequence_of=None if is_first else place)
             is_first = False
@@ -161,6 +189,7 @@ def _make(builder: ReportBuilder, *, is_panic: bool, panic_message: str) -> Repo
         cpu=facts.get("cpu"),
         comm=facts.get("comm", task[0] if task else ""),
         release=facts.get("release", ""),
+        build_id=facts.get("build_id", ""),
         taint=facts.get("taint", ""),
         hardware=facts.get("hardware", ""),
         workqueue=facts.get("workqueue", ""),

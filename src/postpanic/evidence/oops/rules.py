@@ -280,7 +280,9 @@ def _sought(needles: set[str]) -> tuple[bytes, ...]:
     return tuple(sorted(n.encode() for n in cut if not any(o != n and o in n for o in cut)))
 
 
-NEEDLES = _sought({rule.needle for rule in RULES if rule.is_sought} | {"Linux version "})
+NEEDLES = _sought(
+    {rule.needle for rule in RULES if rule.is_sought} | {"Linux version ", "Kernel Offset: ", "Kernel relocated by "}
+)
 """What the first pass over the bytes looks for."""
 
 

@@ -15,14 +15,33 @@ from collections.abc import Iterator
 from mmap import mmap
 from typing import TypeAlias
 
+import msgspec
+
 from postpanic.evidence.lines import LINE_LIMIT, Line, clean_text, split_line
 from postpanic.evidence.oops.builder import ReportBuilder
+from postpanic.evidence.oops.fields import read_kernel_offset
 from postpanic.evidence.oops.kinds import FAMILIES, Family, Kind
 from postpanic.evidence.oops.rules import NEEDLES, Role, Rule, match_rule
 
-__all__ = ["IDLE_LIMIT", "REPORT_LINES_LIMIT", "Text", "find_events"]
+__all__ = ["IDLE_LIMIT", "REPORT_LINES_LIMIT", "Boot", "Event", "KernelOffset", "Text", "find_events"]
 
 Text: TypeAlias = "bytes | mmap"
+
+
+class Boot(msgspec.Struct, frozen=True):
+    """The kernel began anew; what came before it was another one's."""
+
+    release: str = ""
+
+
+class KernelOffset(msgspec.Struct, frozen=True):
+    """How far the kernel of this boot was moved, bytes, and from where."""
+
+    offset: int
+    base: int | None = None
+
+
+Event: TypeAlias = "ReportBuilder | Boot | KernelOffset"
 
 IDLE_LIMIT = 48
 """Lines of a caller that say nothing to a report, after which it is over."""
@@ -108,9 +127,9 @@ class _Stream:
         self.recent: deque[str] = deque(maxlen=_PREAMBLE_LINES)
 
 
-def find_events(data: Text) -> Iterator[ReportBuilder | None]:
+def find_events(data: Text) -> Iterator[Event]:
     """
-    Yield the reports of a text as builders, in the order in which they end; None: the kernel booted anew.
+    Yield the reports of a text as builders, in the order in which they end, and between them what holds for a boot.
 
     Parameters
     ----------
@@ -130,7 +149,7 @@ def find_events(data: Text) -> Iterator[ReportBuilder | None]:
 
 
 def _starts(text: str) -> bool:
-    return match_rule(text) is not None or text.startswith("Linux version ")
+    return match_rule(text) is not None or text.startswith("Linux version ") or read_kernel_offset(text) is not None
 
 
 def _line_around(data: Text, place: int, floor: int) -> tuple[int, int]:
@@ -176,7 +195,7 @@ class _Region:
         self._is_timed = False
         self._last: _Stream | None = None
 
-    def run(self) -> Iterator[ReportBuilder | None]:
+    def run(self) -> Iterator[Event]:
         """Read lines until no report is open."""
         size = len(self.data)
         while self.position < size:
@@ -195,7 +214,7 @@ class _Region:
             if stream.builder is not None:
                 yield stream.builder
 
-    def _take(self, line: Line, *, is_candidate: bool) -> Iterator[ReportBuilder | None]:
+    def _take(self, line: Line, *, is_candidate: bool) -> Iterator[Event]:
         if line.time_s is not None:
             self._is_timed = True
             stream = self._stream(line.caller)
@@ -207,8 +226,10 @@ class _Region:
             yield from self._begin(stream, line, *matched)
             return
         if is_candidate and line.text.startswith("Linux version "):
-            yield from self._reboot()
+            yield from self._reboot(line.text)
             return
+        if is_candidate and (offset := read_kernel_offset(line.text)) is not None:
+            yield KernelOffset(*offset)
         builder = stream.builder
         if builder is None:
             stream.recent.append(line.text)
@@ -228,7 +249,7 @@ class _Region:
             stream = self._streams.setdefault(caller, _Stream())
         return stream
 
-    def _begin(self, stream: _Stream, line: Line, rule: Rule, variant: str) -> Iterator[ReportBuilder | None]:
+    def _begin(self, stream: _Stream, line: Line, rule: Rule, variant: str) -> Iterator[Event]:
         builder = stream.builder
         new = ReportBuilder(rule, variant, line, tuple(stream.recent))
         new.lines.append(line.text)
@@ -271,18 +292,19 @@ class _Region:
         herald.absorb(rule, line.text)
         return herald
 
-    def _close(self, stream: _Stream) -> ReportBuilder | None:
+    def _close(self, stream: _Stream) -> ReportBuilder:
         builder, stream.builder = stream.builder, None
+        assert builder is not None  # noqa: S101 - only a stream with an open report is closed
         stream.herald = None
         stream.idle = 0
         self._open -= 1
         return builder
 
-    def _reboot(self) -> Iterator[ReportBuilder | None]:
+    def _reboot(self, text: str) -> Iterator[Event]:
         for stream in self._streams.values():
             if stream.builder is not None:
                 yield self._close(stream)
-        yield None
+        yield Boot(text.split()[2][:128] if len(text.split()) > 2 else "")
 
 
 def _belongs(builder: ReportBuilder, rule: Rule) -> bool:
