@@ -10,7 +10,7 @@ from pathlib import Path
 
 from postpanic.cli.app import main
 from postpanic.process import find_program, run
-from postpanic.rehearse.machine import Disk
+from postpanic.rehearse.machine import Disk, MachineError
 from postpanic.saver.plan import RetentionPlan
 from tests.vm.captures import OUTPUT, Capture, Request, capturing, find_dumps, make_disk, plan_for, read_files
 from tests.vm.lab import Crash, Lab
@@ -48,13 +48,13 @@ def take_images(capture: Capture, disk: Path, tmp_path: Path) -> list[tuple[Path
     """Copy the disk again and again, the machine standing still, with what had been said by then."""
     capture.machine.wait_for(r"^postpanic: saver started", timeout_s=60.0)
     cuts: list[tuple[Path, str]] = []
-    while len(cuts) < 4 * MOMENTS and capture.machine.is_running:
-        capture.machine.pause()
+    while len(cuts) < 4 * MOMENTS:
+        has_ended = not hold_still(capture)
         said = capture.console
         image = tmp_path / f"cut-{len(cuts)}.img"
         run([find_program("cp"), "--sparse=always", disk, image])
         cuts.append((image, said))
-        if "postpanic: rebooting" in said:
+        if has_ended or "postpanic: rebooting" in said:
             break
         capture.machine.resume()
         time.sleep(INTERVAL_S)
@@ -62,6 +62,20 @@ def take_images(capture: Capture, disk: Path, tmp_path: Path) -> list[tuple[Path
     return (
         cuts if len(cuts) <= MOMENTS else [cuts[index * (len(cuts) - 1) // (MOMENTS - 1)] for index in range(MOMENTS)]
     )
+
+
+def hold_still(capture: Capture) -> bool:
+    """Stop the machine; False: it has rebooted, which here ends it, and its disk changes no more."""
+    try:
+        capture.machine.pause()
+    except MachineError:
+        deadline = time.monotonic() + 10.0
+        while capture.machine.is_running:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        return False
+    return True
 
 
 def judge_cut(image: Path, said: str, target: Path) -> str:
