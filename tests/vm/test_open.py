@@ -214,7 +214,7 @@ def test_banner_and_output_come_in_order_in_a_file(shell: Shell, crash: Crash, t
     ("command", "status", "message"),
     [
         ("bt", 0, ""),
-        ("rd 0", 0, "rd: 8 bytes from 0x0 on cannot be read: virtual address 0x0 is not mapped"),
+        ("rd 0", 3, "rd: 8 bytes from 0x0 on cannot be read: virtual address 0x0 is not mapped"),
         ("bt 99999", 64, "no task 99999"),
         ("rd nosuch", 3, "rd: no symbol nosuch\n"),
         ("nosuch", 64, "nosuch: no such command or type\n"),

@@ -187,7 +187,7 @@ class Session:
             raise failure_of(exc) from exc
         for line in render_problems(answer):
             print(line, file=sys.stderr)
-        if answer.problems and not any(table.rows for table in answer.tables):
+        if answer.says_nothing:
             raise CommandFailedError("", exit_status=AbsentError.exit_status)
 
     def _run_native(self, command: str) -> Answer | None:

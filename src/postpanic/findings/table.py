@@ -197,11 +197,19 @@ class Answer(msgspec.Struct, frozen=True):
         In the order in which they are shown.
     problems : tuple of Problem
         What is missing from them, beyond what cells say themselves; empty: nothing.
+    is_missing : bool
+        Whether all rows only repeat what was asked for, and nothing of it could be read.
     """
 
     command: str
     tables: tuple[Table, ...]
     problems: tuple[Problem, ...] = ()
+    is_missing: bool = False
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether the dump told nothing of what was asked for; as a command it fails then."""
+        return self.is_missing or bool(self.problems and not any(table.rows for table in self.tables))
 
     @property
     def table(self) -> Table:

@@ -164,7 +164,8 @@ def rd(workspace: Workspace, arguments: Arguments) -> Answer:
     )
     problems: list[Problem] = []
     table = WORDS.table(list(_lines(request, problems)))
-    return Answer("rd", (table,), tuple(problems))
+    is_missing = all(isinstance(value, Absent) for values in table.column("values") for value in values.column("value"))
+    return Answer("rd", (table,), tuple(problems), is_missing)
 
 
 def _choose_width(arguments: Arguments) -> int:
