@@ -25,7 +25,7 @@ from postpanic.evidence.oops.model import Access, Report, Section, Trace
 from postpanic.evidence.oops.segment import Boot, KernelOffset, Text, find_events
 from postpanic.evidence.oops.signature import signature_of, title_of
 
-__all__ = ["REPORTS_LIMIT", "find_reports", "iterate_reports"]
+__all__ = ["REPORTS_LIMIT", "Kernel", "find_reports", "finish_boot", "iterate_reports"]
 
 REPORTS_LIMIT = 16384
 """Reports that are kept of one text; who needs more reads them one by one."""
@@ -99,7 +99,7 @@ def find_reports(text: Text, *, with_notices: bool = False) -> list[Report]:
 def iterate_reports(text: Text, *, with_notices: bool = False) -> Iterator[Report]:
     """Yield the reports of a text, one boot after the other."""
     builders: list[ReportBuilder] = []
-    place, kernel = 0, _Kernel()
+    place, kernel = 0, Kernel()
     for event in find_events(text):
         if isinstance(event, KernelOffset):
             kernel.offset = event
@@ -108,16 +108,16 @@ def iterate_reports(text: Text, *, with_notices: bool = False) -> Iterator[Repor
             builders.append(event)
             if len(builders) < _BOOT_LIMIT:
                 continue
-        for report in _finish_boot(builders, place, kernel, with_notices=with_notices):
+        for report in finish_boot(builders, place, kernel, with_notices=with_notices):
             yield report
             place += 1
         builders = []
         if isinstance(event, Boot):
-            kernel = _Kernel(event.release)
-    yield from _finish_boot(builders, place, kernel, with_notices=with_notices)
+            kernel = Kernel(event.release)
+    yield from finish_boot(builders, place, kernel, with_notices=with_notices)
 
 
-class _Kernel:
+class Kernel:
     """What holds for all reports of a boot."""
 
     def __init__(self, release: str = "") -> None:
@@ -139,7 +139,24 @@ class _Kernel:
         return msgspec.structs.replace(report, kaslr_offset=self.offset.offset, kaslr_base=self.offset.base)
 
 
-def _finish_boot(builders: list[ReportBuilder], place: int, kernel: _Kernel, *, with_notices: bool) -> Iterator[Report]:
+def finish_boot(
+    builders: list[ReportBuilder], place: int, kernel: Kernel, *, with_notices: bool, is_first: bool = True
+) -> Iterator[Report]:
+    """
+    Make the reports of one boot.
+
+    Parameters
+    ----------
+    builders : list of ReportBuilder
+        Are put in order.
+    place : int
+        Of the first report of this boot among all.
+    kernel : Kernel
+        That was booted.
+    with_notices : bool
+    is_first : bool
+        Whether the boot had no report before these.
+    """
     builders.sort(key=lambda builder: builder.first.offset)
     _lend_traces(builders)
     kernel.complete(builders)
@@ -149,7 +166,6 @@ def _finish_boot(builders: list[ReportBuilder], place: int, kernel: _Kernel, *, 
             builder.is_panic = True
             panic_at = max(panic_at, builder.end)
             panic_message = builder.panic_message or builder.first.text.partition("not syncing: ")[2]
-    is_first = True
     for builder in builders:
         is_panic = builder.is_panic or panic_at >= builder.first.offset
         report = kernel.place(_make(builder, is_panic=is_panic, panic_message=panic_message if is_panic else ""))

@@ -23,7 +23,20 @@ from postpanic.evidence.oops.fields import read_kernel_offset
 from postpanic.evidence.oops.kinds import FAMILIES, Family, Kind
 from postpanic.evidence.oops.rules import NEEDLES, Role, Rule, match_rule
 
-__all__ = ["IDLE_LIMIT", "REPORT_LINES_LIMIT", "Boot", "Event", "KernelOffset", "Text", "find_events"]
+__all__ = [
+    "IDLE_LIMIT",
+    "PREAMBLE_BYTES",
+    "PREAMBLE_LINES",
+    "REPORT_LINES_LIMIT",
+    "Boot",
+    "Callers",
+    "Event",
+    "KernelOffset",
+    "Text",
+    "find_events",
+    "lines_of",
+    "starts",
+]
 
 Text: TypeAlias = "bytes | mmap"
 
@@ -49,10 +62,14 @@ IDLE_LIMIT = 48
 REPORT_LINES_LIMIT = 6000
 """Lines of one report: backtraces of all CPUs of a large machine fit."""
 
+PREAMBLE_LINES = 12
+"""Lines before a report that may say something about it."""
+
+PREAMBLE_BYTES = 4096
+"""How far before a report these are looked for."""
+
 _WINDOW = 1 << 20
 _STREAMS_LIMIT = 512
-_PREAMBLE_LINES = 12
-_PREAMBLE_BYTES = 4096
 _HERALD_LINES = 10
 _DIE_LINES = 40
 
@@ -124,7 +141,7 @@ class _Stream:
         self.builder: ReportBuilder | None = None
         self.herald: tuple[ReportBuilder, int] | None = None
         self.idle = 0
-        self.recent: deque[str] = deque(maxlen=_PREAMBLE_LINES)
+        self.recent: deque[str] = deque(maxlen=PREAMBLE_LINES)
 
 
 def find_events(data: Text) -> Iterator[Event]:
@@ -140,7 +157,7 @@ def find_events(data: Text) -> Iterator[Event]:
     position = 0
     while (place := candidates.at_or_after(position)) is not None:
         start, end = _line_around(data, place, position)
-        if any(_starts(line.text) for line in _lines_of(data, start, end)):
+        if any(starts(line.text) for line in lines_of(data, start, end)):
             region = _Region(data, candidates, max(position, _preamble_start(data, start, position)), start)
             yield from region.run()
             position = region.position
@@ -148,7 +165,8 @@ def find_events(data: Text) -> Iterator[Event]:
             position = end + 1
 
 
-def _starts(text: str) -> bool:
+def starts(text: str) -> bool:
+    """Tell whether a message begins a report, or a boot."""
     return match_rule(text) is not None or text.startswith("Linux version ") or read_kernel_offset(text) is not None
 
 
@@ -164,7 +182,8 @@ def _line_end(data: Text, start: int) -> int:
     return end if end >= 0 else min(limit, len(data))
 
 
-def _lines_of(data: Text, start: int, end: int) -> list[Line]:
+def lines_of(data: Text, start: int, end: int) -> list[Line]:
+    """Decode the line at a place, without what was put before its message."""
     text = clean_text(data[start:end])
     if "\n" in text:
         return [line for part in text.split("\n")[:256] for line in split_line(part, start)]
@@ -172,9 +191,9 @@ def _lines_of(data: Text, start: int, end: int) -> list[Line]:
 
 
 def _preamble_start(data: Text, start: int, floor: int) -> int:
-    floor = max(floor, start - _PREAMBLE_BYTES)
+    floor = max(floor, start - PREAMBLE_BYTES)
     place = start
-    for _ in range(_PREAMBLE_LINES):
+    for _ in range(PREAMBLE_LINES):
         found = data.rfind(b"\n", floor, max(place - 1, floor))
         if found < 0:
             return floor if floor == 0 else place
@@ -190,14 +209,11 @@ class _Region:
         self.candidates = candidates
         self.position = start
         self._first = first
-        self._streams: dict[str, _Stream] = {}
-        self._open = 0
-        self._is_timed = False
-        self._last: _Stream | None = None
 
     def run(self) -> Iterator[Event]:
         """Read lines until no report is open."""
         size = len(self.data)
+        callers = Callers()
         while self.position < size:
             start = self.position
             end = _line_end(self.data, start)
@@ -206,15 +222,43 @@ class _Region:
             if is_candidate:
                 place = self.candidates.at_or_after(start)
                 is_candidate = place is not None and place < end
-            for line in _lines_of(self.data, start, end):
-                yield from self._take(line, is_candidate=is_candidate)
-            if not self._open and start >= self._first:
+            for line in lines_of(self.data, start, end):
+                yield from callers.take(line, is_candidate=is_candidate)
+            if not callers.is_open and start >= self._first:
                 break
+        yield from callers.finish()
+
+
+class Callers:
+    """The streams of all printk callers, for a text that is read line by line."""
+
+    def __init__(self) -> None:
+        self._streams: dict[str, _Stream] = {}
+        self._open = 0
+        self._is_timed = False
+        self._last: _Stream | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a report is being read."""
+        return self._open > 0
+
+    def finish(self) -> Iterator[ReportBuilder]:
+        """Yield the reports that are open: there are no more lines."""
         for stream in self._streams.values():
             if stream.builder is not None:
                 yield stream.builder
 
-    def _take(self, line: Line, *, is_candidate: bool) -> Iterator[Event]:
+    def take(self, line: Line, *, is_candidate: bool) -> Iterator[Event]:
+        """
+        Read a line; yield the reports that it ends, and what it says of the boot.
+
+        Parameters
+        ----------
+        line : Line
+        is_candidate : bool
+            Whether one of the needles is in it: only then it may begin a report.
+        """
         if line.time_s is not None:
             self._is_timed = True
             stream = self._stream(line.caller)
