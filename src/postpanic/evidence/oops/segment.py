@@ -157,7 +157,7 @@ def find_events(data: Text) -> Iterator[Event]:
     position = 0
     while (place := candidates.at_or_after(position)) is not None:
         start, end = _line_around(data, place, position)
-        if any(starts(line.text) for line in lines_of(data, start, end)):
+        if any(starts(line.text) for line in lines_of(data[start:end], start)):
             region = _Region(data, candidates, max(position, _preamble_start(data, start, position)), start)
             yield from region.run()
             position = region.position
@@ -182,12 +182,12 @@ def _line_end(data: Text, start: int) -> int:
     return end if end >= 0 else min(limit, len(data))
 
 
-def lines_of(data: Text, start: int, end: int) -> list[Line]:
-    """Decode the line at a place, without what was put before its message."""
-    text = clean_text(data[start:end])
+def lines_of(raw: bytes, offset: int) -> list[Line]:
+    """Decode a line, without what was put before its message: more than one where one broke into another."""
+    text = clean_text(raw)
     if "\n" in text:
-        return [line for part in text.split("\n")[:256] for line in split_line(part, start)]
-    return split_line(text, start)
+        return [line for part in text.split("\n")[:256] for line in split_line(part, offset)]
+    return split_line(text, offset)
 
 
 def _preamble_start(data: Text, start: int, floor: int) -> int:
@@ -222,7 +222,7 @@ class _Region:
             if is_candidate:
                 place = self.candidates.at_or_after(start)
                 is_candidate = place is not None and place < end
-            for line in lines_of(self.data, start, end):
+            for line in lines_of(self.data[start:end], start):
                 yield from callers.take(line, is_candidate=is_candidate)
             if not callers.is_open and start >= self._first:
                 break
