@@ -41,17 +41,17 @@ _TOGETHER = 64
 
 
 def may_begin_report(text: bytes) -> bool:
-    """
+    r"""
     Tell whether a text, of any number of lines, has anything in it that could begin a report.
 
-    >>> may_begin_report(b"usb 1-1: new device"), may_begin_report(b"x\\nBUG: unable to handle page fault")
+    >>> may_begin_report(b"usb 1-1: new device"), may_begin_report(b"x\nBUG: unable to handle page fault")
     (False, True)
     """
     return any(needle in text for needle in NEEDLES)
 
 
 class ReportFollower:
-    """
+    r"""
     Find the reports of one text, piece by piece.
 
     Parameters
@@ -66,7 +66,7 @@ class ReportFollower:
     >>> follower = ReportFollower()
     >>> follower.feed(b"[    1.000000] BUG: KASAN: slab-use-after-free in f")
     []
-    >>> follower.feed(b"oo+0x1/0x2\\n"), follower.is_open
+    >>> follower.feed(b"oo+0x1/0x2\n"), follower.is_open
     ([], True)
     >>> [report.title for report in follower.finish()]
     ['KASAN: slab-use-after-free in foo']
