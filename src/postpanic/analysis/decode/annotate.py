@@ -1,0 +1,85 @@
+"""A log with the locations in its lines, as scripts/decode_stacktrace.sh of the kernel puts them there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from postpanic.analysis.decode.context import LogContext
+from postpanic.analysis.decode.locate import Locator
+from postpanic.analysis.decode.spots import Spot, SpotReader
+from postpanic.analysis.decode.store import SymbolStore
+from postpanic.evidence.lines import split_line
+
+__all__ = ["Annotator"]
+
+_MOST_CALLERS = 256
+
+Disassemble = Callable[[str], list[str]]
+"""Gives the lines that explain a ``Code:`` line; none where there is nothing to say."""
+
+
+class Annotator:
+    """
+    Puts locations into lines, one line after the other.
+
+    Parameters
+    ----------
+    context : LogContext
+        What is known of the kernel before its first line.
+    disassemble : callable, optional
+        For ``Code:`` lines.
+    """
+
+    def __init__(
+        self, store: SymbolStore, context: LogContext | None = None, disassemble: Disassemble | None = None
+    ) -> None:
+        self._store = store
+        self._context = context or LogContext()
+        self._disassemble = disassemble
+        self._readers: dict[str, SpotReader] = {}
+        self._locator: Locator | None = None
+
+    def annotate(self, line: str) -> str:
+        """Put the locations into a line, and what was in a ``Code:`` line behind it."""
+        if (context := self._context.follow(line)) is not self._context:
+            if (context.release, context.build_id) != (self._context.release, self._context.build_id):
+                self._locator = None
+            self._context = context
+        if "Code: " in line and self._disassemble is not None:
+            explained = self._disassemble(line)
+            return "\n".join([line, *explained]) if explained else line
+        if "+0x" not in line and "[<" not in line and " 0x" not in line:
+            return line
+        ending = line[len(line.rstrip("\r")) :]
+        body = line[: len(line) - len(ending)]
+        texts = split_line(body)
+        if len(texts) != 1 or not body.endswith(texts[0].text):
+            return line
+        text = texts[0].text
+        spots = self._reader(texts[0].caller).read(text)
+        return f"{body[: len(body) - len(text)]}{''.join(self._pieces(text, spots))}{ending}" if spots else line
+
+    def _reader(self, caller: str) -> SpotReader:
+        if len(self._readers) >= _MOST_CALLERS:
+            self._readers.clear()
+        return self._readers.setdefault(caller, SpotReader())
+
+    def _pieces(self, text: str, spots: list[Spot]) -> Iterator[str]:
+        if self._locator is None:
+            self._locator = self._store.find(self._context.release, self._context.build_id)
+        locator = self._locator
+        start = 0
+        for spot in spots:
+            if self._context.slide is None and (slide := locator.slide_of(spot)) is not None:
+                self._context = msgspec.structs.replace(self._context, slide=slide)
+            yield text[start : spot.end]
+            start = spot.end
+            found = locator.locate(spot, self._context.slide)
+            if not spot.function and (place := found.place) is not None:
+                size = locator.kernel.size_of(place.symbol)
+                yield f" {place.symbol.name}+{place.vaddr - place.symbol.vaddr:#x}/{size:#x}"
+            if found.text:
+                yield f" ({found.text})"
+        yield text[start:]

@@ -1,0 +1,204 @@
+"""Kernels by build ID and release: which symbols serve which log. Each kernel is read once, however many logs it has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from postpanic.analysis.decode.files import (
+    FileKind,
+    ModuleFiles,
+    detect_file,
+    find_kernel_files,
+    module_directories,
+    read_elf_facts,
+    read_release,
+)
+from postpanic.analysis.decode.kernel import KernelSymbols
+from postpanic.analysis.decode.locate import Locator
+from postpanic.analysis.decode.maps import read_map
+from postpanic.analysis.decode.symbols import Symbol
+from postpanic.errors import FactAbsentError, FileFaultError, PostpanicError, UsageError
+
+__all__ = ["SymbolOptions", "SymbolStore"]
+
+
+@dataclass(frozen=True)
+class SymbolOptions:
+    """
+    Where symbols may come from.
+
+    Parameters
+    ----------
+    kernel : Path, optional
+        A vmlinux, a ``System.map``, a copy of ``/proc/kallsyms`` or a dump: for all logs.
+    modules : tuple of Path
+        Files of modules, and directories with such.
+    roots : tuple of Path
+        Directories like ``/usr/lib/debug``, searched by build ID and release.
+    release : str
+        Of the kernel, where the log does not say it.
+    base : str
+        Taken off the front of source paths; empty: found out.
+    force : bool
+        Use the symbols even where their build ID is not the log's.
+    """
+
+    kernel: Path | None = None
+    modules: tuple[Path, ...] = ()
+    roots: tuple[Path, ...] = ()
+    release: str = ""
+    base: str = ""
+    force: bool = False
+
+
+@dataclass
+class SymbolStore:
+    """The kernels that logs were decoded with so far."""
+
+    options: SymbolOptions
+    scratch: Path
+    remarks: dict[str, None] = field(default_factory=dict)
+    """What the user should know of the symbols: in the order in which it turned out."""
+    _locators: dict[tuple[str, str], Locator] = field(default_factory=dict, repr=False)
+    _given: KernelSymbols | None = field(default=None, repr=False)
+    _given_release: str = ""
+
+    def find(self, release: str, build_id: str) -> Locator:
+        """
+        Find the symbols for a log.
+
+        Parameters
+        ----------
+        release, build_id : str
+            As the log has them; empty: it does not say.
+
+        Raises
+        ------
+        FileFaultError
+            If a file that the user named cannot be used.
+        """
+        release = release or self.options.release
+        key = build_id, release
+        if key not in self._locators:
+            self._locators[key] = self._share(self._find_kernel(release, build_id))
+        return self._locators[key]
+
+    def locators(self) -> list[Locator]:
+        """Give what was found so far, each once."""
+        return list({id(locator): locator for locator in self._locators.values()}.values())
+
+    def _share(self, kernel: KernelSymbols) -> Locator:
+        known = (locator for locator in self._locators.values() if locator.kernel is kernel)
+        return next(known, None) or Locator(kernel, self.scratch)
+
+    def _find_kernel(self, release: str, build_id: str) -> KernelSymbols:
+        if self.options.kernel is not None:
+            return self._check_given(release, build_id)
+        for locator in self._locators.values():
+            if build_id and locator.kernel.build_id == build_id:
+                return locator.kernel
+        kernel = self._new(release)
+        for path in find_kernel_files(self.options.roots, release=release, build_id=build_id):
+            try:
+                if (other := self._take(kernel, path, build_id)) is not None:
+                    self._remark(f"{path}: its build ID is {other}, the log has {build_id}: not used")
+                    continue
+            except PostpanicError as exc:
+                self._remark(str(exc))
+                continue
+            return kernel
+        if release or build_id:
+            self._remark(f"no symbols of kernel {release or build_id} were found")
+        return kernel
+
+    def _new(self, release: str) -> KernelSymbols:
+        files = tuple(path for path in self.options.modules if not path.is_dir())
+        directories = [path for path in self.options.modules if path.is_dir()]
+        directories += module_directories(self.options.roots, release)
+        return KernelSymbols(
+            release=release,
+            modules=ModuleFiles(directories, files, self.options.roots),
+            base=self.options.base,
+        )
+
+    def _take(self, kernel: KernelSymbols, path: Path, build_id: str) -> str | None:
+        """Read a kernel's file; give its build ID instead if it is not the wanted one."""
+        if detect_file(path) is FileKind.MAP:
+            kernel.load_table(read_map(path), str(path))
+            return None
+        facts = read_elf_facts(path)
+        if build_id and facts.build_id and facts.build_id != build_id:
+            return facts.build_id
+        kernel.load_vmlinux(path, facts)
+        return None
+
+    def _check_given(self, release: str, build_id: str) -> KernelSymbols:
+        path = self.options.kernel
+        if path is None:  # pragma: no cover - asked before
+            raise UsageError("no file with symbols was named")
+        if self._given is None:
+            self._given = self._new(release)
+            self._given_release = self._load_given(self._given, path)
+        given = self._given
+        if build_id and given.build_id and given.build_id != build_id:
+            if not self.options.force:
+                self._remark(
+                    f"{path}: its build ID is {given.build_id}, the log has {build_id}: not used (--force uses it)"
+                )
+                return self._new(release)
+            self._remark(f"{path}: its build ID is {given.build_id}, the log has {build_id}: used because of --force")
+        elif not build_id and release and self._given_release and release != self._given_release:
+            self._remark(
+                f"{path} is of release {self._given_release}, the log of {release}: only functions of the same size are located"
+            )
+        return given
+
+    def _load_given(self, kernel: KernelSymbols, path: Path) -> str:
+        match detect_file(path):
+            case FileKind.KERNEL:
+                facts = read_elf_facts(path)
+                kernel.load_vmlinux(path, facts)
+                return read_release(path)
+            case FileKind.MAP:
+                kernel.load_table(read_map(path), str(path))
+                return ""
+            case FileKind.DUMP:
+                return load_dump(kernel, path)
+            case kind:
+                raise FileFaultError(
+                    f"a {kind}, not a kernel's symbols", where=str(path), hint="give a vmlinux, System.map or dump"
+                )
+
+    def _remark(self, text: str) -> None:
+        self.remarks[text] = None
+
+
+def load_dump(kernel: KernelSymbols, path: Path) -> str:
+    """
+    Take the symbols that the kernel has in its own memory, with the addresses it was linked to; give its release.
+
+    Raises
+    ------
+    PostpanicError
+        If the dump cannot be read or its tables were left out.
+    """
+    from postpanic.dumps.open import open_dump
+    from postpanic.kernel.kallsyms import read_kallsyms
+    from postpanic.kernel.memory import open_kernel_memory
+
+    with open_dump(path) as dump:
+        memory = open_kernel_memory(dump)
+        table = read_kallsyms(memory)
+        info = memory.vmcoreinfo
+        names = table.names.decode("latin-1")
+        slide = info.kerneloffset or 0
+        columns = zip(table.vaddrs.tolist(), table.name_offsets.tolist(), strict=True)
+        symbols = [
+            Symbol(vaddr - slide if vaddr >= slide else vaddr, names[start : names.find("\0", start)])
+            for vaddr, start in columns
+        ]
+        if not symbols:
+            raise FactAbsentError("the dump holds no symbols", where=str(path))
+        kernel.load_table({"": symbols}, str(path), info.build_id or "")
+        return info.osrelease or ""
