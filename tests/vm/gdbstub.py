@@ -14,11 +14,13 @@ from pathlib import Path
 
 from postpanic.errors import ProcessError
 
-__all__ = ["poke"]
+__all__ = ["poke", "poke_physical"]
 
 ATTEMPTS = 50
 RETRY_S = 0.1
 TIMEOUT_S = 10.0
+# QEMU takes packets of 4 KiB, two digits for a byte.
+PIECE_SIZE = 1024
 
 
 def poke(stub: Path, vaddr: int, data: bytes) -> None:
@@ -43,6 +45,29 @@ def poke(stub: Path, vaddr: int, data: bytes) -> None:
         # A CPU in user mode may have page tables without the kernel: another moment will do.
         time.sleep(RETRY_S)
     raise ProcessError(f"gdb stub: cannot write {len(data)} bytes at 0x{vaddr:x}: {answer!r}")
+
+
+def poke_physical(stub: Path, paddr: int, data: bytes) -> None:
+    """
+    Write *data* to a physical address of the guest.
+
+    Raises
+    ------
+    ProcessError
+        If the stub does not let us.
+    """
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(TIMEOUT_S)
+        connection.connect(str(stub))
+        answers = {_ask(connection, "Qqemu.PhyMemMode:1")}
+        for at in range(0, len(data), PIECE_SIZE):
+            piece = data[at : at + PIECE_SIZE]
+            answers.add(_ask(connection, f"M{paddr + at:x},{len(piece):x}:{piece.hex()}"))
+        with contextlib.suppress(OSError):
+            _ask(connection, "Qqemu.PhyMemMode:0")
+            _ask(connection, "D")
+    if answers != {"OK"}:
+        raise ProcessError(f"gdb stub: cannot write {len(data)} bytes at 0x{paddr:x}: {sorted(answers)}")
 
 
 def _ask(connection: socket.socket, request: str) -> str:
