@@ -145,7 +145,7 @@ class ReportFollower:
 
     def skip(self, lines: list[bytes]) -> None:
         """Take whole lines, with their ends, of which :func:`may_begin_report` says no; no report may be open."""
-        self._recent.extend(lines[-PREAMBLE_LINES:])
+        self._keep(lines[-PREAMBLE_LINES:])
         self._offset += sum(map(len, lines))
 
     def _give(self) -> list[Report]:
@@ -156,7 +156,7 @@ class ReportFollower:
         has_needle = may_begin_report(text)
         if not has_needle and self._callers is None:
             self._offset += len(text)
-            self._recent.extend(text[-PREAMBLE_BYTES:].splitlines(keepends=True)[-PREAMBLE_LINES:])
+            self._keep(text[-2 * PREAMBLE_BYTES :].split(b"\n")[:-1][-PREAMBLE_LINES:])
             return
         for line in text.split(b"\n")[: None if not text.endswith(b"\n") else -1]:
             for start in range(0, max(len(line), 1), LINE_LIMIT):
@@ -169,7 +169,7 @@ class ReportFollower:
         callers = self._callers
         if callers is None:
             if not is_candidate:
-                self._recent.append(line)
+                self._keep([line])
                 return
             if not any(starts(part.text) for part in lines_of(line, self._offset)):
                 self._recent.clear()
@@ -184,17 +184,19 @@ class ReportFollower:
         elif len(self._builders) >= _TOGETHER:
             self._make()
 
+    def _keep(self, lines: list[bytes]) -> None:
+        """Remember the last lines, for a report that may follow."""
+        recent = self._recent
+        recent.extend(lines)
+        room = sum(map(len, recent)) + len(recent) - PREAMBLE_BYTES
+        while room > 0:
+            room -= len(recent.popleft()) + 1
+
     def _open(self) -> Callers:
         """Begin with the lines before the report; they cannot begin one."""
         callers = Callers()
-        room, kept = PREAMBLE_BYTES, list[bytes]()
-        for line in reversed(self._recent):
-            room -= len(line) + 1
-            if room < 0:
-                break
-            kept.append(line.rstrip(b"\n"))
-        for line in reversed(kept):
-            for part in lines_of(line, self._offset):
+        for line in self._recent:
+            for part in lines_of(line.rstrip(b"\n"), self._offset):
                 for event in callers.take(part, is_candidate=False):
                     self._collect(event)
         self._recent.clear()
