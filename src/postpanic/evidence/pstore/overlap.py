@@ -1,0 +1,112 @@
+"""
+Join two pieces of one kernel log by the lines that both have.
+
+A dump is the tail of the log; the dump of a panic mostly has what the dump of
+the oops before it has, and the console has both. Lines are compared without
+their level, since a console has none.
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["first_stamp", "last_stamp", "merge_logs"]
+
+_LEVEL = re.compile(rb"<\d{1,3}>")
+_STAMP = re.compile(rb"\[ {0,10}(\d{1,10}\.\d{6})\]")
+_ANCHORS = 24
+_ANCHOR_BYTES = 16
+_PLACES = 8
+_LEAST_SHARE = 0.8
+
+
+def _keys(lines: list[bytes]) -> list[bytes]:
+    return [_LEVEL.sub(b"", line, count=1).rstrip() if line[:1] == b"<" else line.rstrip() for line in lines]
+
+
+def merge_logs(first: bytes, second: bytes) -> bytes | None:
+    """
+    Make one log of two that overlap.
+
+    Returns
+    -------
+    bytes or None
+        Every line of both once, in order; what both have as *second* has it. None: they do not overlap.
+    """
+    ours, theirs = first.splitlines(keepends=True), second.splitlines(keepends=True)
+    our_keys, their_keys = _keys(ours), _keys(theirs)
+    shift = _find_shift(our_keys, their_keys)
+    if shift is not None:
+        head, tail = ours[:shift], ours[shift + len(theirs) :]
+        # Either end of a dump may be cut inside a line that the other has whole.
+        body = [
+            _longer(line, ours[shift + n]) if shift + n < len(ours) and n in (0, len(theirs) - 1) else line
+            for n, line in enumerate(theirs)
+        ]
+        return _concatenated(head, body, tail)
+    shift = _find_shift(their_keys, our_keys)
+    if shift is None:
+        return None
+    body = list(theirs)
+    for number in {0, len(ours) - 1}:
+        if shift + number < len(theirs):
+            body[shift + number] = _longer(theirs[shift + number], ours[number])
+    return _concatenated([], body, ours[len(theirs) - shift :])
+
+
+def _longer(line: bytes, other: bytes) -> bytes:
+    """Give the line that is whole: the other one is its beginning or its end."""
+    mine, others = _keys([line, other])
+    is_cut = len(others) > len(mine) and (others.startswith(mine) or others.endswith(mine))
+    return other if is_cut else line
+
+
+def _concatenated(*parts: list[bytes]) -> bytes:
+    lines = [line for part in parts for line in part]
+    return b"".join(
+        line if line.endswith(b"\n") or number == len(lines) - 1 else line + b"\n" for number, line in enumerate(lines)
+    )
+
+
+def _find_shift(ours: list[bytes], theirs: list[bytes]) -> int | None:
+    """Find at which of our lines theirs begin."""
+    places: dict[bytes, list[int]] = {}
+    for number, key in enumerate(ours):
+        if len(key) >= _ANCHOR_BYTES:
+            places.setdefault(key, []).append(number)
+    tried = 0
+    for number, key in enumerate(theirs):
+        if key not in places:
+            if number > _ANCHORS:
+                break
+            continue
+        for place in places[key][-_PLACES:]:
+            if place >= number and _is_same(ours, theirs, place - number):
+                return place - number
+        tried += 1
+        if tried >= _ANCHORS:
+            break
+    return None
+
+
+def _is_same(ours: list[bytes], theirs: list[bytes], shift: int) -> bool:
+    count = min(len(ours) - shift, len(theirs))
+    same = sum(ours[shift + number] == theirs[number] for number in range(count))
+    # The line at either end may be cut; one line alone is the same only if it has a time stamp.
+    if same < 2 and not any(
+        ours[shift + number] == theirs[number] and _STAMP.search(theirs[number]) for number in range(count)
+    ):
+        return False
+    return same >= _LEAST_SHARE * max(count - 2, 1)
+
+
+def first_stamp(text: bytes) -> float | None:
+    """Give the first time stamp of a log, seconds."""
+    found = _STAMP.search(text, 0, 16384)
+    return float(found[1]) if found else None
+
+
+def last_stamp(text: bytes) -> float | None:
+    """Give the last time stamp of a log, seconds."""
+    stamps = _STAMP.findall(text, max(0, len(text) - 16384))
+    return float(stamps[-1]) if stamps else None
