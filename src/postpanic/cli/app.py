@@ -20,7 +20,9 @@ VERBS: dict[str, tuple[str, str]] = {
     "completion": ("completion", "Print the completion script of a shell."),
     "convert": ("convert", "Write the same dump in another format."),
     "crash-test": ("crash_test", "Crash this machine on purpose, to see its capture work."),
+    "crashkernel": ("crashkernel", "Reserve memory for the capture kernel."),
     "debuginfo": ("debuginfo", "Write the debug information that a dump holds."),
+    "decode": ("decode", "Say what the kernel's reports in a text mean."),
     "disarm": ("disarm", "Take the capture kernel away."),
     "dmesg": ("dmesg", "Print the kernel log of a dump."),
     "filter": ("filter", "Write a smaller dump, as makedumpfile does."),
@@ -31,6 +33,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "save": ("save", "Save the memory of the kernel that crashed."),
     "script": ("script", "Run a Python program on a dump."),
     "split": ("split", "Divide a dump among several files."),
+    "status": ("status", "Say whether this machine is ready to capture its crash."),
     "verify": ("verify", "Say whether a dump is good."),
 }
 """Verb: module of this package, summary. The modules are imported only when their verb is used."""

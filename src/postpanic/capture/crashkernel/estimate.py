@@ -54,6 +54,8 @@ class CaptureNeeds:
         What the kernel needs to start, by its own word.
     image_bytes, unpacked_bytes : int
         Of the initramfs.
+    kernel_evidence, image_evidence : str
+        Where these are from.
     modules : sequence of str
         Drivers in it.
     host_memory_bytes : int
@@ -85,6 +87,8 @@ class CaptureNeeds:
     machine: str = "x86_64"
     release: str = ""
     remarks: Sequence[str] = ()
+    kernel_evidence: str = "what its image says it needs to start"
+    image_evidence: str = "the initramfs unpacked"
 
 
 @dataclass(frozen=True)
@@ -199,8 +203,8 @@ def spell_request(size_bytes: int, machine: str) -> tuple[str, ...]:
 def _add_up(needs: CaptureNeeds) -> tuple[Part, ...]:
     tib = 1 << 40
     parts = [
-        Part("kernel", needs.kernel_bytes, "what its image says it needs to start"),
-        Part("image", needs.unpacked_bytes, f"the initramfs unpacked, {format_size(needs.image_bytes)} as a file"),
+        Part("kernel", needs.kernel_bytes, needs.kernel_evidence),
+        Part("image", needs.unpacked_bytes, f"{needs.image_evidence}, {format_size(needs.image_bytes)} as a file"),
         Part("running", RUNNING_BYTES, "slabs, stacks, page tables, the saver"),
         Part(
             "processors",

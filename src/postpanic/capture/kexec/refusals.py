@@ -17,7 +17,7 @@ from postpanic.capture.kexec.images import KernelImage
 from postpanic.errors import NotReadyError
 from postpanic.units import format_size
 
-__all__ = ["LoadRefusedError", "check_before", "check_request", "explain_errno"]
+__all__ = ["LoadRefusedError", "check_before", "check_request", "explain_errno", "measure_load"]
 
 CORE_HEADER_WORDS_BYTES = 30
 """Of ``elfcorehdr=0x…``, which is added (``MAX_ELFCOREHDR_STR_LEN``, ``arch/x86/kernel/kexec-bzimage64.c``)."""
@@ -79,9 +79,9 @@ def check_before(host: Host, *, legacy: bool = False) -> None:
         asked = [word for word in host.read_command_line().split() if word.startswith("crashkernel=")]
         found = f"{asked[-1]} reserved nothing" if asked else "the kernel's command line has no crashkernel="
         hint = (
-            "the machine may have less memory than the range needs; see dmesg for crashkernel"
+            "postpanic crashkernel says what the kernel makes of it; see dmesg for crashkernel, too"
             if asked
-            else "add crashkernel=256M to the boot loader's configuration and reboot"
+            else "postpanic crashkernel set asks the boot loader for it; reboot then"
         )
         raise LoadRefusedError(f"no memory is reserved for a capture kernel: {found}", hint=hint)
     lockdown = host.read_lockdown()
@@ -117,9 +117,13 @@ def check_request(host: Host, image: KernelImage, kernel: Path, initrd_bytes: in
             hint="remove words that the capture kernel does not need: command_line_remove",
         )
     crash_size = host.read_crash_size_bytes() or 0
-    needed = max(image.memory_bytes, len(image.payload)) + initrd_bytes + OVERHEAD_BYTES
-    if crash_size and needed > crash_size:
+    if crash_size and measure_load(image, initrd_bytes) > crash_size:
         raise _too_large(image, initrd_bytes, crash_size)
+
+
+def measure_load(image: KernelImage, initrd_bytes: int) -> int:
+    """Tell how many bytes kernel and image take while they are loaded; the kernel refuses to load into less."""
+    return max(image.memory_bytes, len(image.payload)) + initrd_bytes + OVERHEAD_BYTES
 
 
 def _too_large(image: KernelImage, initrd_bytes: int, crash_size: int) -> LoadRefusedError:
@@ -127,7 +131,7 @@ def _too_large(image: KernelImage, initrd_bytes: int, crash_size: int) -> LoadRe
     return LoadRefusedError(
         f"kernel ({kernel}) and initramfs ({format_size(initrd_bytes)}) do not fit into the {format_size(crash_size)}"
         " that are reserved",
-        hint="reserve more: crashkernel= on the kernel's command line, then reboot",
+        hint="reserve more: postpanic crashkernel set, then reboot",
     )
 
 

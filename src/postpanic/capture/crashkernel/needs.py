@@ -1,0 +1,100 @@
+"""Find out what the capture kernel of this machine will need, by preparing it as ``postpanic arm`` does."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from postpanic.capture.arming.image import build
+from postpanic.capture.arming.prepare import Prepared, prepare
+from postpanic.capture.config import Config
+from postpanic.capture.crashkernel.estimate import CaptureNeeds
+from postpanic.capture.crashkernel.reservation import read_memory
+from postpanic.capture.host import Host
+from postpanic.capture.kexec.images import read_image
+from postpanic.errors import PostpanicError
+from postpanic.units import MIB
+
+__all__ = ["measure_needs"]
+
+_TYPICAL_KERNEL_BYTES = 64 * MIB
+_TYPICAL_IMAGE_BYTES, _TYPICAL_UNPACKED_BYTES = 8 * MIB, 24 * MIB
+_PAGE_OPTIONS = {"CONFIG_ARM64_64K_PAGES": 1 << 16, "CONFIG_ARM64_16K_PAGES": 1 << 14, "CONFIG_PPC_64K_PAGES": 1 << 16}
+
+
+def measure_needs(config: Config, host: Host, *, kernel: str = "") -> CaptureNeeds:
+    """
+    Find out what an estimate is made of: the kernel is read, the image is built in memory; nothing is written.
+
+    What cannot be found out is taken to be usual, and a remark says so.
+
+    Parameters
+    ----------
+    kernel : str
+        Release or path, instead of the configuration's.
+    """
+    remarks: list[str] = []
+    prepared: Prepared | None = None
+    try:
+        prepared = prepare(config, host, kernel=kernel)
+    except PostpanicError as exc:
+        remarks.append(f"the image cannot be prepared, so a usual one is counted: {exc}")
+    image_bytes, unpacked_bytes = _TYPICAL_IMAGE_BYTES, _TYPICAL_UNPACKED_BYTES
+    modules: tuple[str, ...] = ()
+    is_built = False
+    if prepared is not None:
+        try:
+            built = build(config, prepared, host)
+            is_built = True
+            image_bytes, unpacked_bytes, modules = len(built.content), built.unpacked_bytes, built.modules
+        except PostpanicError as exc:
+            remarks.append(f"the image cannot be built, so a usual one is counted: {exc}")
+    kernel_bytes, kernel_evidence = _measure_kernel(prepared, host, remarks)
+    capture = config.capture
+    if capture.image != "own":
+        remarks.append("a LUKS volume that is opened by a passphrase needs its key derivation's memory besides")
+    network = prepared is not None and bool(prepared.resolved.needs.has_ssh or prepared.resolved.plan.network)
+    return CaptureNeeds(
+        kernel_bytes,
+        image_bytes,
+        unpacked_bytes,
+        modules,
+        read_memory(host).total_bytes,
+        capture.nr_cpus,
+        _find_page_bytes(host),
+        host.read_core_header_size_bytes() or 0,
+        has_network=network,
+        is_borrowed=capture.image != "own",
+        is_encrypted=_is_encrypted(host),
+        machine=host.machine,
+        release=prepared.kernel.release if prepared else host.release,
+        remarks=tuple(remarks),
+        kernel_evidence=kernel_evidence,
+        image_evidence="the initramfs unpacked" if is_built else "of a usual initramfs unpacked",
+    )
+
+
+def _measure_kernel(prepared: Prepared | None, host: Host, remarks: list[str]) -> tuple[int, str]:
+    try:
+        image = read_image(prepared.kernel.image if prepared else host.find_kernel_image())
+    except PostpanicError as exc:
+        remarks.append(f"the kernel cannot be read, so a usual one is counted: {exc}")
+        return _TYPICAL_KERNEL_BYTES, "of a usual kernel"
+    if image.memory_bytes:
+        return image.memory_bytes, "what its image says it needs to start"
+    return max(len(image.payload), len(image.content)), "the size of its image"
+
+
+def _find_page_bytes(host: Host) -> int:
+    config = host.read_kernel_config() or {}
+    found = [size for name, size in _PAGE_OPTIONS.items() if config.get(name) == "y"]
+    if found:
+        return found[0]
+    return 4096 if config or str(host.root) != "/" else os.sysconf("SC_PAGE_SIZE")
+
+
+def _is_encrypted(host: Host) -> bool:
+    flags = re.search(r"^flags\s*:.*\b(sme|sev)\b", host.read_text("proc/cpuinfo") or "", re.MULTILINE)
+    config = host.read_kernel_config() or {}
+    asked = "mem_encrypt=on" in host.read_command_line().split()
+    return bool(flags) and (asked or config.get("CONFIG_AMD_MEM_ENCRYPT_ACTIVE_BY_DEFAULT") == "y")
