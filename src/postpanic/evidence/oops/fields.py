@@ -34,7 +34,7 @@ Facts = dict[str, Any]
 """Values by the names of the members of ``Report``."""
 
 _CPU = re.compile(
-    r"CPU: ?(\d{1,6}) (?:UID: ?\d{1,10} )?PID: ?(\d{1,10}),? [Cc]omm: (.{0,120}?) "
+    r"CPU: ?(\d{1,6}) (?:UID: ?\d{1,10} )?PID: ?(\d{1,10}),? [Cc]omm: (.{0,120}?) (?:Kdump: loaded )?"
     r"(?:Not tainted|Tainted: ?((?:\[?[A-Z]\]?(?:=[A-Z_]{1,40},?)?| ){1,80})) {0,12}(?:-{3,30} {1,12})?(\S{0,128})"
 )
 _BUILD_ID = re.compile(r" ([0-9a-f]{40})\b")
@@ -81,7 +81,15 @@ def note(facts: Facts, name: str, value: object) -> None:
 
 
 def read_cpu_line(text: str, facts: Facts) -> bool:
-    """Read ``CPU: 1 PID: 2 Comm: x Tainted: G 6.1.0 #1``, or what stood in its place before v3.10."""
+    """
+    Read ``CPU: 1 PID: 2 Comm: x Tainted: G 6.1.0 #1``, or what stood in its place before v3.10.
+
+    Behind the name of the task stands whether a capture kernel is loaded (lib/dump_stack.c).
+
+    >>> facts: Facts = {}
+    >>> read_cpu_line("CPU: 1 PID: 2 Comm: a task Kdump: loaded Not tainted 6.1.0 #1", facts), facts["comm"]
+    (True, 'a task')
+    """
     match = _CPU.search(text)
     if match is not None:
         if "comm" not in facts:
