@@ -19,7 +19,7 @@ from postpanic.capture.resolve import FoundNetwork, NetworkFinder, Resolved, res
 from postpanic.errors import NotReadyError
 from postpanic.saver.plan_json import encode_plan
 
-__all__ = ["CaptureKernel", "Prepared", "choose_kernel", "prepare", "read_release"]
+__all__ = ["CaptureKernel", "Prepared", "ask_network", "choose_kernel", "prepare", "read_release"]
 
 _SETUP_BYTES = 0x8000
 _HEADER_MAGIC = b"HdrS"
@@ -89,7 +89,7 @@ def prepare(config: Config, host: Host, *, kernel: str = "", find_network: Netwo
         chosen.modules_dir,
         root=host.root,
         same_kernel=chosen.is_running,
-        find_network=find_network or (_find_network if host.root == Path("/") else None),
+        find_network=find_network or (ask_network if host.root == Path("/") else None),
     )
     # Words of its own by which a distribution's image finds its disks; those of the configuration come last, and win.
     kept = keep_boot_words(host.read_command_line()) if config.capture.image != "own" else []
@@ -171,7 +171,7 @@ def digest_tree(directory: Path) -> str:
     return digest.hexdigest()
 
 
-def _find_network(config: Config, servers: Sequence[str]) -> FoundNetwork:
+def ask_network(config: Config, servers: Sequence[str]) -> FoundNetwork:
     """Ask this machine how it reaches the servers."""
     from postpanic.capture.network import plan_network
 
