@@ -227,6 +227,7 @@ class RamoopsArea:
     ecc: int = 0
     cpus: int = 1
     version: int = 0x060C01
+    pmsg_first: bool = False
     order: Order = "little"
     dumps: list[PersistentRamZone] = field(init=False)
     console: PersistentRamZone | None = field(init=False, default=None)
@@ -254,7 +255,8 @@ class RamoopsArea:
 
     @property
     def raw(self) -> bytes:
-        zones = [*self.dumps, self.console, *self.ftrace, self.pmsg]
+        last = [self.pmsg, *self.ftrace] if self.pmsg_first else [*self.ftrace, self.pmsg]
+        zones = [*self.dumps, self.console, *last]
         return b"".join(zone.raw for zone in zones if zone is not None).ljust(self.mem_size, b"\0")
 
 

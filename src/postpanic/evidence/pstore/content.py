@@ -24,7 +24,7 @@ _NUMBER = rb"(\d{1,10})"
 _HEADER = re.compile(rb"([A-Z][a-z]{2,15})#" + _NUMBER + rb" Part" + _NUMBER + rb"\n")
 _TOTAL = re.compile(rb"([A-Z][a-z]{2,15}): Total " + _NUMBER + rb" times\n")
 _NOTICE = re.compile(
-    rb"\nECC: (?:No errors detected|" + _NUMBER + rb" Corrected bytes, " + _NUMBER + rb" unrecoverable blocks)\n\Z"
+    rb"\n(?:ECC: )?(?:No errors detected|" + _NUMBER + rb" Corrected bytes, " + _NUMBER + rb" unrecoverable blocks)\n\Z"
 )
 _NOTICE_BYTES = 96
 
@@ -39,7 +39,7 @@ def find_type(name: str) -> RecordType:
 
 def split_notice(raw: bytes) -> tuple[bytes, Quality]:
     r"""
-    Take the notice off that ramoops puts behind each record when it has parity.
+    Take the notice off that ramoops puts behind each record when it has parity; ``ECC:`` is in it since 5.13 or so.
 
     >>> split_notice(b"text\n\nECC: 3 Corrected bytes, 0 unrecoverable blocks\n")
     (b'text\n', Quality(is_checked=True, corrected_bytes=3, bad_blocks=0, notes=()))

@@ -13,13 +13,15 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from postpanic.evidence.pstore.model import Crash, Quality, Record, RecordType
-from postpanic.evidence.pstore.overlap import first_stamp, last_stamp, merge_logs
+from postpanic.evidence.pstore.overlap import first_stamp, last_stamp, merge_console, merge_logs
 
 __all__ = ["join_records"]
 
 _EVENT_S = 180.0
 """The parts of a dump are written within this: firmware is slow."""
 _FOLLOWS_S = 30.0
+_NEAR = 8
+"""Dumps back that are looked at: those of one boot follow each other."""
 _MOST_MISSING = 9999
 _COMPANIONS = (RecordType.FTRACE, RecordType.PMSG)
 _BACKENDS = {"efi": "efi_pstore"}
@@ -82,16 +84,32 @@ def _group_parts(dumps: Sequence[Record]) -> list[list[Record]]:
 
 
 def _belongs(group: Sequence[Record], record: Record) -> bool:
-    if any(record.part == other.part for other in group):
-        return False
+    for other in group:
+        if record.part == other.part and not _is_copy(record, other):
+            return False
     newest = group[-1]
     if record.time_s is None or newest.time_s is None:
         return True
     return abs(record.time_s - newest.time_s) <= _EVENT_S
 
 
+def _is_copy(record: Record, other: Record) -> bool:
+    """Tell whether two records are one: the store and its archive both have it, or one copy is damaged."""
+    if record.data == other.data:
+        return True
+    if record.time_s is None or other.time_s is None or abs(record.time_s - other.time_s) >= 1:
+        return False
+    return not (record.quality.is_good and other.quality.is_good)
+
+
 def _join_parts(parts: Sequence[Record]) -> Crash:
-    ordered = sorted(parts, key=lambda record: -(record.part or 0))
+    # Of two copies the better one comes first; the other is kept, and not read.
+    everything = sorted(parts, key=lambda record: (-(record.part or 0), not record.quality.is_good, -len(record.data)))
+    ordered = (
+        [record for place, record in enumerate(everything) if not place or record.part != everything[place - 1].part]
+        if everything[0].part is not None
+        else everything
+    )
     problems: list[str] = []
     text = b""
     expected = ordered[0].part or 1
@@ -115,7 +133,7 @@ def _join_parts(parts: Sequence[Record]) -> Crash:
     times = [record.time_s for record in ordered if record.time_s is not None]
     return Crash(
         text=text,
-        records=tuple(ordered),
+        records=tuple(everything),
         reasons=(ordered[-1].reason,) if ordered[-1].reason else (),
         backend=_backend(ordered[-1]),
         time_s=max(times) if times else None,
@@ -151,8 +169,10 @@ def _join_events(events: Sequence[Crash]) -> list[Crash]:
     """Join the dumps of one log: those that overlap, and a panic that followed an oops at once."""
     crashes: list[Crash] = []
     for event in events:
-        for place in range(len(crashes) - 1, max(len(crashes) - 9, -1), -1):
-            joined = _join_two(crashes[place], event)
+        near = range(len(crashes) - 1, max(len(crashes) - 1 - _NEAR, -1), -1)
+        for join in (_join_overlapping, _join_following):
+            found = ((place, join(crashes[place], event)) for place in near)
+            place, joined = next(((place, joined) for place, joined in found if joined is not None), (-1, None))
             if joined is not None:
                 crashes[place] = joined
                 break
@@ -161,17 +181,16 @@ def _join_events(events: Sequence[Crash]) -> list[Crash]:
     return crashes
 
 
-def _join_two(earlier: Crash, later: Crash) -> Crash | None:
-    if not earlier.text or not later.text:
-        return None
-    merged = merge_logs(earlier.text, later.text)
-    if merged is not None:
-        return _joined(earlier, later, merged)
-    if not _follows(earlier, later):
+def _join_overlapping(earlier: Crash, later: Crash) -> Crash | None:
+    merged = merge_logs(earlier.text, later.text) if earlier.text and later.text else None
+    return _joined(earlier, later, merged) if merged is not None else None
+
+
+def _join_following(earlier: Crash, later: Crash) -> Crash | None:
+    if not earlier.text or not later.text or not _follows(earlier, later):
         return None
     problem = f"lines between {earlier.reasons[-1]} and {later.reasons[0]} may be missing: the dumps do not overlap"
-    both = _ended(earlier.text) + later.text
-    return _joined(earlier, later, both, problem)
+    return _joined(earlier, later, _ended(earlier.text) + later.text, problem)
 
 
 def _follows(earlier: Crash, later: Crash) -> bool:
@@ -215,7 +234,7 @@ def _add_console(crashes: list[Crash], record: Record) -> list[Crash]:
     console = _of_one(record, record.data)
     for place in range(len(crashes) - 1, -1, -1):
         crash = crashes[place]
-        merged = merge_logs(record.data, crash.text) if record.data and crash.text else None
+        merged = merge_console(crash.text, record.data)
         if merged is not None:
             joined = msgspec.structs.replace(
                 crash,

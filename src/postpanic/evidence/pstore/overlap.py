@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["first_stamp", "last_stamp", "merge_logs"]
+__all__ = ["first_stamp", "last_stamp", "merge_console", "merge_logs"]
 
 _LEVEL = re.compile(rb"<\d{1,3}>")
 _STAMP = re.compile(rb"\[ {0,10}(\d{1,10}\.\d{6})\]")
@@ -18,6 +18,7 @@ _ANCHORS = 24
 _ANCHOR_BYTES = 16
 _PLACES = 8
 _LEAST_SHARE = 0.8
+_LEAST_SHARE_OF_CONSOLE = 0.5
 
 
 def _keys(lines: list[bytes]) -> list[bytes]:
@@ -98,6 +99,36 @@ def _is_same(ours: list[bytes], theirs: list[bytes], shift: int) -> bool:
     ):
         return False
     return same >= _LEAST_SHARE * max(count - 2, 1)
+
+
+def merge_console(log: bytes, console: bytes) -> bytes | None:
+    """
+    Add to a log what a console has of the time before and after it.
+
+    A console has fewer lines than the log, by its level, so they do not match one by one.
+
+    Returns
+    -------
+    bytes or None
+        None: they are not of one boot, or nothing shows that they are.
+    """
+    theirs = console.splitlines(keepends=True)
+    known = {key for key in _keys(log.splitlines()) if len(key) >= _ANCHOR_BYTES and _STAMP.search(key)}
+    shared = [number for number, key in enumerate(_keys(theirs)) if key in known]
+    if not shared:
+        return None
+    first, last = shared[0], shared[-1]
+    if len(shared) < _LEAST_SHARE_OF_CONSOLE * (last - first + 1):
+        return None
+    before, after = b"".join(theirs[:first]), b"".join(theirs[last + 1 :])
+    ours_first, ours_last = first_stamp(log), last_stamp(log)
+    their_last, their_first = last_stamp(before), first_stamp(after)
+    # Where the log has begun, or ended, lines that only the console has are damaged ones.
+    if their_last is None or ours_first is None or their_last > ours_first:
+        before = b""
+    if their_first is None or ours_last is None or their_first < ours_last:
+        after = b""
+    return _concatenated([before] if before else [], [log], [after] if after else [])
 
 
 def first_stamp(text: bytes) -> float | None:

@@ -7,7 +7,7 @@ parity of that header, which gives away both the end of the zone and how much
 parity there is.
 
 Sources: the kernel's ``fs/pstore/ram.c`` (``ramoops_probe``, ``ramoops_init_przs``:
-zones of dmesg, console, ftrace, pmsg in this order), ``fs/pstore/ram_core.c``.
+zones of dmesg, console, ftrace, pmsg in this order, ftrace last since 6.2), ``fs/pstore/ram_core.c``.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ __all__ = [
     "RamoopsZone",
     "buffer_size",
     "find_layout",
+    "fit_layout",
     "make_layout",
 ]
 
@@ -48,6 +49,7 @@ _MOST_ZONE_BYTES = 256 << 20
 _LEAST_PARITY_FOUND = 6
 """With less parity the end of a zone would be found by chance; it has to be given."""
 _MAJORS = range(3, 10)
+_MOST_CPUS = 512
 
 
 class RamoopsZone(msgspec.Struct, frozen=True):
@@ -102,6 +104,7 @@ def make_layout(
     pmsg_size: int = 4096,
     ecc: int = 0,
     ftrace_zones: int = 1,
+    pmsg_first: bool = True,
     byte_order: Literal["little", "big"] = "little",
 ) -> Layout:
     """
@@ -115,6 +118,8 @@ def make_layout(
         Bytes of parity of a block; 1 means 16, as for the module.
     ftrace_zones : int
         One for each processor that the kernel could have (``nr_cpu_ids``).
+    pmsg_first : bool
+        Whether ftrace is last, as in newer kernels.
 
     Raises
     ------
@@ -133,8 +138,9 @@ def make_layout(
     if record_size:
         parts.append((RecordType.DMESG, for_dumps, for_dumps // record_size))
     parts += [(RecordType.CONSOLE, console_size, 1)] if console_size else []
-    parts += [(RecordType.FTRACE, ftrace_size, max(ftrace_zones, 1))] if ftrace_size else []
-    parts += [(RecordType.PMSG, pmsg_size, 1)] if pmsg_size else []
+    last = [(RecordType.PMSG, pmsg_size, 1)] if pmsg_size else []
+    tracing = [(RecordType.FTRACE, ftrace_size, max(ftrace_zones, 1))] if ftrace_size else []
+    parts += last + tracing if pmsg_first else tracing + last
     zones: list[RamoopsZone] = []
     offset = 0
     for kind, size, count in parts:
@@ -145,6 +151,49 @@ def make_layout(
         if buffer_size(zone.size, ecc) <= 0:
             raise UsageError(f"a {zone.type} zone of {zone.size} bytes has no room for data and {ecc} bytes of parity")
     return Layout(tuple(zones), ecc, byte_order)
+
+
+def fit_layout(data: Bytes, **parameters: int) -> Layout:
+    """
+    Lay the zones out by module parameters, and by the image what they do not tell.
+
+    That is the order of the last two, how many processors there could be, and the byte order.
+
+    Parameters
+    ----------
+    **parameters : int
+        As :func:`make_layout` has them; ``mem_size`` is the size of the image if it is not given.
+
+    Raises
+    ------
+    UsageError
+        If the zones do not fit.
+    """
+    parameters.setdefault("mem_size", len(data))
+    order: Literal["little", "big"] = "big" if data[:4] == b"CGBD" else "little"
+    counts = [parameters.pop("ftrace_zones")] if "ftrace_zones" in parameters else range(1, _MOST_CPUS + 1)
+    best, best_score = None, -1
+    for pmsg_first in (True, False):
+        for count in counts:
+            if (
+                count > 1
+                and parameters.get("ftrace_size", 4096) // count <= HEADER_BYTES + parameters.get("ecc", 0) * 3
+            ):
+                break
+            layout = make_layout(**parameters, ftrace_zones=count, pmsg_first=pmsg_first, byte_order=order)
+            tracing = [zone for zone in layout.zones if zone.type is RecordType.FTRACE]
+            found = sum(_is_tracing(data, zone.offset, order) for zone in tracing)
+            score = found if found == len(tracing) else 0
+            if score > best_score:
+                best, best_score = layout, score
+    if best is None:
+        raise UsageError(f"no ftrace zones fit into {parameters.get('ftrace_size', 4096)} bytes")
+    return best
+
+
+def _is_tracing(data: Bytes, offset: int, order: Literal["little", "big"]) -> bool:
+    signature = int.from_bytes(data[offset : offset + 4], order)
+    return (signature ^ SIGNATURE) >> 16 in _MAJORS
 
 
 class _Hit(msgspec.Struct, frozen=True):

@@ -23,6 +23,7 @@ from postpanic.evidence.pstore import (
     read_pstore_blk,
     read_ramoops,
 )
+from postpanic.evidence.pstore.ramoops_layout import fit_layout
 from postpanic.evidence.pstore.reed_solomon import reed_solomon
 from tests.builders import pstore as build
 from tests.unit.evidence.pstore.logs import BOOT, LOG, OOPS, PANIC, parts, tail
@@ -41,7 +42,7 @@ def area_with_parity(request: pytest.FixtureRequest) -> build.RamoopsArea:
 
 
 def used_area(ecc: int) -> build.RamoopsArea:
-    area = build.RamoopsArea(mem_size=64 << 10, ecc=ecc, cpus=2, console_size=8192)
+    area = build.RamoopsArea(mem_size=64 << 10, ecc=ecc, cpus=2, console_size=8192, pmsg_first=ecc in (0, 8))
     area.write_dump(0, build.dump_text("Oops", 1, 1, tail(BOOT + OOPS, 2500)))
     area.write_dump(1, build.dump_text("Panic", 2, 1, PANIC_TAIL), time_s=1_700_000_001.5)
     assert area.console is not None
@@ -56,7 +57,8 @@ def used_area(ecc: int) -> build.RamoopsArea:
 
 
 def test_ramoops_by_its_parameters(area: build.RamoopsArea) -> None:
-    layout = make_layout(mem_size=64 << 10, console_size=8192, ecc=area.ecc, ftrace_zones=2)
+    layout = make_layout(mem_size=64 << 10, console_size=8192, ecc=area.ecc, ftrace_zones=2, pmsg_first=area.pmsg_first)
+    assert fit_layout(area.raw, console_size=8192, ecc=area.ecc) == layout
     check_area(area, read_ramoops(area.raw, layout))
 
 
@@ -151,7 +153,8 @@ def test_zone_sizes_that_are_no_power_of_two() -> None:
     area = build.RamoopsArea(mem_size=50_000, ecc=16, cpus=3)
     area.write_dump(8, build.dump_text("Panic", 1, 1, PANIC_TAIL))
     area.ftrace[2].write(build.ftrace_entry(2, 1, 0xFFFFFFFF81000000, 0xFFFFFFFF81000001))
-    layout = make_layout(mem_size=50_000, ecc=16, ftrace_zones=3)
+    layout = make_layout(mem_size=50_000, ecc=16, ftrace_zones=3, pmsg_first=False)
+    assert fit_layout(area.raw, ecc=1) == layout
     for records in (read_ramoops(area.raw, layout), read_ramoops(area.raw)):
         assert [(record.name, record.reason) for record in records] == [
             ("dmesg-ramoops-8", "Panic"),
