@@ -171,24 +171,35 @@ def fit_layout(data: Bytes, **parameters: int) -> Layout:
     """
     parameters.setdefault("mem_size", len(data))
     order: Literal["little", "big"] = "big" if data[:4] == b"CGBD" else "little"
-    counts = [parameters.pop("ftrace_zones")] if "ftrace_zones" in parameters else range(1, _MOST_CPUS + 1)
-    best, best_score = None, -1
+    given = parameters.pop("ftrace_zones", 0)
+    best, best_count = None, 0
     for pmsg_first in (True, False):
-        for count in counts:
-            if (
-                count > 1
-                and parameters.get("ftrace_size", 4096) // count <= HEADER_BYTES + parameters.get("ecc", 0) * 3
-            ):
-                break
-            layout = make_layout(**parameters, ftrace_zones=count, pmsg_first=pmsg_first, byte_order=order)
-            tracing = [zone for zone in layout.zones if zone.type is RecordType.FTRACE]
-            found = sum(_is_tracing(data, zone.offset, order) for zone in tracing)
-            score = found if found == len(tracing) else 0
-            if score > best_score:
-                best, best_score = layout, score
-    if best is None:
-        raise UsageError(f"no ftrace zones fit into {parameters.get('ftrace_size', 4096)} bytes")
+        layout = make_layout(**parameters, ftrace_zones=max(given, 1), pmsg_first=pmsg_first, byte_order=order)
+        tracing = [zone for zone in layout.zones if zone.type is RecordType.FTRACE]
+        count = 0
+        if tracing and given:
+            count = given if all(_is_tracing(data, zone.offset, order) for zone in tracing) else 0
+        elif tracing:
+            count = _count_tracing(data, tracing[0], layout.ecc, order)
+        if best is None or count > best_count:
+            if count > 1 and not given:
+                layout = make_layout(**parameters, ftrace_zones=count, pmsg_first=pmsg_first, byte_order=order)
+            best, best_count = layout, count
+    assert best is not None  # noqa: S101 - there are two to choose from
     return best
+
+
+def _count_tracing(data: Bytes, area: RamoopsZone, ecc: int, order: Literal["little", "big"]) -> int:
+    """Find of how many zones the ftrace area is: the most that all have their signature."""
+    counts = [count for count in range(1, _MOST_CPUS + 1) if buffer_size(area.size // count, ecc) > 0]
+    return max(
+        (
+            count
+            for count in counts
+            if all(_is_tracing(data, area.offset + place * (area.size // count), order) for place in range(count))
+        ),
+        default=0,
+    )
 
 
 def _is_tracing(data: Bytes, offset: int, order: Literal["little", "big"]) -> bool:
