@@ -52,7 +52,7 @@ DRIVER_DISK_SIZE_BYTES = 1 << 20
 FIRMWARE = ("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd")
 BOOT_TIMEOUT_S = 60.0
 CRASH_TIMEOUT_S = 30.0
-SETTLED_S = 2.0
+QUIET_S = 1.5
 # The section type of compressed kernel messages (drivers/acpi/apei/erst.c), 4f118707-04dd-4055-b5dd-956d34ddfac6.
 PANIC_RECORD = uuid.UUID("4f118707-04dd-4055-b5dd-956d34ddfac6").bytes_le
 FAILURE = r"^lab: failed:.*|end Kernel panic - not syncing: No working init.*"
@@ -352,20 +352,22 @@ def _boot_and_crash(run: _Run, machine: _Machine) -> None:
     # A panic out of a machine check may print nothing once the other processors are stopped.
     last = "Kernel Offset:" if run.recipe.scenario == "machine-check" else "end Kernel panic"
     machine.wait_for(last, timeout_s=CRASH_TIMEOUT_S, failure=FAILURE)
+    # What the serial console prints last is neither the end of the network's nor of the firmware's.
+    _wait_quiet(run.target / "network.pcap")
     if run.recipe.backend == "erst":
-        _wait_written(run.work / "erst")
+        _wait_quiet(run.work / "erst", having=PANIC_RECORD)
 
 
-def _wait_written(path: Path) -> None:
-    """Wait until a file that the machine has mapped has records of the panic in it, and no more come."""
+def _wait_quiet(path: Path, *, having: bytes = b"") -> None:
+    """Wait until a file that the machine writes has *having* in it, and no more comes."""
     before, since = b"", time.monotonic()
     deadline = since + scale_timeout(CRASH_TIMEOUT_S)
-    while PANIC_RECORD not in before or time.monotonic() - since < SETTLED_S:
-        assert time.monotonic() < deadline, f"no record of a panic in {path}"
+    while having not in before or time.monotonic() - since < QUIET_S:
+        assert time.monotonic() < deadline, f"{path} is never complete"
         content = path.read_bytes()
         if content != before:
             before, since = content, time.monotonic()
-        time.sleep(0.2)
+        time.sleep(0.1)
 
 
 def _report_errors(machine: _Machine) -> None:
@@ -423,7 +425,7 @@ def _damage(run: _Run, machine: _Machine) -> None:
     machine.save_memory(RAMOOPS.paddr, RAMOOPS.size_bytes, run.target / "ramoops-damaged.img")
 
 
-_STEPS = (_make_initramfs, _describe, _boot_and_crash, _report_errors, _collect, _damage)
+_STEPS = (_make_initramfs, _describe, _boot_and_crash, _report_errors, _wait_quiet, _collect, _damage)
 
 
 def main(words: Sequence[str] | None = None) -> int:
