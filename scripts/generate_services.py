@@ -1,122 +1,121 @@
 """
-Generate the table of kernel functions that serve everybody, from the DWARF of real kernels.
+Generate the table of kernel functions that serve everybody, from the kernel's source.
 
 A function that copies, allocates, locks or keeps lists for others is seldom at
 fault when the kernel crashes in it: the caller is. What a function does is told
-best by the file it is compiled from. This script lists the functions of the
-files below, by the part they play; a name that some other file has as well is
-left out.
+best by the file that it is in (:mod:`postpanic.evidence.oops.places`). This script
+lists the functions of those files, of all architectures and configurations, by the
+part they play. A name that other files have as well is left out, unless those are
+private ones of drivers beside a global one of the kernel's core.
 
 Usage::
 
-    generate_services.py -o src/postpanic/evidence/oops/services.tsv.gz VMLINUX...
+    generate_services.py -o src/postpanic/evidence/oops/services.tsv.gz linux-5.10.tar.xz linux-6.12.tar.xz ...
 
-The output is gzip-compressed text, sorted, free of time stamps: a part, a tab,
-and the names, separated by spaces.
+The archives are what Debian's ``linux-source-*`` packages hold. The output is
+gzip-compressed text, sorted, free of time stamps: a part, a tab, and the names,
+separated by spaces.
 """
 
 from __future__ import annotations
 
 import argparse
-import bisect
 import gzip
 import io
 import re
-from collections import defaultdict
+import tarfile
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from elftools.elf.elffile import ELFFile
-from elftools.elf.sections import SymbolTableSection
+from postpanic.evidence.oops.places import Part, part_of_place
 
-FILES: dict[str, str] = {
-    "REPORTING": (
-        r"mm/(?:kasan|kfence|kmsan)/.*|kernel/kcsan/.*|mm/(?:kmemleak|usercopy|page_owner|page_poison)\.c"
-        r"|kernel/(?:panic|kallsyms|stacktrace|fail_function|kcov|watchdog\w*|hung_task)\.c|kernel/locking/lockdep\w*\.c"
-        r"|lib/(?:bug|ubsan|dump_stack|hexdump|debugobjects|fault-inject|refcount|list_debug|stackdepot|ref_tracker"
-        r"|smp_processor_id|nmi_backtrace)\.c|arch/\w+/kernel/(?:dumpstack\w*|stacktrace)\.c"
-    ),
-    "EXCEPTION": r"arch/\w+/kernel/traps\.c|arch/\w+/mm/(?:fault|extable)\.c|kernel/notifier\.c",
-    "INTERRUPT": r"kernel/softirq\.c",
-    "ALLOCATOR": (
-        r"mm/(?:slub|slab|slab_common|util|vmalloc|page_alloc|mempool|dmapool|percpu|page_frag\w*)\.c|lib/percpu\w*\.c"
-    ),
-    "LOCKING": r"kernel/locking/(?!lockdep).*|lib/lockref\.c|lib/dec_and_lock\.c",
-    "WAITING": r"kernel/(?:workqueue|kthread|smp|stop_machine|smpboot)\.c",
-    "LIBRARY": (
-        r"lib/(?!test|kunit|iov_iter|timerqueue|maple_tree|rhashtable|assoc_array)[\w-]+\.c|lib/crypto/.*|arch/\w+/lib/.*"
-        r"|crypto/(?!af_alg|algif|crypto_user|algapi|api)\w+\.c|arch/\w+/crypto/.*|mm/(?:maccess|list_lru)\.c"
-        r"|drivers/base/(?:core|dd|bus|driver|class|devres|map|attribute_container|transport_class)\.c"
-        r"|drivers/usb/core/(?:urb|hcd|buffer)\.c"
-    ),
-}
-"""Which files serve, in the order in which a part is chosen."""
-
-_ROOT = re.compile(
-    r"(?:^|/)((?:arch|block|crypto|drivers|fs|include|init|io_uring|ipc|kernel|lib|mm|net|rust|security|sound|virt)/.*)$"
+_DEFINITION = re.compile(
+    rb"^((?:[A-Za-z_][\w \t*,]*?[ \t*]\n?)?)([A-Za-z_]\w*)[ \t]?\([^;{}#]{0,2000}?\)[^;{}()=]{0,100}\n\{", re.MULTILINE
 )
-_OWN = re.compile(r"process_one_work|\w+_init")
-"""Names in those files that do work of their own."""
+_ASSEMBLY = re.compile(
+    rb"^\s*(?:SYM_(?:TYPED_)?(?:FUNC|CODE)_START(?:_WEAK|_LOCAL|_NOALIGN)*|SYM_FUNC_ALIAS(?:_WEAK)?|ENTRY|WEAK|FUNC"
+    rb"|FEXPORT|LEAF|NESTED|_GLOBAL(?:_TOC)?(?:_KASAN)?)\(\s*(\w+)",
+    re.MULTILINE,
+)
+_NO_KERNEL = ("tools/", "Documentation/", "samples/", "scripts/", "usr/")
+_PRIVATE_PLACES = ("drivers/", "sound/", "arch/", "security/", "virt/", "samples/")
+_RARE = re.compile(
+    r"arch/(?:alpha|arc|c6x|csky|h8300|hexagon|ia64|m68k|microblaze|nds32|nios2|openrisc|parisc|sh|sparc|um|xtensa)/.*"
+    r"|arch/\w+/(?:boot|tools|purgatory|platforms|mach-\w+|kvm/hyp|pi|vdso\w*)/.*"
+)
+_OWN = re.compile(r"process_one_work|\w{1,3}")
+"""Names in those files that do work of their own, or say nothing."""
+
+
+class Definition:
+    """Where a name is defined, and whether only its file can call it."""
+
+    __slots__ = ("is_static", "path")
+
+    def __init__(self, path: str, *, is_static: bool) -> None:
+        self.path = path
+        self.is_static = is_static
 
 
 def main() -> None:
     """Run the script."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("vmlinux", type=Path, nargs="+")
+    parser.add_argument("source", type=Path, nargs="+")
     arguments = parser.parse_args()
-    files: defaultdict[str, set[str]] = defaultdict(set)
-    for path in arguments.vmlinux:
-        for name, source in functions(path):
-            files[name].add(source)
-    parts: defaultdict[str, list[str]] = defaultdict(list)
-    for name, sources in files.items():
-        found = {part_of(source) for source in sources}
-        if len(found) == 1 and (part := found.pop()) is not None and _OWN.fullmatch(name) is None:
-            parts[part].append(name)
-    text = "".join(f"{part}\t{' '.join(sorted(names))}\n" for part, names in sorted(parts.items()))
+    found: defaultdict[str, list[Definition]] = defaultdict(list)
+    for path in arguments.source:
+        for name, definition in definitions(path):
+            found[name].append(definition)
+    parts: defaultdict[Part, set[str]] = defaultdict(set)
+    for name, places in found.items():
+        part = choose_part(places)
+        if part is not None and _OWN.fullmatch(name.lstrip("_")) is None:
+            parts[part].add(name.lstrip("_"))
+    twice = Counter(name for names in parts.values() for name in names)
+    text = "".join(
+        f"{part.name}\t{' '.join(sorted(name for name in names if twice[name] == 1))}\n"
+        for part, names in sorted(parts.items(), key=lambda pair: pair[0].name)
+    )
     buffer = io.BytesIO()
     with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0, filename="") as stream:
         stream.write(text.encode())
     arguments.output.write_bytes(buffer.getvalue())
-    print({part: len(names) for part, names in parts.items()})
+    print({part.name: len(names) for part, names in parts.items()}, len(buffer.getvalue()), "bytes")
 
 
-def part_of(source: str) -> str | None:
-    """Tell the part of the functions of a file."""
-    for part, pattern in FILES.items():
-        if re.fullmatch(pattern, source):
-            return part
-    return None
+def choose_part(places: list[Definition]) -> Part | None:
+    """Tell the part of a name from all the places that define it."""
+    common = [place for place in places if _RARE.fullmatch(place.path) is None]
+    core = [place for place in common if not place.path.startswith(_PRIVATE_PLACES)]
+    # What a header defines beside the file of the function does nothing: it is there for other configurations.
+    whole = [place for place in core if not place.is_static and place.path.endswith(".c")]
+    if whole or any(not place.is_static for place in core):
+        common = whole or core
+    parts = {part_of_place(place.path) for place in common}
+    return parts.pop() if len(parts) == 1 else None
 
 
-def functions(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield the functions of a kernel with the file each is compiled from."""
-    with path.open("rb") as stream:
-        elf = ELFFile(stream)
-        dwarf = elf.get_dwarf_info(relocate_dwarf_sections=False)
-        aranges = dwarf.get_aranges()
-        if aranges is None:
-            raise SystemExit(f"{path}: it has no .debug_aranges")
-        ranges = sorted((e.begin_addr, e.begin_addr + e.length, e.info_offset) for e in aranges.entries)
-        starts = [start for start, _, _ in ranges]
-        sources: dict[int, str] = {}
-        table = elf.get_section_by_name(".symtab")
-        if not isinstance(table, SymbolTableSection):
-            raise SystemExit(f"{path}: it has no symbols")
-        for symbol in table.iter_symbols():
-            if symbol["st_info"]["type"] != "STT_FUNC":
+def definitions(archive: Path) -> Iterator[tuple[str, Definition]]:
+    """Yield the functions that the source of a kernel defines."""
+    with tarfile.open(archive, mode="r|*") as files:
+        for member in files:
+            path = member.name.partition("/")[2]
+            if not member.isfile() or path.startswith(_NO_KERNEL) or not path.endswith((".c", ".h", ".S")):
                 continue
-            place = bisect.bisect_right(starts, symbol["st_value"]) - 1
-            if place < 0 or symbol["st_value"] >= ranges[place][1]:
-                continue
-            offset = ranges[place][2]
-            if offset not in sources:
-                unit = dwarf.get_CU_at(offset).get_top_DIE()
-                sources[offset] = unit.attributes["DW_AT_name"].value.decode()
-            match = _ROOT.search(sources[offset])
-            if match is not None:
-                yield symbol.name.partition(".")[0].lstrip("_"), match[1]
+            stream = files.extractfile(member)
+            text = stream.read() if stream is not None else b""
+            if path.endswith(".S"):
+                for name in set(_ASSEMBLY.findall(text)):
+                    yield name.decode(), Definition(path, is_static=False)
+            else:
+                for prefix, name in set(_DEFINITION.findall(text)):
+                    if b"__init" in prefix or b"__exit" in prefix:
+                        continue
+                    # A header's inline function is everybody's.
+                    is_static = path.endswith(".c") and b"static" in prefix
+                    yield name.decode(), Definition(path, is_static=is_static)
 
 
 if __name__ == "__main__":

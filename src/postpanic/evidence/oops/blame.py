@@ -189,7 +189,7 @@ def _part_in(kind: Kind, frame: Frame) -> Part | None:
         return Part.LOCKING
     if kind is Kind.MEMORY_LEAK and "alloc" in frame.function:
         return Part.ALLOCATOR
-    return part_of(frame.function)
+    return part_of(frame.function, frame.location)
 
 
 def _rank_bucket(frame: Frame, ranking: _Ranking) -> bool:

@@ -53,7 +53,7 @@ _FROM = re.compile(
 )
 _ADDRESS_ONLY = re.compile(r"[ \t]{0,24}(?:\[<([0-9a-f]{8,16})>\] )?(\? )?0x([0-9a-f]{4,16})(?:/0x[0-9a-f]{1,16})?$")
 _HEX = re.compile(r"[0-9a-f]{6,16}")
-SYMBOL = re.compile(r"(?<![\w$.])(" + _NAME + r")" + _OFFSET + _MODULE)
+SYMBOL = re.compile(r"(?<![\w$.])(" + _NAME + r")" + _OFFSET + _MODULE + _PLACE)
 """A symbol with its offset and size, anywhere in a line."""
 
 
@@ -136,8 +136,10 @@ def symbol_of(text: str) -> Frame | None:
     match = SYMBOL.search(text)
     if match is None:
         return None
-    name, offset, size, module, build_id = match.groups()
-    return Frame(name, int(offset, 16), int(size, 16), module or "", module_build_id=build_id or "")
+    name, offset, size, module, build_id, place = match.groups()
+    return Frame(
+        name, int(offset, 16), int(size, 16), module or "", location=place or "", module_build_id=build_id or ""
+    )
 
 
 def base_name(function: str) -> str:

@@ -11,28 +11,14 @@ from __future__ import annotations
 
 import gzip
 import re
-from enum import StrEnum
 from functools import cache, lru_cache
 from importlib import resources
 
 from postpanic.evidence.oops.demangle import demangle
 from postpanic.evidence.oops.frames import base_name
+from postpanic.evidence.oops.places import Part, part_of_place
 
 __all__ = ["Part", "part_of", "plain_name", "syscall_name"]
-
-
-class Part(StrEnum):
-    """The part a function plays; the spelling is the reason that is shown."""
-
-    REPORTING = "reports the problem"
-    EXCEPTION = "enters the kernel for an exception"
-    INTERRUPT = "enters the kernel for an interrupt"
-    ENTRY = "enters the kernel, or starts a task"
-    LIBRARY = "copies, compares or counts for others"
-    ALLOCATOR = "allocates memory for others"
-    LOCKING = "takes locks for others"
-    WAITING = "waits or schedules for others"
-    TRACING = "instruments the code"
 
 
 def _any(words: str) -> str:
@@ -78,7 +64,8 @@ _REPORTING = _any(
     rcu_(?:dump|print|check_gp|check_callbacks|sched_clock|pending|stall|grace_period_is)\w*
     print_(?:cpu|other_cpu)_stall\w* check_cpu_stall watchdog\w* softlockup_\w+ sched_show_task show_state\w*
     debug_show_all_locks check_hung\w* csd_lock_\w+ cfi_\w+ rust_helper_BUG asymm_\w+ stack_chk_fail
-    debug_locks_off\w* kmemleak_\w+ add_lock\w*
+    debug_locks_off\w* kmemleak_\w+ add_lock\w* \w+_panic \w*assert(?:ion)?_?fail\w* \w+_bug(?:_on)?
+    dev_(?:printk|emerg|alert|crit|err|warn|notice|info)\w* netdev_(?:printk|emerg|alert|crit|err|warn|notice|info)
     """
 )
 # arch/*/kernel/traps.c, arch/*/mm/fault.c, arch/*/entry
@@ -98,6 +85,9 @@ _EXCEPTION = _any(
     (?:data|instruction)_access\w* h?data_storage\w* alignment_(?:common|exception)\w* exception\w* do_break
     interrupt_(?:return|exit)\w* bad_kernel_pc hash_page\w* do_hash\w* do_(?:dat|protection|asce|pgm|trap)_\w+
     pgm_check\w* do_trap_\w+ do_pgm_check save_stack_trace\w* handle_sys\w* do_insn_fault unaligned_\w+
+    handle_(?:tlb\w*|bp|ri|fpe|watch|ade[sl]?|ale|bce|ibe|dbe|reserved\w*) tlb_do_page_fault\w*
+    do_(?:ade|ale|bce|bp|ri|fpe|be|reserved|watch|lasx|lsx) \w+_common_(?:virt|real)\w* machine_kexec_mask\w*
+    (?:mcck|pgm)_int_handler
     """
 )
 _INTERRUPT = _any(
@@ -113,7 +103,8 @@ _INTERRUPT = _any(
     net_rx_action rcu_(?:core|do_batch|process_callbacks)\w* smp_\w*interrupt\w* flush_smp_call\w*
     generic_smp_call\w* reschedule_interrupt irq_work_\w+ run_ksoftirqd smpboot_thread_fn
     account_(?:idle|process|system|user|steal|irq)_\w+ retint_\w+ restore_(?:all|regs)\w* timer_expire\w*
-    do_notify_\w*
+    do_notify_\w* (?:io|ext)_int_handler do_(?:io|ext)_irq do_vint handle_(?:v?int|riscv_irq) ret_from_irq
+    plat_irq_dispatch decrementer_\w+ h?doorbell_\w+ riscv_intc_\w+ irq_thread\w*
     """
 )
 _ENTRY = _any(
@@ -225,7 +216,12 @@ _PARTS: tuple[tuple[re.Pattern[str], Part], ...] = tuple(
 )
 
 _TABLE = "services.tsv.gz"
-_NOT_SERVICES = re.compile(r"console_\w+|kernfs_\w+|process_one_work|\w*unwind_start")
+_NOT_SERVICES = re.compile(
+    r"console_\w+|kernfs_\w+|process_one_work|\w*unwind_start|fs_reclaim_(?:acquire|release)"
+    # What runs timers and keeps their queues; their users call the others.
+    r"|\w*run_(?:hr)?timer\w*|\w*hrtimer_run\w*|(?:en|de)queue_(?:hr)?timer|\w*expire\w*|(?:un)?lock_hrtimer_base"
+    r"|migrate_(?:hr)?timer\w*|process_timeout"
+)
 """Names in the table whose own work is as often at fault."""
 
 
@@ -248,9 +244,14 @@ _SYSCALL = re.compile(
 
 
 @lru_cache(maxsize=16384)
-def part_of(function: str) -> Part | None:
+def part_of(function: str, location: str = "") -> Part | None:
     """
     Tell the part a function plays; None: it does work of its own.
+
+    Parameters
+    ----------
+    location : str
+        ``file:line`` of the function, where a symbolised log tells it.
 
     >>> part_of("kasan_report").value, part_of("memcpy_erms").name, part_of("ext4_evict_inode")
     ('reports the problem', 'LIBRARY', None)
@@ -261,7 +262,10 @@ def part_of(function: str) -> Part | None:
     for pattern, part in _PARTS:
         if pattern.fullmatch(name):
             return part
-    return None if _NOT_SERVICES.fullmatch(name) else _services().get(name)
+    if _NOT_SERVICES.fullmatch(name):
+        return None
+    part_by_table = _services().get(name) or _services().get(name.removesuffix("_noprof"))
+    return part_by_table or (part_of_place(location.partition(":")[0]) if location else None)
 
 
 def syscall_name(function: str) -> str:
