@@ -85,8 +85,8 @@ def _spell(check: Check, width: int, name_width: int, *, verbose: bool, color: b
     yield from lines[1:]
     if verbose:
         for fact in check.evidence:
-            says = f": {fact.says}" if fact.says else ""
-            yield from _wrap(_printable(f"{fact.source}{says}"), indent, width)
+            says = fact.says if fact.says != check.found else ""
+            yield from _wrap(_printable(": ".join(filter(None, (fact.source, says)))), indent, width)
     if check.mend:
         yield from _wrap(_printable(f"mend: {check.mend}"), indent, width)
 

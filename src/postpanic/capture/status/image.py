@@ -9,6 +9,7 @@ from postpanic.capture.arming.arm import find_stale
 from postpanic.capture.arming.prepare import Prepared, prepare
 from postpanic.capture.status.distributions import DEBIAN, DumpTool
 from postpanic.capture.status.model import Check, Fact, State
+from postpanic.capture.status.reservation import check_next_reservation
 from postpanic.capture.status.subject import Subject
 from postpanic.errors import PostpanicError
 from postpanic.units import format_size
@@ -119,6 +120,7 @@ def _check_tool_fresh(subject: Subject, tool: DumpTool) -> Check:
 def check_boot(subject: Subject) -> Iterator[Check]:
     """Look at what arms the machine again after a reboot."""
     group = "boot"
+    yield check_next_reservation(subject)
     units = [(unit, link) for unit, link in subject.list_tool_units() if unit in _UNITS]
     for runlevel in subject.list_names("etc/runlevels"):
         place = f"etc/runlevels/{runlevel}"
@@ -145,5 +147,11 @@ def check_boot(subject: Subject) -> Iterator[Check]:
     if ours and theirs:
         found = f"{ours[0]} and {theirs[0].unit} both load a capture kernel: the later one wins"
         yield Check(group, "service", "warning", found, facts, f"systemctl disable {theirs[0].unit}")
+        return
+    others = [name for name in names if name not in ours]
+    if subject.is_armed_by_us and not ours:
+        found = f"{others[0]} loads another capture kernel at the next boot, not postpanic"
+        mend = f"systemctl disable {others[0]}; systemctl enable postpanic.service"
+        yield Check(group, "service", "warning", found, facts, mend)
         return
     yield Check(group, "service", "ok", f"{', '.join(names)} at each boot", facts)

@@ -126,10 +126,10 @@ class StatusReport:
         if not self.is_loaded:
             return "not known to be ready: whether a capture kernel is loaded could not be seen"
         rest = [_count(warnings, "warning")] if warnings else []
-        if unknown:
-            by_root = ", root would see more" if any(check.needs_root for check in unknown) else ""
-            rest.append(f"{_count(unknown, 'condition')} could not be seen{by_root}")
-        return "ready: a crash will be captured" + (f" ({'; '.join(rest)})" if rest else "")
+        rest += [f"{_count(unknown, 'condition')} could not be seen"] if unknown else []
+        is_veiled = any(check.needs_root for check in unknown)
+        claim = "ready as far as can be seen without root" if is_veiled else "ready: a crash will be captured"
+        return claim + (f" ({'; '.join(rest)})" if rest else "")
 
 
 def _count(checks: list[Check], word: str) -> str:

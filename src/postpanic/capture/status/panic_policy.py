@@ -139,6 +139,11 @@ def _judge_oom(value: int, _: Values) -> Judgement:
     return "ok", f"{value}: being out of memory is {meanings.get(value, 'a panic')}", ""
 
 
+def _judge_nmi_watchdog(value: int, _: Values) -> Judgement:
+    looks = "are looked for" if value else "are not looked for"
+    return "ok", f"{value}: processors that take no interrupts {looks}", ""
+
+
 _JUDGES: dict[str, Callable[[int, Values], Judgement]] = {
     "kernel.panic": _judge_panic,
     "kernel.panic_on_oops": _judge_oops,
@@ -147,6 +152,7 @@ _JUDGES: dict[str, Callable[[int, Values], Judgement]] = {
     "kernel.hardlockup_panic": _judge_hardlockup,
     "kernel.hung_task_panic": _judge_hung_task,
     "kernel.sysrq": _judge_sysrq,
+    "kernel.nmi_watchdog": _judge_nmi_watchdog,
     "kernel.panic_print": _judge_print,
     "vm.panic_on_oom": _judge_oom,
 }

@@ -2,108 +2,123 @@
 
 from __future__ import annotations
 
+import re
+import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import zstandard
+
+from postpanic.capture.bootloader.detect import DetectedLoader, choose_loaders, detect_loaders
+from postpanic.capture.bootloader.model import BootEntry
+from postpanic.capture.bootloader.tree import BootTree
+from postpanic.capture.config import HttpTarget, NfsTarget, SshTarget
+from postpanic.capture.crashkernel.estimate import CaptureNeeds, Estimate, estimate
+from postpanic.capture.crashkernel.reservation import Reservation, explain_request, read_memory, read_reservation
 from postpanic.capture.kexec.images import read_image
 from postpanic.capture.rehearsals import REHEARSAL_NAME, read_rehearsal
 from postpanic.capture.status.model import Check, Fact
+from postpanic.capture.status.rehearsal import find_rehearsed_changes
 from postpanic.capture.status.subject import Subject
 from postpanic.errors import PostpanicError
 from postpanic.units import MIB, format_size
 
-__all__ = ["Need", "check_reservation", "estimate_need"]
+__all__ = ["check_next_reservation", "check_reservation"]
 
 GROUP = "reservation"
 _SIZE_FILE = "/sys/kernel/kexec_crash_size"
 _UNPACKED_FACTOR = 3
 """An image unpacks to about three times its size (zstd, gzip and xz of programs and modules)."""
-_OWN_BYTES = 24 * MIB
-"""What the saver and its kernel need beside kernel and image, with a local disk and one processor: measured."""
-_FOREIGN_BYTES = 64 * MIB
-"""With systemd, udev and makedumpfile in the image, as ``kdumpctl estimate`` has it."""
-
-
-@dataclass(frozen=True)
-class Need:
-    """
-    What a capture needs.
-
-    Attributes
-    ----------
-    size_bytes : int
-        In all.
-    least_bytes : int
-        Without this it cannot start: kernel and image, packed and unpacked.
-    parts : tuple of (str, int)
-        What it is made of.
-    """
-
-    size_bytes: int
-    least_bytes: int
-    parts: tuple[tuple[str, int], ...]
-
-
-def estimate_need(kernel: Path, image: Path, *, is_own: bool) -> Need | None:
-    """
-    Estimate what a capture kernel and its image need; None where they cannot be read.
-
-    Parameters
-    ----------
-    is_own : bool
-        Whether the image is postpanic's own, and no distribution's.
-    """
-    try:
-        found = read_image(kernel)
-        image_bytes = image.stat().st_size
-    except (OSError, PostpanicError):
-        return None
-    kernel_bytes = max(found.memory_bytes, len(found.payload))
-    unpacked = _UNPACKED_FACTOR * image_bytes
-    work = _OWN_BYTES if is_own else _FOREIGN_BYTES
-    parts = (("kernel", kernel_bytes), ("image", image_bytes), ("image, unpacked", unpacked), ("to work with", work))
-    least = kernel_bytes + image_bytes + unpacked
-    return Need(least + work, least, parts)
+_SURELY_TOO_LITTLE = 0.9
+"""An estimate errs: only below this share of it the capture is taken to fail."""
+_HEAD_BYTES = 18
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_GZIP_MAGIC = b"\x1f\x8b"
+_RESCUE = re.compile(r"recovery|rescue|memtest", re.IGNORECASE)
 
 
 def check_reservation(subject: Subject) -> Iterator[Check]:
     """Look at what is asked for on the command line, at what the kernel has reserved, and at what is needed."""
-    yield _check_request(subject)
-    yield _check_size(subject)
+    reservation = read_reservation(subject.host)
+    yield _check_request(subject, reservation)
+    yield _check_size(subject, reservation)
     yield _check_place(subject)
-    yield _check_need(subject)
+    yield _check_enough(subject)
 
 
-def mend_reservation(size: str = "256M") -> str:
+def check_next_reservation(subject: Subject) -> Check:
+    """Look at what the boot loader will ask for at the next boot."""
+    group, name = "boot", "crashkernel"
+    found = detect_loaders(BootTree(subject.host))
+    try:
+        chosen = choose_loaders(found)
+    except PostpanicError as exc:
+        return Check(group, name, "unknown", exc.message, tuple(map(_show_loader, found)), exc.hint)
+    entries = [entry for one in chosen for entry in one.entries]
+    if not entries:
+        facts = tuple(map(_show_loader, chosen)) or (Fact("/boot, /etc", "no boot loader that is known"),)
+        needs_root = not subject.host.is_root
+        return Check(
+            group, name, "unknown", "what the boot loader will ask for is not known", facts, needs_root=needs_root
+        )
+    facts = tuple(Fact(entry.where, " ".join(entry.values) or "no crashkernel=") for entry in entries[:4])
+    lacking = [entry for entry in entries if not entry.values and not _is_for_rescue(entry)]
+    if lacking:
+        what = lacking[0].title or lacking[0].where
+        return Check(group, name, "warning", f"not asked for by {what}", facts, mend_reservation())
+    words = " ".join(dict.fromkeys(f"crashkernel={value}" for entry in entries for value in entry.values))
+    return Check(group, name, "ok", f"{words} ({chosen[0].loader.name})", facts)
+
+
+def _is_for_rescue(entry: BootEntry) -> bool:
+    return bool(_RESCUE.search(entry.title)) or "single" in entry.command_line.split()
+
+
+def _show_loader(one: DetectedLoader) -> Fact:
+    return Fact(one.loader.name, "; ".join(one.evidence.reasons))
+
+
+def mend_reservation(size: str = "") -> str:
     """Name the command that reserves memory."""
-    return f"postpanic crashkernel set {size}, and reboot"
+    return f"postpanic crashkernel set {size}".rstrip() + ", and reboot"
 
 
-def _check_request(subject: Subject) -> Check:
+def _check_request(subject: Subject, reservation: Reservation) -> Check:
+    name = "command line"
     reading = subject.read("proc/cmdline")
     if reading.text is None:
-        return Check(GROUP, "command line", "unknown", reading.problem, (reading.fact,))
-    words = subject.find_words("crashkernel")
-    if not words:
+        return Check(GROUP, name, "unknown", reading.problem, (reading.fact,))
+    request = reservation.request
+    words = " ".join(request.words)
+    if not request.words:
         says = Fact("/proc/cmdline", "no crashkernel=")
-        return Check(GROUP, "command line", "failing", "no crashkernel= on it", (says,), mend_reservation())
-    return Check(GROUP, "command line", "ok", " ".join(words), (Fact("/proc/cmdline", " ".join(words)),))
+        return Check(GROUP, name, "failing", "no crashkernel= on it", (says,), mend_reservation())
+    facts = (Fact("/proc/cmdline", words),)
+    if request.problem:
+        found = f"{words}: nothing is reserved: {request.problem}"
+        return Check(GROUP, name, "failing", found, facts, mend_reservation())
+    meaning = explain_request(request, subject.host.machine)
+    return Check(GROUP, name, "ok", f"{words}: {meaning[0]}", facts + tuple(Fact("", line) for line in meaning[1:]))
 
 
-def _check_size(subject: Subject) -> Check:
+def _check_size(subject: Subject, reservation: Reservation) -> Check:
     size = subject.crash_size_bytes
     if size is None:
+        says = (Fact(_SIZE_FILE, "not there"),)
         if not subject.exists("sys/kernel"):
-            return Check(GROUP, "size", "unknown", "no sysfs here", (Fact(_SIZE_FILE, "not there"),))
+            return Check(GROUP, "size", "unknown", "no sysfs here", says)
         mend = "use a kernel built with CONFIG_CRASH_DUMP=y"
-        return Check(GROUP, "size", "failing", "this kernel reserves none", (Fact(_SIZE_FILE, "not there"),), mend)
+        return Check(GROUP, "size", "failing", "this kernel reserves none", says, mend)
+    says = (Fact(_SIZE_FILE, str(size)),)
     if size:
-        return Check(GROUP, "size", "ok", format_size(size), (Fact(_SIZE_FILE, str(size)),))
-    words = subject.find_words("crashkernel")
-    found = f"nothing, though {words[-1]} is asked for" if words else "nothing"
-    mend = f"dmesg | grep -i crashkernel; {mend_reservation()}" if words else mend_reservation()
-    return Check(GROUP, "size", "failing", found, (Fact(_SIZE_FILE, "0"),), mend)
+        # What was shrunk on purpose is no fault; whether it is enough is another question.
+        rest = f" ({reservation.difference})" if reservation.difference else ""
+        return Check(GROUP, "size", "ok", format_size(size) + rest, says)
+    if not reservation.request.size_bytes:
+        return Check(GROUP, "size", "failing", "nothing", says, mend_reservation())
+    mend = f"dmesg | grep -i crashkernel; {mend_reservation()}"
+    return Check(GROUP, "size", "failing", reservation.difference, says, mend)
 
 
 def _check_place(subject: Subject) -> Check:
@@ -122,41 +137,81 @@ def _check_place(subject: Subject) -> Check:
     return Check(GROUP, "place", "ok", f"at {ranges}{low}", (Fact("/proc/iomem", f"{ranges} : Crash kernel"),))
 
 
-def _check_need(subject: Subject) -> Check:
+def _check_enough(subject: Subject) -> Check:
     size = subject.crash_size_bytes
     if not size:
         return Check(GROUP, "enough", "not applicable", "nothing is reserved")
     measured = _check_measured(subject, size)
     if measured is not None:
         return measured
+    needed = _estimate(subject)
+    if isinstance(needed, Check):
+        return needed
+    parts = tuple(Fact(f"{part.name}, {format_size(part.size_bytes)}", part.evidence) for part in needed.parts)
+    found = f"estimated need {format_size(needed.least_bytes)} of {format_size(size)}"
+    mend = mend_reservation(needed.words[0] if len(needed.words) == 1 else "")
+    if size < needed.least_bytes * _SURELY_TOO_LITTLE:
+        return Check(GROUP, "enough", "failing", f"too little: {found}", parts, mend)
+    if size < needed.least_bytes:
+        return Check(GROUP, "enough", "warning", f"perhaps too little: {found}", parts, mend)
+    rest = (
+        "" if size >= needed.recommended_bytes else f"; with {format_size(needed.recommended_bytes)} to spare errs less"
+    )
+    return Check(GROUP, "enough", "ok", found + rest, parts)
+
+
+def _estimate(subject: Subject) -> Estimate | Check:
+    unknown = partial(Check, GROUP, "enough", "unknown")
     expected = subject.expected
     kernel = expected.kernel if expected else None
     image = expected.initrd if expected and isinstance(expected.initrd, Path) else None
     if kernel is None or image is None:
-        return Check(
-            GROUP, "enough", "unknown", "which image is loaded is not known", needs_root=subject.is_state_hidden
-        )
-    need = estimate_need(kernel, image, is_own=subject.tool is None and subject.config.capture.image == "own")
-    if need is None:
-        source = Fact(subject.show(image), "cannot be read, or the kernel cannot")
-        return Check(GROUP, "enough", "unknown", "kernel or image cannot be read", (source,), needs_root=True)
-    parts = Fact(
-        f"{subject.show(kernel)}, {subject.show(image)}",
-        ", ".join(f"{name} {format_size(part)}" for name, part in need.parts),
+        return unknown("which image is loaded is not known", needs_root=subject.is_state_hidden)
+    try:
+        found = read_image(kernel)
+        image_bytes, unpacked_bytes = _measure_image(image)
+    except (OSError, PostpanicError) as exc:
+        says = Fact(f"{subject.show(kernel)}, {subject.show(image)}", str(exc))
+        return unknown("kernel or image cannot be read", (says,), needs_root=not subject.host.is_root)
+    host, config = subject.host, subject.config
+    is_own = subject.tool is None
+    targets = (*config.targets, *config.fallbacks) if is_own else ()
+    needs = CaptureNeeds(
+        kernel_bytes=found.memory_bytes or max(len(found.payload), len(found.content)),
+        image_bytes=image_bytes,
+        unpacked_bytes=unpacked_bytes,
+        host_memory_bytes=read_memory(host).total_bytes,
+        nr_cpus=config.capture.nr_cpus if is_own else 1,
+        core_header_bytes=host.read_core_header_size_bytes() or 0,
+        has_network=any(isinstance(one, NfsTarget | SshTarget | HttpTarget) for one in targets)
+        or (subject.tool is not None and any(one.server for one in subject.tool.targets)),
+        is_borrowed=not is_own or config.capture.image != "own",
+        machine=host.machine,
+        release=host.release,
+        kernel_evidence=f"what {subject.show(kernel)} says it needs to start",
+        image_evidence=f"{subject.show(image)} unpacked",
     )
-    found = f"estimated need {format_size(need.size_bytes)} of {format_size(size)}"
-    wanted = mend_reservation(f"{-(-need.size_bytes // (16 * MIB)) * 16}M")
-    if size < need.least_bytes:
-        return Check(GROUP, "enough", "failing", f"too little: {found}", (parts,), wanted)
-    if size < need.size_bytes:
-        return Check(GROUP, "enough", "warning", f"perhaps too little: {found}", (parts,), wanted)
-    return Check(GROUP, "enough", "ok", found, (parts,))
+    return estimate(needs)
+
+
+def _measure_image(image: Path) -> tuple[int, int]:
+    """Tell the size of an initramfs, and of what is in it where its compression's own header or trailer says so."""
+    size = image.stat().st_size
+    with image.open("rb") as stream:
+        head = stream.read(_HEAD_BYTES)
+        stream.seek(max(size - 4, 0))
+        tail = stream.read(4)
+    unpacked = 0
+    if head.startswith(_ZSTD_MAGIC):
+        unpacked = max(zstandard.frame_content_size(head), 0)
+    elif head.startswith(_GZIP_MAGIC) and len(tail) == 4:
+        (unpacked,) = struct.unpack("<I", tail)
+    # Of several archives, one after the other, each tells of itself alone.
+    return size, unpacked if size < unpacked < 16 * size else _UNPACKED_FACTOR * size
 
 
 def _check_measured(subject: Subject, size: int) -> Check | None:
-    """Judge by what a rehearsal of this very reservation's kernel and image has measured."""
-    from postpanic.capture.status.rehearsal import find_rehearsed_changes
-
+    """Judge by what a rehearsal of this very kernel and image has measured."""
     path = subject.state_paths.directory / REHEARSAL_NAME
     rehearsal = read_rehearsal(path)
     if rehearsal is None or not rehearsal.needed_bytes:

@@ -15,7 +15,7 @@ from postpanic.capture.status.model import Check, StatusReport
 from postpanic.capture.status.subject import Room, Subject
 from postpanic.capture.status.targets import describe_targets
 from tests.unit.capture.kexec.loaded_host import HEADER_AT, LoadedHost
-from tests.unit.capture.resolve.machine import MachineTree, make_virtio_machine
+from tests.unit.capture.resolve.machine import EXT4_UUID, MachineTree, make_virtio_machine
 
 RELEASE = "6.1.0-test"
 BOOT_ID = "3f0d7a55-9b0e-4c6e-8f3e-6f2f0a3a9a11"
@@ -70,6 +70,18 @@ SwapCached:            0 kB
 AnonPages:         80000 kB
 HugePages_Total:       0
 Hugetlb:               0 kB
+"""
+GRUB_CFG = f"""\
+### BEGIN /etc/grub.d/10_linux ###
+menuentry 'Debian' --class debian {{
+\tlinux /boot/vmlinuz-{RELEASE} root=UUID={EXT4_UUID} ro console=ttyS0 crashkernel=256M
+\tinitrd /boot/initrd.img-{RELEASE}
+}}
+menuentry 'Debian (recovery mode)' --class debian {{
+\tlinux /boot/vmlinuz-{RELEASE} root=UUID={EXT4_UUID} ro single console=ttyS0
+\tinitrd /boot/initrd.img-{RELEASE}
+}}
+### END /etc/grub.d/10_linux ###
 """
 WANTS = "etc/systemd/system/multi-user.target.wants"
 
@@ -143,6 +155,8 @@ def make_machine(root: Path, loaded: LoadedHost) -> StatusTree:
         "sys/module/kernel/parameters/crash_kexec_post_notifiers": "N\n",
         "sys/module/pstore/parameters/backend": "(null)\n",
         f"boot/config-{RELEASE}": CONFIG,
+        "boot/grub/grub.cfg": GRUB_CFG,
+        "etc/default/grub": 'GRUB_CMDLINE_LINUX_DEFAULT="crashkernel=256M"\n',
         f"lib/modules/{RELEASE}/modules.alias": ALIASES,
         f"lib/modules/{RELEASE}/modules.dep": "virtio_pci.ko:\nvirtio_blk.ko:\n",
         f"lib/modules/{RELEASE}/modules.builtin": "kernel/fs/ext4/ext4.ko\n",
