@@ -60,8 +60,6 @@ class Announcer:
         Announcements at most.
     again_s : float
         After which the same signature is told again.
-    on_failure : callable
-        Told in one line what went wrong; called by the thread.
     """
 
     def __init__(
@@ -71,15 +69,15 @@ class Announcer:
         *,
         per_hour: int = 60,
         again_s: float = 3600.0,
-        on_failure: Callable[[str], None] = lambda _: None,
     ) -> None:
+        self.on_failure: Callable[[str], None] = lambda _: None
+        """Told in one line what went wrong, by the thread."""
         self.told = 0
         self.kept_back = 0
         self._command = list(command)
         self._webhook = webhook
         self._quota = Quota(per_hour, 3600.0)
         self._again_s = again_s
-        self._on_failure = on_failure
         self._signatures: OrderedDict[str, tuple[float, int]] = OrderedDict()
         self._queue: queue.Queue[bytes | None] = queue.Queue(_QUEUE)
         self._thread: threading.Thread | None = None
@@ -137,12 +135,12 @@ class Announcer:
                 try:
                     run(self._command, stdin=document, timeout_s=_TIMEOUT_S)
                 except ProcessError as exc:
-                    self._on_failure(f"the command: {exc}")
+                    self.on_failure(f"the command: {exc}")
             if self._webhook:
                 try:
                     _post(self._webhook, document)
                 except (OSError, http.client.HTTPException, ValueError) as exc:
-                    self._on_failure(f"{_plain(self._webhook)}: {exc}")
+                    self.on_failure(f"{_plain(self._webhook)}: {exc}")
 
 
 def _plain(url: str) -> str:

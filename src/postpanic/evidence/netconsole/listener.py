@@ -26,7 +26,7 @@ from postpanic.evidence.netconsole.receive import Sender, name_sender
 from postpanic.evidence.netconsole.stream import Counters, Message, Stream
 from postpanic.evidence.oops.model import Report
 
-__all__ = ["PROBE", "Limits", "Listener", "Outlet", "Source"]
+__all__ = ["PROBE", "Limits", "Listener", "Outlet", "Source", "stamp_of"]
 
 PROBE = b"postpanic: netconsole test "
 """What ``listen --setup`` prints to see whether it arrives; then its number and the port for the answer."""
@@ -37,6 +37,16 @@ _SILENCE_S = 2.0
 """After which an open report is taken as it is: a machine that died says nothing more."""
 _PARTIAL_LIMIT = 16384
 _PARTIALS_LIMIT = 512
+
+
+def stamp_of(when: datetime) -> str:
+    """
+    Spell a time of UTC as the logs have it.
+
+    >>> stamp_of(datetime(2026, 11, 21, 19, 40, 3, 120999, UTC))
+    '2026-11-21T19:40:03.120Z'
+    """
+    return f"{when:%Y-%m-%dT%H:%M:%S}.{when.microsecond // 1000:03}Z"
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -116,17 +126,17 @@ class Outlet:
     wants_messages = False
     """Whether :meth:`on_message` is to be called."""
 
-    def on_lines(self, source: Source, stamp: bytes, lines: list[bytes]) -> None:
-        """Take the lines of a sender, each with its end; *stamp* is when they came."""
+    def on_lines(self, host: str, stamp: bytes, lines: list[bytes]) -> None:
+        """Take the lines of a host, each with its end; *stamp* is when they came, with a blank behind it."""
 
-    def on_message(self, source: Source, message: Message, received: datetime) -> None:
+    def on_message(self, host: str, message: Message, received: datetime) -> None:
         """Take one message."""
 
-    def on_report(self, source: Source, report: Report, received: datetime) -> None:
+    def on_report(self, host: str, report: Report, received: datetime) -> None:
         """Take a report that has ended."""
 
-    def on_boot(self, source: Source, received: datetime) -> None:
-        """Learn that a sender began anew."""
+    def on_boot(self, host: str, received: datetime) -> None:
+        """Learn that a host began anew."""
 
     def on_probe(self, sender: Sender, number: bytes, port: int) -> None:
         """Learn that somebody tests whether his messages arrive."""
@@ -140,6 +150,8 @@ class Listener:
     ----------
     outlet : Outlet
     limits : Limits
+    name_of : callable
+        Names a sender; what it says is the name of its directory.
     clock : callable
         Of the time of day.
     """
@@ -149,6 +161,7 @@ class Listener:
         outlet: Outlet,
         limits: Limits | None = None,
         *,
+        name_of: Callable[[Sender], str] = name_sender,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.limits = limits or Limits()
@@ -158,6 +171,7 @@ class Listener:
         self.forgotten = 0
         """Senders that were forgotten because there were too many."""
         self._outlet = outlet
+        self._name_of = name_of
         self._clock = clock
         self._known: dict[Sender, Source] = {}
         self._newcomers: dict[Sender, Source] = {}
@@ -215,6 +229,10 @@ class Listener:
                 dirty[sender] = source
             if stream.is_waiting:
                 self._waiting[sender] = source
+        self.tick_if_due(now_s)
+
+    def tick_if_due(self, now_s: float) -> None:
+        """Do what :meth:`tick` does, if the last time is long enough ago."""
         if now_s - self._flushed_s >= _FLUSH_S:
             self.tick(now_s)
 
@@ -264,7 +282,7 @@ class Listener:
         if len(self._newcomers) >= self.limits.newcomers:
             oldest = next(iter(self._newcomers))
             self._forget(oldest, self._newcomers.pop(oldest), now_s)
-        source = self._newcomers[sender] = Source(name_sender(sender))
+        source = self._newcomers[sender] = Source(self._name_of(sender))
         return source
 
     def _is_wanted(self, sender: Sender) -> bool:
@@ -305,9 +323,9 @@ class Listener:
         outlet = self._outlet
         for message in messages:
             if message.is_first:
-                outlet.on_boot(source, self._clock())
+                outlet.on_boot(source.name, self._clock())
             if outlet.wants_messages:
-                outlet.on_message(source, message, self._clock())
+                outlet.on_message(source.name, message, self._clock())
             packet = message.packet
             if packet is None:
                 self._line_up_basic(sender, source, message)
@@ -365,8 +383,7 @@ class Listener:
                 self._known[sender] = source
 
     def _stamp(self) -> bytes:
-        now = self._clock()
-        return f"{now:%Y-%m-%dT%H:%M:%S}.{now.microsecond // 1000:03}Z ".encode()
+        return f"{stamp_of(self._clock())} ".encode()
 
     def _write(
         self, sender: Sender, source: Source, now_s: float, stamp: bytes = b"", *, is_suspicious: bool = True
@@ -374,7 +391,7 @@ class Listener:
         lines, source.lines = source.lines, []
         if not lines:
             return
-        self._outlet.on_lines(source, stamp or self._stamp(), lines)
+        self._outlet.on_lines(source.name, stamp or self._stamp(), lines)
         source.fed_s = now_s
         follower = source.follower
         if not follower.is_open and (not is_suspicious or source.is_beyond(self.limits.reports, now_s)):
@@ -403,7 +420,7 @@ class Listener:
         for report in reports:
             self.reports += 1
             source.reports += 1
-            self._outlet.on_report(source, report, self._clock())
+            self._outlet.on_report(source.name, report, self._clock())
 
     def _limit_held(self, now_s: float) -> None:
         held = sum(source.stream.held_bytes for source in self._waiting.values())

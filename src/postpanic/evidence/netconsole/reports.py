@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from postpanic.errors import OutputError
+from postpanic.evidence.netconsole.listener import stamp_of
 from postpanic.evidence.netconsole.quota import Quota
 from postpanic.evidence.oops.answer import answer_of
 from postpanic.evidence.oops.model import Report
@@ -36,7 +37,7 @@ def document_of(host: str, report: Report, received: datetime, log: Path | None 
     """
     return {
         "host": host,
-        "received": received.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "received": stamp_of(received.astimezone(UTC)),
         "log": str(log) if log is not None else None,
         "title": report.title,
         "kind": report.kind.value,

@@ -1,0 +1,1 @@
+"""The sender's side of netconsole: where to, over which interface, and whether it arrives."""

@@ -1,0 +1,111 @@
+"""What ``postpanic listen`` prints: lines, events and statistics."""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import UTC, datetime
+
+import msgspec
+
+from postpanic.evidence.netconsole.announce import Announcer
+from postpanic.evidence.netconsole.listener import stamp_of
+from postpanic.evidence.netconsole.record import Event
+
+__all__ = ["Show"]
+
+_STATISTICS: tuple[tuple[str, str], ...] = (
+    ("packets", "packets"),
+    ("messages", "messages"),
+    ("basic", "of the basic format"),
+    ("fragments", "fragments"),
+    ("incomplete", "messages with fragments that never came"),
+    ("contradicting", "fragments that fit no message"),
+    ("duplicates", "came twice"),
+    ("reordered", "put in order"),
+    ("late", "too late to be put in order"),
+    ("lost", "lost, by the sender's own count"),
+    ("left_out", "numbers left out by the sender, or lost"),
+    ("boots", "boots"),
+    ("refused", "packets beyond the rate"),
+    ("unwanted", "packets from elsewhere"),
+    ("dropped_by_kernel", "packets dropped by the kernel, that were not fetched in time"),
+    ("unwritten_bytes", "bytes that could not be written"),
+    ("sources", "hosts"),
+    ("forgotten_sources", "hosts forgotten, because there were too many"),
+    ("reports", "reports"),
+    ("unstored_reports", "reports not stored, because there were too many"),
+    ("announced", "announced"),
+    ("kept_back", "not announced: the same again, or too many"),
+)
+_ALWAYS = frozenset({"packets", "messages", "lost", "dropped_by_kernel", "sources", "reports"})
+
+
+class Show:
+    """
+    Print events.
+
+    Parameters
+    ----------
+    as_json : bool
+        One object in a line, of everything.
+    quiet : bool
+        Print problems alone.
+    announcer : Announcer
+        Is told of reports.
+    """
+
+    def __init__(self, announcer: Announcer, *, as_json: bool = False, quiet: bool = False) -> None:
+        self._announcer = announcer
+        self._as_json = as_json
+        self._quiet = quiet
+
+    def lines(self, host: str, stamp: bytes, lines: list[bytes]) -> None:
+        """Print the lines of a host."""
+        prefix = stamp + host.encode() + b" "
+        sys.stdout.buffer.write(prefix + prefix.join(lines))
+        sys.stdout.buffer.flush()
+
+    def event(self, event: Event, now_s: float) -> None:
+        """Print an event, and announce it if it is a report."""
+        document = event.pop("document", None)
+        if event["event"] == "report" and isinstance(document, dict):
+            event["announced"] = self._announcer.offer(
+                str(event["signature"]), {**document, "path": event["path"]}, now_s
+            )
+        if self._as_json:
+            self._print_json(event)
+        elif event["event"] == "problem":
+            print(f"warning: {event['message']}", file=sys.stderr, flush=True)
+        elif event["event"] == "report" and not self._quiet:
+            what = "panic" if event["is_panic"] else "report"
+            print(f"{event['received']} {event['host']} {what}: {event['title']} [{event['signature']}]", flush=True)
+        elif event["event"] == "boot" and not self._quiet:
+            print(f"{event['received']} {event['host']} boots anew", flush=True)
+
+    def problem(self, message: str) -> None:
+        """Say what went wrong; may be called by another thread."""
+        if self._as_json:
+            self._print_json({"event": "problem", "message": message})
+        else:
+            print(f"warning: {message}", file=sys.stderr, flush=True)
+
+    def statistics(self, counts: dict[str, int]) -> None:
+        """Print what was received."""
+        counts = {**counts, "announced": self._announcer.told, "kept_back": self._announcer.kept_back}
+        if self._as_json:
+            self._print_json({"event": "statistics", "received": stamp_of(datetime.now(UTC)), **counts})
+            return
+        if self._quiet:
+            return
+        for name, words in _STATISTICS:
+            if counts.get(name) or name in _ALWAYS:
+                print(f"{counts.get(name, 0):>12} {words}", file=sys.stderr)
+        sys.stderr.flush()
+
+    @staticmethod
+    def _print_json(event: Event) -> None:
+        data = msgspec.json.encode(event) + b"\n"
+        sys.stdout.flush()
+        while data:
+            data = data[os.write(sys.stdout.fileno(), data) :]

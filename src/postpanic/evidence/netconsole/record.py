@@ -1,0 +1,163 @@
+"""What becomes of lines and reports: logs, files of reports, and events for whoever watches."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+from postpanic.errors import OutputError
+from postpanic.evidence.netconsole.listener import Outlet, stamp_of
+from postpanic.evidence.netconsole.logs import LOG_NAME, HostLogs
+from postpanic.evidence.netconsole.quota import Quota
+from postpanic.evidence.netconsole.receive import Sender
+from postpanic.evidence.netconsole.reports import ReportStore, document_of
+from postpanic.evidence.netconsole.stream import Message
+from postpanic.evidence.oops.model import Report
+
+__all__ = ["ANSWER", "Event", "Recorder", "encode_message"]
+
+Event = dict[str, object]
+"""With its kind in ``event``: message, report, boot, problem, statistics."""
+
+ANSWER = b"postpanic: arrived "
+"""What the sender of a test is told, with the number of its test and our port."""
+
+_ANSWERS, _ANSWERS_SPAN_S = 20, 10.0
+
+
+class Recorder(Outlet):
+    """
+    Keep what is received, and tell of it.
+
+    Parameters
+    ----------
+    emit : callable
+        Gets each event.
+    logs : HostLogs, optional
+        Where lines go and reports are stored; without it nothing is stored.
+    write_lines : callable, optional
+        Gets host, stamp and lines, to show them.
+    with_messages : bool
+        Emit each message as an event.
+    with_documents : bool
+        Put the report's document into its event, as ``document``.
+    clock : callable
+        Monotonic seconds.
+    answers_port : int
+        Ours, that those who test are told; 0: they are not answered.
+    """
+
+    def __init__(
+        self,
+        emit: Callable[[Event], None],
+        logs: HostLogs | None,
+        *,
+        clock: Callable[[], float],
+        write_lines: Callable[[str, bytes, list[bytes]], None] | None = None,
+        with_messages: bool = False,
+        with_documents: bool = False,
+        answers_port: int = 0,
+    ) -> None:
+        self.wants_messages = with_messages
+        self.store = ReportStore(logs.directory) if logs is not None else None
+        self._emit = emit
+        self._logs = logs
+        self._clock = clock
+        self._write_lines = write_lines
+        self._with_documents = with_documents
+        self._answers = Quota(_ANSWERS, _ANSWERS_SPAN_S)
+        self._answers_port = answers_port
+        self._problem = ""
+
+    def on_lines(self, host: str, stamp: bytes, lines: list[bytes]) -> None:
+        """Append lines to the host's log, and show them."""
+        logs = self._logs
+        if logs is not None:
+            place = logs.place(host)
+            prefix = stamp if place == host or place != "other-hosts" else stamp + host.encode() + b" "
+            logs.append(place, prefix + prefix.join(lines))
+            if logs.problem != self._problem:
+                self._problem = logs.problem
+                if self._problem:
+                    self._emit({"event": "problem", "message": self._problem})
+        if self._write_lines is not None:
+            self._write_lines(host, stamp, lines)
+
+    def on_message(self, host: str, message: Message, received: datetime) -> None:
+        """Tell of a message."""
+        self._emit(encode_message(host, message, received))
+
+    def on_report(self, host: str, report: Report, received: datetime) -> None:
+        """Store a report, and tell of it."""
+        logs, path, log = self._logs, None, None
+        place = logs.place(host) if logs is not None else ""
+        if logs is not None:
+            log = logs.directory / place / LOG_NAME
+        document = document_of(host, report, received, log)
+        if self.store is not None:
+            try:
+                path = self.store.store(place, document, self._clock())
+            except OutputError as exc:
+                self._emit({"event": "problem", "message": str(exc)})
+        event: Event = {
+            "event": "report",
+            **{name: document[name] for name in ("host", "received", "title", "kind", "signature", "is_panic")},
+            "path": _text(path),
+        }
+        if self._with_documents:
+            event["document"] = document
+        self._emit(event)
+
+    def on_boot(self, host: str, received: datetime) -> None:
+        """Tell that a host began anew."""
+        self._emit({"event": "boot", "host": host, "received": stamp_of(received)})
+
+    def on_probe(self, sender: Sender, number: bytes, port: int) -> None:
+        """
+        Answer somebody who tests.
+
+        The answer is shorter than what it answers, and there are few of them:
+        who forges a test reaches nobody with it that he could not reach himself.
+        """
+        if not self._answers_port or not self._answers.take(self._clock()):
+            return
+        scope = int.from_bytes(sender[18:22], "little")
+        address = socket.inet_ntop(socket.AF_INET6, sender[2:18])
+        is_ipv4 = address.startswith("::ffff:") and "." in address
+        try:
+            with socket.socket(socket.AF_INET if is_ipv4 else socket.AF_INET6, socket.SOCK_DGRAM) as answering:
+                answering.settimeout(0)
+                where = (address[7:], port) if is_ipv4 else (address, port, 0, scope)
+                answering.sendto(ANSWER + number + b" %d" % self._answers_port, where)
+        except OSError as exc:
+            self._emit({"event": "problem", "message": f"no answer to {address}: {(exc.strerror or str(exc)).lower()}"})
+
+
+def encode_message(host: str, message: Message, received: datetime) -> Event:
+    """Make the event of one message."""
+    event: Event = {"event": "message", "host": host, "received": stamp_of(received)}
+    packet = message.packet
+    if packet is not None:
+        event |= {
+            "level": packet.level,
+            "facility": packet.facility,
+            "seq": packet.seq,
+            "time_us": packet.time_us,
+            "flag": packet.flag.decode("ascii"),
+            "caller": packet.caller.decode("ascii"),
+            "release": packet.release.decode("utf-8", "replace"),
+            "fields": {
+                name.decode("utf-8", "backslashreplace"): value.decode("utf-8", "backslashreplace")
+                for name, value in message.fields.items()
+            },
+        }
+    if message.missing_bytes:
+        event["missing_bytes"] = message.missing_bytes
+    event["text"] = message.text.decode("utf-8", "backslashreplace")
+    return event
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
