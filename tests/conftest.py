@@ -14,12 +14,13 @@ from postpanic.errors import FactAbsentError, ProcessError
 from postpanic.rehearse.kernels import Kernel
 from tests.compat.crash_oracle import CrashOracle, fetch_oracle
 from tests.vm.lab import Crash, Lab, MemoryDumps, Recipe, default_cache_dir, find_missing_programs
+from tests.vm.records import RECORDS, Evidence, make_evidence
 
 # How long a test takes says nothing on a machine that others use too.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
-LAB_FIXTURES = {"crashed", "crash_lab", "crash_oracle", "fetch_kernel", "memory_dumped"}
+LAB_FIXTURES = {"crashed", "crash_lab", "crash_oracle", "evidence", "fetch_kernel", "memory_dumped"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -93,6 +94,20 @@ def memory_dumped(crash_lab: Lab, fetch_kernel: Callable[[str], Kernel]) -> Call
         return crash_lab.dump_memory(Recipe(kernel))
 
     return dump
+
+
+@pytest.fixture(scope="session")
+def evidence(crash_lab: Lab, fetch_kernel: Callable[[str], Kernel]) -> Callable[..., Evidence]:
+    """Return a function that gives what a crash left beside dumps: ``evidence("erst")``, ``evidence("efi", "6.1")``."""
+
+    def make(name: str, kernel: str = "") -> Evidence:
+        fetch_kernel(kernel or RECORDS[name][1])
+        try:
+            return make_evidence(crash_lab, name, kernel)
+        except FactAbsentError as exc:
+            _give_up(f"what {name} needs is neither in the cache nor to be fetched: {exc}")
+
+    return make
 
 
 @pytest.fixture(scope="session")
