@@ -106,11 +106,16 @@ def read_assignments(text: str) -> dict[str, str]:
     {'A': '1', 'C': 'x "y"', 'D': '$Abc'}
     """
     found: dict[str, str] = {}
-    for line in text.splitlines():
+    for line in _printable(text).splitlines():
         match = _ASSIGNMENT.match(line)
         if match is not None:
             found[match[1]] = _read_value(match[2])
     return found
+
+
+def _printable(text: str) -> str:
+    """Leave out what neither a path nor a terminal should get."""
+    return "".join(char for char in text if char.isprintable() or char in "\t\n")
 
 
 def _read_value(text: str) -> str:
@@ -130,7 +135,7 @@ def read_directives(text: str) -> list[tuple[str, str]]:
     [('path', '/var/crash'), ('ssh', 'kdump@example.org')]
     """
     found = []
-    for line in text.splitlines():
+    for line in _printable(text).splitlines():
         words = re.sub(r"(^|\s)#.*", "", line).split(None, 1)
         if words:
             found.append((words[0], words[1].strip() if len(words) > 1 else ""))

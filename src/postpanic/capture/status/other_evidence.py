@@ -39,7 +39,7 @@ def check_other_evidence(subject: Subject) -> Iterator[Check]:
 
 def _read_backend(subject: Subject) -> str:
     name = subject.read(_BACKEND).text or ""
-    return "" if name in {"(null)", "null"} else name
+    return name if re.fullmatch(r"[\w-]{1,64}", name) else ""
 
 
 def _check_backend(subject: Subject, backend: str) -> Check:
