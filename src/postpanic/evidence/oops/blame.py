@@ -134,9 +134,17 @@ def _rank_callbacks(kind: Kind, frames: list[Frame], ranking: _Ranking) -> None:
     if any(_waits_for_cpus(frame) for frame in reliable):
         ranking.add("smp_call_function", "waits for the other CPUs")
     for part in _contexts(reliable) if kind in _STALLS else [reliable]:
-        for inner, outer in pairwise(part):
+        for place, (inner, outer) in enumerate(pairwise(part)):
             if calls_back(outer.function) and part_of(inner.function) not in _NO_CALLBACKS:
+                if place and _adapts(inner, part[place - 1]):
+                    ranking.add(part[place - 1].function, f"{plain_name(inner.function)} only adapts its arguments")
                 ranking.add(inner.function, f"{plain_name(outer.function)} called it")
+
+
+def _adapts(wrapper: Frame, inner: Frame) -> bool:
+    """Tell whether a function is another one's entry for 32-bit callers: ``foo_compat_ioctl`` of ``foo_ioctl``."""
+    name = plain_name(wrapper.function)
+    return "compat_" in name and name.replace("compat_", "", 1) == plain_name(inner.function)
 
 
 def _waits_for_cpus(frame: Frame) -> bool:

@@ -36,6 +36,10 @@ _TRACELESS = frozenset(
 
 _TELLING = frozenset({Section.MAIN, Section.CPU, Section.TASK, Section.PANIC, Section.OTHER_ACCESS})
 _SAY_NOTHING = frozenset({Part.REPORTING, Part.EXCEPTION, Part.TRACING})
+_SAID_ELSEWHERE = frozenset({Kind.PREEMPTION, Kind.KASAN, Kind.KFENCE, Kind.KMSAN})
+"""Kinds whose first line names the function."""
+_PID_LIMIT = 4 << 20
+"""PID_MAX_LIMIT of include/linux/threads.h."""
 _STALLS = frozenset({Kind.RCU_STALL, Kind.SOFT_LOCKUP, Kind.HARD_LOCKUP})
 
 
@@ -49,7 +53,7 @@ def damage_of(report: Report, builder: ReportBuilder) -> tuple[str, ...]:
             reasons.append("no function can be named")
         elif not told:
             reasons.append("no trace")
-        elif report.kind is not Kind.PREEMPTION and all(part_of(frame.function) in _SAY_NOTHING for frame in told):
+        elif report.kind not in _SAID_ELSEWHERE and all(part_of(frame.function) in _SAY_NOTHING for frame in told):
             reasons.append("the trace shows only how it was reported")
         if report.kind in _STALLS and report.traces and not any(_was_running(trace) for trace in report.traces):
             reasons.append("no CPU that runs is shown")
@@ -57,6 +61,8 @@ def damage_of(report: Report, builder: ReportBuilder) -> tuple[str, ...]:
         reasons.append("it ends before the line of the CPU")
     if any(frame.function.startswith("should_fail") for trace in _main(report) for frame in trace.frames):
         reasons.append("the trace of a forced failure is mixed in")
+    if report.pid is not None and report.pid > _PID_LIMIT:
+        reasons.append("what it says of the task cannot be")
     if builder.dropped:
         reasons.append(f"the kernel dropped messages {builder.dropped} times")
     if builder.other_tasks:

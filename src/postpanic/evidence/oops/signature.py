@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 import re
 
+from postpanic.evidence.oops.frames import base_name
 from postpanic.evidence.oops.functions import part_of, plain_name
 from postpanic.evidence.oops.kinds import Kind
 from postpanic.evidence.oops.model import Access, Report, Section
 
 __all__ = ["bucket_of", "signature_of", "title_of"]
 
-_NUMBERS = re.compile(r"\b(?:0x)?[0-9a-f]*\d[0-9a-f]*\b")
+_NUMBERS = re.compile(r"\b(?:0x)?[0-9a-f]{0,32}\d[0-9a-f]{0,32}\b|\(ptrval\)|\d{1,20}")
+_UNWINDER = re.compile(r" at +(?:[0-9a-f]{1,16}|\(ptrval\)) in .{1,80}?:\d{1,10} ")
 _PHRASES: dict[Kind, str] = {
     Kind.NULL_DEREFERENCE: "NULL pointer dereference",
     Kind.PAGING_REQUEST: "unable to handle page fault",
@@ -52,8 +54,10 @@ def title_of(kind: Kind, variant: str, function: str, access: Access | None, mes
     >>> title_of(Kind.KASAN, "slab-use-after-free", "foo_release", Access.READ, "")
     'KASAN: slab-use-after-free read in foo_release'
     """
-    if kind in {Kind.PANIC, Kind.BUG} and not function:
-        return _NUMBERS.sub("N", message)[:160]
+    if kind is Kind.PANIC:
+        return "panic: " + _NUMBERS.sub("N", message.partition("not syncing: ")[2] or message)[:150]
+    if kind is Kind.BUG and not function:
+        return " ".join(_NUMBERS.sub("N", _UNWINDER.sub(" ", message)).split())[:160]
     if kind in {Kind.KASAN, Kind.KFENCE, Kind.KMSAN, Kind.KCSAN, Kind.UBSAN}:
         phrase = f"{kind.value.upper()}: {variant}"
         if access is not None and kind is Kind.KASAN:
@@ -77,7 +81,9 @@ def bucket_of(report: Report) -> str:
         if report.kind is Kind.KASAN and report.access is None:
             family += " (unknown)"
     elif report.kind in _STALLS:
-        family = "stall"
+        return f"stall in {_as_spelled(report)}" if report.function else f"stall: {report.title}"
+    elif report.kind is Kind.PANIC:
+        return report.title
     elif report.kind is Kind.LOCK_USAGE:
         family += f" ({report.variant}, {'WARNING' if 'WARNING' in report.message else 'BUG'})"
     if report.kind is Kind.LOCKDEP and report.variant == "table full":
@@ -85,6 +91,18 @@ def bucket_of(report: Report) -> str:
     if not report.function:
         return f"{family}: {report.title}"
     return f"{family} in {report.function}"
+
+
+def _as_spelled(report: Report) -> str:
+    """
+    Return the blamed function with its prefix as a system call.
+
+    A stall in a system call says little but where it came from: those of other
+    kernels and architectures are not held to be the same.
+    """
+    frames = (frame for trace in report.traces for frame in trace.frames if frame.is_reliable)
+    spelled = (base_name(frame.function) for frame in frames if plain_name(frame.function) == report.function)
+    return next(spelled, report.function)
 
 
 def signature_of(report: Report) -> str:
