@@ -4,17 +4,18 @@
  * lacks, for the backend that is registered: a console, /dev/pmsg0, and some
  * function entries. The backend writes them as it would for the kernel's own.
  */
+#include <linux/atomic.h>
 #include <linux/console.h>
 #include <linux/fs.h>
 #include <linux/kprobes.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>
 #include <linux/pstore.h>
-#include <linux/sched/clock.h>
 #include <linux/smp.h>
 
 static struct pstore_info *backend;
 static unsigned long (*find)(const char *name);
+static atomic64_t stamp;
 
 static void start_record(struct pstore_record *record, enum pstore_type_id type)
 {
@@ -78,7 +79,7 @@ static void trace_calls(void *data)
 	for (i = 0; i < ARRAY_SIZE(calls); i++) {
 		entry.ip = find(calls[i][0]);
 		entry.parent_ip = find(calls[i][1]) + 8;
-		pstore_ftrace_write_timestamp(&entry, local_clock());
+		pstore_ftrace_write_timestamp(&entry, atomic64_inc_return(&stamp));
 		pstore_ftrace_encode_cpu(&entry, raw_smp_processor_id());
 		start_record(&record, PSTORE_TYPE_FTRACE);
 		record.buf = (void *)&entry;
