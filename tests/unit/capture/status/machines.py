@@ -201,6 +201,11 @@ def arm_machine(root: Path, loaded: LoadedHost | None = None, *, config: str = "
     return tree
 
 
+KEXEC_COMMAND = (
+    '/sbin/kexec -p --command-line="root=/dev/vda1 console=ttyS0 reset_devices '
+    'systemd.unit=kdump-tools-dump.service nr_cpus=1 irqpoll usbcore.nousb" '
+    "--initrd=/var/lib/kdump/initrd.img /var/lib/kdump/vmlinuz"
+)
 DEBIAN_CONFIG = """\
 # kdump-tools configuration
 USE_KDUMP=1
@@ -219,7 +224,7 @@ def arm_debian(root: Path, loaded: LoadedHost | None = None) -> StatusTree:
     tree.put(f"var/lib/kdump/initrd.img-{RELEASE}", loaded.initrd)
     (root / "var/lib/kdump/initrd.img").symlink_to(f"/var/lib/kdump/initrd.img-{RELEASE}")
     (root / "var/lib/kdump/vmlinuz").symlink_to(f"/boot/vmlinuz-{RELEASE}")
-    tree.put("var/crash/kexec_cmd", "/sbin/kexec -p --initrd=/var/lib/kdump/initrd.img /var/lib/kdump/vmlinuz")
+    tree.put("var/crash/kexec_cmd", KEXEC_COMMAND)
     (root / WANTS).mkdir(parents=True)
     (root / WANTS / "kdump-tools.service").symlink_to("/lib/systemd/system/kdump-tools.service")
     return tree
