@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 
+from postpanic.capture.bootloader.entries import KERNEL_CMDLINE, plan_kernel_cmdline
 from postpanic.capture.bootloader.model import (
     BOOTED,
     CONFIGURED,
@@ -37,6 +38,8 @@ CONFIGS = (
 )
 U_BOOT_DEFAULTS = "/etc/default/u-boot"
 U_BOOT_DIR = "/etc/u-boot-menu/conf.d"
+_PACKAGES_DIR = "/usr/share/u-boot-menu/conf.d"
+_READ_CONFIG = "/usr/share/u-boot-menu/read-config"
 ALPINE = "/etc/update-extlinux.conf"
 _VARIABLE = "U_BOOT_PARAMETERS"
 _APPEND = r"[ \t]*(?i:append)[ \t]+"
@@ -98,35 +101,41 @@ def _find_lacking(tree: BootTree, configs: tuple[str, ...], values: tuple[str, .
 
 
 def _plan_u_boot(edits: Edits, tree: BootTree, values: tuple[str, ...]) -> None:
-    """Edit the file that settles the parameters; the last that assigns them does."""
-    script = tree.read_text(tree.find_program("u-boot-update"))
-    has_pieces = U_BOOT_DIR in script
+    """Edit the file that settles the parameters: the last that assigns them does."""
+    script = tree.read_text(tree.find_program("u-boot-update")) + tree.read_text(_READ_CONFIG)
     places = [U_BOOT_DEFAULTS]
-    if has_pieces:
-        places += tree.list_files("/usr/share/u-boot-menu/conf.d", ".conf") + tree.list_files(U_BOOT_DIR, ".conf")
-    assigning = [path for path in places if find_assignments(tree.read_text(path), _VARIABLE)]
-    settling = assigning[-1] if assigning else ""
+    if U_BOOT_DIR in script:
+        places += tree.list_files(_PACKAGES_DIR, ".conf") + tree.list_files(U_BOOT_DIR, ".conf")
+    given = {path: _find_parameters(tree.read_text(path)) for path in places}
+    settling = next((path for path in reversed(places) if given[path]), "")
     if settling.startswith("/etc/"):
         edits.change(settling, lambda text: _assign(text, values))
         return
-    default = _find_default(tree, script, settling)
+    if not settling and KERNEL_CMDLINE in script and tree.has(KERNEL_CMDLINE):
+        plan_kernel_cmdline(edits, tree, values)
+        return
+    default = given[settling] if settling else _find_default(script)
     line = replace_words(default, values)
     if line == default:
         return
-    place = f"{U_BOOT_DIR}/zz-postpanic.conf" if has_pieces else U_BOOT_DEFAULTS
+    place = f"{U_BOOT_DIR}/zz-postpanic.conf" if settling else U_BOOT_DEFAULTS
     kept = edits.read_text(place)
     gap = "" if not kept or kept.endswith("\n") else "\n"
     edits.write_text(place, f'{kept}{gap}{_VARIABLE}="{line}"\n')
+
+
+def _find_parameters(text: str) -> str:
+    """Return what a file assigns, without its quotes; empty: nothing."""
+    found = find_assignments(text, _VARIABLE)
+    return found[-1][2].strip("\"'") if found else ""
 
 
 def _assign(text: str, values: tuple[str, ...]) -> str:
     return assign_words(text, _VARIABLE, values)
 
 
-def _find_default(tree: BootTree, script: str, settling: str) -> str:
-    """Find the parameters that are used without a word of ours: a package's, or those written in the program."""
-    if settling:
-        return find_assignments(tree.read_text(settling), _VARIABLE)[-1][2].strip("\"'")
+def _find_default(script: str) -> str:
+    """Find the parameters that the program has for those who say nothing."""
     found = re.search(rf"{_VARIABLE}=\"?\$\{{{_VARIABLE}:-([^}}]*)\}}", script)
     return found[1].strip("\"'") if found else "ro quiet"
 

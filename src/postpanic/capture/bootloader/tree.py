@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from postpanic.capture.host import Host
@@ -41,10 +41,11 @@ class BootTree:
     """
 
     host: Host
-    _root: RootTree = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_root", RootTree(self.host.root))
+    @property
+    def _root(self) -> RootTree:
+        # It remembers directories, and here they come and go.
+        return RootTree(self.host.root)
 
     @property
     def is_running(self) -> bool:

@@ -167,7 +167,7 @@ def parse_command_line(command_line: str, total_bytes: int, features: ParserFeat
     cma_bytes = _parse_suffix_or_zero(words, "cma") if features.cma else 0
     used = plain[-1] if plain else ""
     try:
-        if used:
+        if plain:
             request = _parse_plain(used, total_bytes, features)
         else:
             request, used = _parse_high(words, features)
