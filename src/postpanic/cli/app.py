@@ -29,6 +29,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "info": ("info", "Say what a dump file is and what is in it."),
     "join": ("join", "Make one file of the parts of a split dump."),
     "open": ("open", "Open a dump at a prompt with the commands of crash."),
+    "pstore": ("pstore", "Show what the kernel saved of its log when it crashed."),
     "recover": ("recover", "Fetch dumps that were saved onto raw devices and swap areas."),
     "save": ("save", "Save the memory of the kernel that crashed."),
     "script": ("script", "Run a Python program on a dump."),

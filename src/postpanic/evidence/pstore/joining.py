@@ -24,6 +24,7 @@ _NEAR = 8
 """Dumps back that are looked at: those of one boot follow each other."""
 _MOST_MISSING = 9999
 _COMPANIONS = (RecordType.FTRACE, RecordType.PMSG)
+_HARDWARE = (RecordType.MCE, RecordType.CPER)
 _BACKENDS = {"efi": "efi_pstore"}
 """Names that changed: 6.0 renamed the back-end of EFI variables."""
 _CONTINUES_S = 5.0
@@ -34,7 +35,8 @@ def join_records(records: Iterable[Record]) -> list[Crash]:
     Join records into crashes, oldest first.
 
     Every record is in one crash. A console log joins the dump that it overlaps with; function traces and
-    messages of programs join the last crash of their storage, which is the boot that they are of.
+    messages of programs join the last crash of their storage, which is the boot that they are of; a machine check
+    the crash that came with it.
     """
     everything = list(records)
     dumps = [record for record in everything if record.type is RecordType.DMESG]
@@ -110,7 +112,11 @@ def _join_parts(parts: Sequence[Record]) -> Crash:
         if everything[0].part is not None
         else everything
     )
-    problems: list[str] = []
+    problems = [
+        f"{record.name}: a damaged copy, not used"
+        for record in everything
+        if not record.quality.is_good and not any(record is used for used in ordered)
+    ]
     text = b""
     expected = ordered[0].part or 1
     for record in ordered:
@@ -248,16 +254,24 @@ def _add_console(crashes: list[Crash], record: Record) -> list[Crash]:
 
 
 def _add_other(crashes: list[Crash], record: Record) -> list[Crash]:
-    if record.type in _COMPANIONS:
-        for place in range(len(crashes) - 1, -1, -1):
-            crash = crashes[place]
-            if crash.backend == _backend(record):
-                one = _of_one(record)
-                joined = msgspec.structs.replace(
-                    crash,
-                    records=(*crash.records, record),
-                    problems=(*crash.problems, *one.problems),
-                    quality=crash.quality.joined(record.quality),
-                )
-                return [*crashes[:place], joined, *crashes[place + 1 :]]
-    return [*crashes, _of_one(record)]
+    one = _of_one(record)
+    for place in range(len(crashes) - 1, -1, -1):
+        if _is_companion(crashes[place], record):
+            joined = msgspec.structs.replace(
+                crashes[place],
+                records=(*crashes[place].records, record),
+                problems=(*crashes[place].problems, *one.problems),
+                quality=crashes[place].quality.joined(record.quality),
+            )
+            return [*crashes[:place], joined, *crashes[place + 1 :]]
+    return [*crashes, one]
+
+
+def _is_companion(crash: Crash, record: Record) -> bool:
+    if crash.backend != _backend(record):
+        return False
+    if record.type in _HARDWARE:
+        # A machine check panics at once; an older record of the firmware's is another matter.
+        both = crash.time_s is not None and record.time_s is not None
+        return both and abs((crash.time_s or 0) - (record.time_s or 0)) <= _EVENT_S
+    return record.type in _COMPANIONS
