@@ -95,7 +95,7 @@ def _describe_entries(one: DetectedLoader) -> list[str]:
         words = " ".join(f"crashkernel={value}" for value in entry.values) or "no crashkernel="
         by_words.setdefault(words, []).append(entry.title or entry.where)
     return [
-        f"{words}: {names[0]}{f' and {len(names) - 1} more entries' if len(names) > 1 else ''}"
+        f"{words}: {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}"
         for words, names in by_words.items()
     ]
 
