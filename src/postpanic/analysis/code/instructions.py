@@ -19,7 +19,7 @@ from capstone import arm64, x86
 from postpanic.analysis.code.att import spell_att
 from postpanic.errors import UnsupportedError
 
-__all__ = ["Disassembler", "Flow", "Instruction", "Syntax"]
+__all__ = ["MACHINES", "Disassembler", "Flow", "Instruction", "Syntax"]
 
 _WORD = (1 << 64) - 1
 
@@ -84,6 +84,30 @@ class Instruction:
         return self.vaddr + len(self.data)
 
 
+_ENGINES: dict[str, tuple[int, int, int]] = {
+    "x86_64": (capstone.CS_ARCH_X86, capstone.CS_MODE_64, 1),
+    "i386": (capstone.CS_ARCH_X86, capstone.CS_MODE_32, 1),
+    "aarch64": (capstone.CS_ARCH_ARM64, capstone.CS_MODE_ARM, 4),
+    "arm": (capstone.CS_ARCH_ARM, capstone.CS_MODE_ARM | capstone.CS_MODE_V8, 4),
+    "armt": (capstone.CS_ARCH_ARM, capstone.CS_MODE_THUMB | capstone.CS_MODE_V8, 2),
+    "riscv64": (capstone.CS_ARCH_RISCV, capstone.CS_MODE_RISCV64 | capstone.CS_MODE_RISCVC, 2),
+    "riscv32": (capstone.CS_ARCH_RISCV, capstone.CS_MODE_RISCV32 | capstone.CS_MODE_RISCVC, 2),
+    "ppc64": (capstone.CS_ARCH_PPC, capstone.CS_MODE_64 | capstone.CS_MODE_BIG_ENDIAN, 4),
+    "ppc": (capstone.CS_ARCH_PPC, capstone.CS_MODE_32 | capstone.CS_MODE_BIG_ENDIAN, 4),
+    "s390x": (capstone.CS_ARCH_SYSZ, capstone.CS_MODE_BIG_ENDIAN, 2),
+    "mips64": (capstone.CS_ARCH_MIPS, capstone.CS_MODE_MIPS64 | capstone.CS_MODE_BIG_ENDIAN, 4),
+    "mips": (capstone.CS_ARCH_MIPS, capstone.CS_MODE_MIPS32 | capstone.CS_MODE_BIG_ENDIAN, 4),
+    "micromips": (
+        capstone.CS_ARCH_MIPS,
+        capstone.CS_MODE_MIPS32 | capstone.CS_MODE_MICRO | capstone.CS_MODE_BIG_ENDIAN,
+        2,
+    ),
+}
+"""Architecture and mode of capstone, and the bytes that are left out where there is no instruction."""
+MACHINES = frozenset(_ENGINES)
+"""What can be disassembled."""
+
+
 class Disassembler:
     """
     Decodes the instructions of one machine.
@@ -91,7 +115,7 @@ class Disassembler:
     Parameters
     ----------
     machine : str
-        ``x86_64`` or ``aarch64``.
+        As ``uname -m`` spells it, one of :data:`MACHINES`; ``armt`` is the Thumb code of arm, ``micromips`` that of mips.
     syntax : Syntax
         Of x86.
 
@@ -104,22 +128,21 @@ class Disassembler:
     def __init__(self, machine: str, syntax: Syntax = Syntax.ATT) -> None:
         self.machine = machine
         self._syntax = syntax
-        match machine:
-            case "x86_64":
-                self._engine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
-            case "aarch64":
-                self._engine = capstone.Cs(capstone.CS_ARCH_ARM64, capstone.CS_MODE_ARM)
-            case _:
-                raise UnsupportedError(f"code of machine {machine!r} cannot be disassembled, only x86_64 and aarch64")
+        if machine not in _ENGINES:
+            raise UnsupportedError(
+                f"code of machine {machine!r} cannot be disassembled", hint=f"known are {', '.join(sorted(_ENGINES))}"
+            )
+        architecture, mode, self._step = _ENGINES[machine]
+        self._engine = capstone.Cs(architecture, mode)
         self._engine.detail = True
-        self._step = 1 if machine == "x86_64" else 4
+        self._is_x86 = architecture == capstone.CS_ARCH_X86
 
     def decode(self, data: bytes, vaddr: int) -> Iterator[Instruction]:
         """
         Decode instructions one behind the other.
 
-        Bytes that are none are an instruction ``(bad)`` each (four of them on
-        aarch64); bytes at the end that are only the beginning of one are left out.
+        Bytes that are none are an instruction ``(bad)`` each (two or four of them on
+        other machines than x86); bytes at the end that are only the beginning of one are left out.
         """
         position = 0
         while position < len(data):
@@ -132,7 +155,7 @@ class Disassembler:
                 return
             rest = data[position : position + self._step]
             # An instruction of x86 has up to 15 bytes: the last ones may be the beginning of one.
-            if len(rest) < self._step or (self.machine == "x86_64" and len(data) - position < 15):
+            if len(rest) < self._step or (self._is_x86 and len(data) - position < 15):
                 return
             yield Instruction(vaddr + position, rest, "(bad)", "", Flow.NEXT)
             position += self._step
@@ -140,6 +163,8 @@ class Disassembler:
     def _instruction(self, decoded: Any) -> Instruction:  # noqa: ANN401 - capstone has no types
         if self.machine == "aarch64":
             return _make_arm64(decoded)
+        if not self._is_x86:
+            return _make_other(decoded)
         flow, target = _flow_x86(decoded)
         mnemonic, operands = decoded.mnemonic, decoded.op_str
         if self._syntax is Syntax.ATT:
@@ -221,3 +246,19 @@ def _is_literal(decoded: Any, immediate: int | None) -> bool:  # noqa: ANN401 - 
     if decoded.id in {arm64.ARM64_INS_ADR, arm64.ARM64_INS_ADRP}:
         return True
     return immediate is not None and decoded.mnemonic in {"ldr", "ldrsw", "prfm"}
+
+
+def _make_other(decoded: Any) -> Instruction:  # noqa: ANN401 - capstone has no types
+    """Make an instruction of a machine whose control flow nobody follows: what capstone's groups tell must do."""
+    flow = Flow.NEXT
+    if decoded.group(capstone.CS_GRP_CALL):
+        flow = Flow.CALL
+    elif decoded.group(capstone.CS_GRP_RET) or decoded.group(capstone.CS_GRP_IRET):
+        flow = Flow.RETURN
+    elif decoded.group(capstone.CS_GRP_JUMP) or decoded.group(capstone.CS_GRP_BRANCH_RELATIVE):
+        flow = Flow.BRANCH
+    elif decoded.group(capstone.CS_GRP_INT):
+        flow = Flow.TRAP
+    return Instruction(
+        decoded.address, bytes(decoded.bytes), decoded.mnemonic, decoded.op_str, flow, None, None, decoded
+    )

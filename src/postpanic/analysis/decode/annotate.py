@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import msgspec
 
+from postpanic.analysis.decode.codebytes import decode_code, machine_of
 from postpanic.analysis.decode.context import LogContext
+from postpanic.analysis.decode.listing import list_code, render_listing
 from postpanic.analysis.decode.locate import Locator
 from postpanic.analysis.decode.spots import Spot, SpotReader
 from postpanic.analysis.decode.store import SymbolStore
@@ -15,9 +17,6 @@ from postpanic.evidence.lines import split_line
 __all__ = ["Annotator"]
 
 _MOST_CALLERS = 256
-
-Disassemble = Callable[[str], list[str]]
-"""Gives the lines that explain a ``Code:`` line; none where there is nothing to say."""
 
 
 class Annotator:
@@ -28,28 +27,22 @@ class Annotator:
     ----------
     context : LogContext
         What is known of the kernel before its first line.
-    disassemble : callable, optional
-        For ``Code:`` lines.
     """
 
-    def __init__(
-        self, store: SymbolStore, context: LogContext | None = None, disassemble: Disassemble | None = None
-    ) -> None:
+    def __init__(self, store: SymbolStore, context: LogContext | None = None) -> None:
         self._store = store
         self._context = context or LogContext()
-        self._disassemble = disassemble
         self._readers: dict[str, SpotReader] = {}
         self._locator: Locator | None = None
 
     def annotate(self, line: str) -> str:
-        """Put the locations into a line, and what was in a ``Code:`` line behind it."""
+        """Put the locations into a line, and the instructions of a ``Code:`` line into lines of their own behind it."""
         if (context := self._context.follow(line)) is not self._context:
             if (context.release, context.build_id) != (self._context.release, self._context.build_id):
                 self._locator = None
             self._context = context
-        if "Code: " in line and self._disassemble is not None:
-            explained = self._disassemble(line)
-            return "\n".join([line, *explained]) if explained else line
+        if "Code: " in line:
+            return "\n".join([line, *self._disassemble(line)])
         if "+0x" not in line and "[<" not in line and " 0x" not in line:
             return line
         ending = line[len(line.rstrip("\r")) :]
@@ -66,10 +59,24 @@ class Annotator:
             self._readers.clear()
         return self._readers.setdefault(caller, SpotReader())
 
-    def _pieces(self, text: str, spots: list[Spot]) -> Iterator[str]:
+    def _find_locator(self) -> Locator:
         if self._locator is None:
             self._locator = self._store.find(self._context.release, self._context.build_id)
-        locator = self._locator
+        return self._locator
+
+    def _disassemble(self, line: str) -> list[str]:
+        text = line.partition("Code: ")[2]
+        locator = self._find_locator()
+        machine = machine_of(self._context.architecture or locator.kernel.machine, text, self._context.release)
+        code = decode_code(text, machine)
+        if code is None or code.mark is None:
+            return []
+        spot = next(iter(SpotReader().read(split_line(self._context.pc)[-1].text)), None)
+        place = locator.locate(spot, self._context.slide).place if spot is not None else None
+        return render_listing(list_code(code, spot, place, locator.kernel))
+
+    def _pieces(self, text: str, spots: list[Spot]) -> Iterator[str]:
+        locator = self._find_locator()
         start = 0
         for spot in spots:
             if self._context.slide is None and (slide := locator.slide_of(spot)) is not None:

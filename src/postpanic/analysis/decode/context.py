@@ -13,7 +13,22 @@ __all__ = ["LogContext", "find_context"]
 
 _BANNER = re.compile(r"Linux version ([\w.+~-]{1,128}) \(")
 _OFFSET = re.compile(r"Kernel Offset: (?:0x([0-9a-f]{1,16}) from 0x[0-9a-f]{8,16}|(disabled))")
-_MARKS = ("Linux version ", "ainted", "Kernel Offset: ")
+_PC = re.compile(r"(?:^|[^\w])(RIP:|EIP:|PC is at|pc :|epc :|NIP \[|NIP:|era :|Krnl PSW :)")
+_ARCHITECTURES = {
+    "RIP": "x86_64",
+    "EIP": "x86",
+    "PC is at": "arm",
+    "pc": "aarch64",
+    "epc": "riscv64",
+    "NIP [": "ppc64",
+    "NIP": "ppc64",
+    "era": "loongarch64",
+    "Krnl PSW": "s390x",
+}
+_MARKS = (
+    *("IP: ", "PC is at", "pc : ", "NIP", "era : ", "Krnl PSW"),
+    *("Linux version ", "ainted", "Kernel Offset: "),
+)
 _LONGEST_LINE = 4096
 _MOST_LINES = 10000
 
@@ -28,11 +43,17 @@ class LogContext(msgspec.Struct, frozen=True):
         Empty: not known.
     slide : int, optional
         How far its text was moved, bytes.
+    architecture : str
+        As registers show it.
+    pc : str
+        The line with the last program counter: what a ``Code:`` line behind it is of.
     """
 
     release: str = ""
     build_id: str = ""
     slide: int | None = None
+    architecture: str = ""
+    pc: str = ""
 
     def follow(self, line: str) -> LogContext:
         """
@@ -44,6 +65,8 @@ class LogContext(msgspec.Struct, frozen=True):
         if not any(mark in line for mark in _MARKS):
             return self
         line = line[:_LONGEST_LINE]
+        if (match := _PC.search(line)) is not None:
+            return msgspec.structs.replace(self, architecture=_ARCHITECTURES[match[1].strip(" :")], pc=line)
         if (match := _BANNER.search(line)) is not None:
             return self if match[1] == self.release and not self.build_id else LogContext(match[1])
         if (match := _OFFSET.search(line)) is not None:

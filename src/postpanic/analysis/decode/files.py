@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from postpanic.errors import CorruptError, FileFaultError, TruncatedError
 from postpanic.units import MIB, format_size
@@ -57,6 +57,14 @@ class FileKind(StrEnum):
     TEXT = "text"
 
 
+class Section(NamedTuple):
+    """A part of an ELF file: where it is linked to, its size in bytes, and its place in the file; None: it has none."""
+
+    vaddr: int
+    size: int
+    offset: int | None
+
+
 @dataclass(frozen=True, slots=True)
 class ElfFacts:
     """
@@ -69,14 +77,14 @@ class ElfFacts:
     has_lines : bool
         Whether it has source lines (``.debug_line``).
     sections : dict
-        Size in bytes of each section that takes memory, by name, in the order of the file.
+        Those that take memory, by name, in the order of the file.
     code : tuple of int
         Lowest address and end of the sections that hold code.
     """
 
     build_id: str
     has_lines: bool
-    sections: dict[str, int]
+    sections: dict[str, Section]
     code: tuple[int, int] = (0, 0)
 
 
@@ -144,7 +152,7 @@ def read_elf_facts(path: Path) -> ElfFacts:
 def _collect_facts(elf: Any) -> ElfFacts:  # noqa: ANN401 - pyelftools has no types
     build_id = ""
     has_lines = False
-    sections: dict[str, int] = {}
+    sections: dict[str, Section] = {}
     code: list[tuple[int, int]] = []
     for section in elf.iter_sections():
         if section["sh_type"] == "SHT_NOTE" and section["sh_size"] <= MIB and not build_id:
@@ -152,7 +160,8 @@ def _collect_facts(elf: Any) -> ElfFacts:  # noqa: ANN401 - pyelftools has no ty
         # Compressed debug sections keep their name (SHF_COMPRESSED) or are called .zdebug.
         has_lines = has_lines or (section.name in {".debug_line", ".zdebug_line"} and section["sh_size"] > 0)
         if section["sh_flags"] & _SHF_ALLOC and section["sh_size"]:
-            sections.setdefault(section.name, section["sh_size"])
+            offset = section["sh_offset"] if section["sh_type"] != "SHT_NOBITS" else None
+            sections.setdefault(section.name, Section(section["sh_addr"], section["sh_size"], offset))
             if section["sh_flags"] & _SHF_EXECINSTR:
                 code.append((section["sh_addr"], section["sh_addr"] + section["sh_size"]))
     bounds = (min(start for start, _ in code), max(end for _, end in code)) if code else (0, 0)

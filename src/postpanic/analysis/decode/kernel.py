@@ -8,13 +8,13 @@ relocatable: each gets addresses of its own, where nothing else lies, and a plac
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import drgn
 
-from postpanic.analysis.decode.files import ElfFacts, ModuleFiles, read_elf_facts, unpack_module
+from postpanic.analysis.decode.files import ElfFacts, ModuleFiles, Section, read_elf_facts, unpack_module
 from postpanic.analysis.decode.symbols import Match, Symbol, SymbolTable
 from postpanic.errors import MismatchError, PostpanicError
 
@@ -70,8 +70,8 @@ class _Part:
     build_id: str
     table: SymbolTable
     has_lines: bool
-    has_code: bool = False
-    problem: str = ""
+    code: tuple[Section, ...] = ()
+    """What of it is in the file, at the addresses that are used here."""
 
 
 @dataclass
@@ -92,6 +92,8 @@ class KernelSymbols:
     release: str = ""
     modules: ModuleFiles = field(default_factory=ModuleFiles)
     base: str = ""
+    sources: dict[str, str] = field(default_factory=dict)
+    """The files of modules as they were found, packed or not."""
     _prog: drgn.Program = field(default_factory=drgn.Program, repr=False)
     _parts: dict[str, _Part] = field(default_factory=dict, repr=False)
     _missing: dict[str, str] = field(default_factory=dict, repr=False)
@@ -126,7 +128,7 @@ class KernelSymbols:
     def loaded(self) -> Iterator[tuple[str, str, str, bool]]:
         """Yield name (empty: the kernel), file, build ID and whether it has lines, of all that was read so far."""
         for part in self._parts.values():
-            yield part.name, part.path, part.build_id, part.has_lines
+            yield part.name, self.sources.get(part.name, part.path), part.build_id, part.has_lines
 
     def missing(self) -> Iterator[tuple[str, str]]:
         """Yield the modules that were asked for and not found, with the reason."""
@@ -155,7 +157,7 @@ class KernelSymbols:
             raise MismatchError(
                 "it has no symbols", where=str(path), hint="it was stripped: give the vmlinux of the build"
             )
-        self._take(_Part(_KERNEL, str(path), facts.build_id, SymbolTable(symbols), facts.has_lines, has_code=True))
+        self._take(_Part(_KERNEL, str(path), facts.build_id, SymbolTable(symbols), facts.has_lines, _in_file(facts)))
         if not self.base:
             self.base = self._find_base()
 
@@ -180,10 +182,12 @@ class KernelSymbols:
         module = self._prog.relocatable_module(name, start, create=True)
         vaddr = start
         ends = []
-        for section, size in facts.sections.items():
-            module.section_addresses[section] = vaddr
-            ends.append(vaddr + size)
-            vaddr += -(-size // _ALIGNMENT) * _ALIGNMENT + _ALIGNMENT
+        moved: dict[str, Section] = {}
+        for name_of_section, section in facts.sections.items():
+            module.section_addresses[name_of_section] = vaddr
+            moved[name_of_section] = section._replace(vaddr=vaddr)
+            ends.append(vaddr + section.size)
+            vaddr += -(-section.size // _ALIGNMENT) * _ALIGNMENT + _ALIGNMENT
         module.address_ranges = [(start, vaddr)]
         self._next_vaddr = vaddr
         try:
@@ -191,7 +195,8 @@ class KernelSymbols:
             symbols = list(_symbols_within(self._prog, start, vaddr))
         except (OSError, ValueError, LookupError, drgn.FaultError) as exc:
             raise MismatchError(f"cannot be used as a module: {exc}", where=str(path)) from exc
-        self._take(_Part(name, str(path), facts.build_id, SymbolTable(symbols, ends), facts.has_lines))
+        code = _in_file(replace(facts, sections=moved))
+        self._take(_Part(name, str(unpacked), facts.build_id, SymbolTable(symbols, ends), facts.has_lines, code))
 
     def _take(self, part: _Part) -> None:
         self._parts[part.name] = part
@@ -222,6 +227,20 @@ class KernelSymbols:
         """Give the build ID of a module's file; empty: not known."""
         part = self._parts.get(module)
         return part.build_id if part is not None else ""
+
+    def read_code(self, vaddr: int, size: int) -> bytes:
+        """Read code as it is in the file of the kernel or of a module; empty: it is not there."""
+        for part in self._parts.values():
+            for section in part.code:
+                if section.vaddr <= vaddr < section.vaddr + section.size and section.offset is not None:
+                    size = min(size, section.vaddr + section.size - vaddr)
+                    try:
+                        with Path(part.path).open("rb") as file:
+                            file.seek(section.offset + vaddr - section.vaddr)
+                            return file.read(size)
+                    except OSError:
+                        return b""
+        return b""
 
     def lines_at(self, vaddr: int, function: str = "") -> tuple[SourceLine, ...]:
         """Give the source lines of an address, the innermost inlined function first; empty: nothing tells."""
@@ -281,8 +300,12 @@ class KernelSymbols:
         if build_id and found and found != build_id:
             return found
         self.load_module(module, unpacked, scratch)
-        self._parts[module].path = str(path)
+        self.sources[module] = str(path)
         return ""
+
+
+def _in_file(facts: ElfFacts) -> tuple[Section, ...]:
+    return tuple(section for section in facts.sections.values() if section.offset is not None)
 
 
 def _kernel_symbols(prog: drgn.Program) -> Iterator[Symbol]:

@@ -78,7 +78,7 @@ class Locator:
         Parameters
         ----------
         slide : int, optional
-            How far the kernel was moved when it started, bytes; None: not known, so that bare addresses are not looked up.
+            How far the kernel was moved when it started, bytes; None: not known, bare addresses are not looked up.
         """
         key = (*spot[:5], spot.is_exact, None if spot.function else (spot.address, slide))
         found = self._known.get(key)

@@ -1,4 +1,4 @@
-"""
+r"""
 Symbol tables as text: ``System.map`` and copies of ``/proc/kallsyms``.
 
 ``ffffffff81a114f0 T schedule`` and, of a module, ``ffffffffc0123450 t llc_rcv\t[llc]``.

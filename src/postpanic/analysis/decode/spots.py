@@ -8,9 +8,10 @@ behind the entry of an exception.
 References
 ----------
 lib/vsprintf.c ``symbol_string`` (``%pB`` is a return address, ``%pS`` is not), kernel/kallsyms.c ``__sprint_symbol``;
-arch/x86/kernel/dumpstack.c ``show_iret_regs``, ``show_trace_log_lvl``; arch/arm64/kernel/stacktrace.c ``dump_backtrace_entry``
-(``(P)`` program counter, ``(L)`` link register); arch/arm/kernel/traps.c ``dump_backtrace_entry``, arch/arm/kernel/entry-armv.S;
-arch/riscv/kernel/stacktrace.c ``walk_stackframe``; arch/powerpc/kernel/process.c ``show_stack``.
+arch/x86/kernel/dumpstack.c ``show_iret_regs``, ``show_trace_log_lvl``; arch/arm64/kernel/stacktrace.c
+``dump_backtrace_entry`` (``(P)`` program counter, ``(L)`` link register); arch/arm/kernel/traps.c
+``dump_backtrace_entry``, arch/arm/kernel/entry-armv.S; arch/riscv/kernel/stacktrace.c ``walk_stackframe``;
+arch/powerpc/kernel/process.c ``show_stack``.
 """
 
 from __future__ import annotations
@@ -19,12 +20,17 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from postpanic.evidence.oops.frames import SYMBOL
-
 __all__ = ["Spot", "SpotReader"]
 
+_SYMBOL = re.compile(
+    r"(?<![\w$.])([A-Za-z_$.][\w$.]{0,255})\+0x([0-9a-f]{1,16})/0x([0-9a-f]{1,16})"
+    r"(?: {1,4}\[([\w-]{1,64})(?: ([0-9a-f]{40})\b)?[^\]]{0,120}\])?"
+)
+_LOCATED = re.compile(r" {1,4}\(?[\w./+-]{1,255}:\d{1,7}\b")
+"""What stands behind a symbol of a log that was symbolised before."""
 _PC = re.compile(
-    r"\b(?:RIP|EIP|PC is at|EIP is at|IP is at|NIP|epc ?:|pc ?:|era ?:|ERA:|Krnl PSW|IP):?[^+]{0,300}$|WARNING: .{0,300} $"
+    r"\b(?:RIP|EIP|PC is at|EIP is at|IP is at|NIP|epc ?:|pc ?:|era ?:|ERA:|Krnl PSW|IP):?[^+]{0,300}$"
+    r"|WARNING: .{0,300} $"
 )
 """What stands before the symbol of an instruction."""
 _RETURNS = re.compile(r"\b(?:LR|lr|ra|RA|rp|LR is at) ?(?:\[|:)")
@@ -99,7 +105,7 @@ class SpotReader:
 
     def _symbols(self, text: str) -> Iterator[Spot]:
         start = 0
-        for match in SYMBOL.finditer(text):
+        for match in _SYMBOL.finditer(text):
             name, offset, size, module, build_id = match.groups()
             before = text[start : match.start()]
             beside = _BESIDE.search(before)
@@ -115,7 +121,8 @@ class SpotReader:
             )
             self._before = name
             start = match.end()
-            yield spot
+            if _LOCATED.match(text, start) is None:
+                yield spot
 
     def _is_exact(self, before: str, behind: str, offset: int) -> bool:
         if offset == 0:

@@ -1,4 +1,4 @@
-"""Kernels by build ID and release: which symbols serve which log. Each kernel is read once, however many logs it has."""
+"""Kernels by build ID and release: which symbols serve which log. Each is read once, however many logs it has."""
 
 from __future__ import annotations
 
@@ -150,7 +150,8 @@ class SymbolStore:
             self._remark(f"{path}: its build ID is {given.build_id}, the log has {build_id}: used because of --force")
         elif not build_id and release and self._given_release and release != self._given_release:
             self._remark(
-                f"{path} is of release {self._given_release}, the log of {release}: only functions of the same size are located"
+                f"{path} is of release {self._given_release}, the log of {release}: "
+                "only functions of the same size are located"
             )
         return given
 
