@@ -33,6 +33,8 @@ class Option:
         What it means when none is set.
     use : str
         What it is for.
+    title : str
+        What stands for the names.
     sign : str
         A file that is there only with it, where no configuration is.
     machines : tuple of str
@@ -45,12 +47,13 @@ class Option:
     lacking: State
     use: str
     sign: str = ""
+    title: str = ""
     machines: tuple[str, ...] = ()
     of_capture: bool = False
 
 
 _OPTIONS = (
-    Option(("KEXEC_FILE", "KEXEC"), "failing", "loads the capture kernel", "sys/kernel/kexec_crash_loaded"),
+    Option(("KEXEC_FILE", "KEXEC"), "failing", "loads the capture kernel", "sys/kernel/kexec_crash_loaded", "KEXEC"),
     Option(("CRASH_DUMP",), "failing", "reserves memory, and starts the capture kernel", "sys/kernel/kexec_crash_size"),
     Option(("KEXEC_FILE",), "warning", "loads it by kexec_file_load, which a locked down kernel needs"),
     Option(("PROC_KCORE",), "warning", "lets what is loaded be read back and verified", "proc/kcore"),
@@ -119,7 +122,7 @@ def _check_options(
     subject: Subject, options: Sequence[Option], config: dict[str, str] | None, source: str, which: str
 ) -> Iterator[Check]:
     for option in options:
-        name = f"CONFIG_{'|'.join(option.names)}{' (capture)' if option.of_capture else ''}"
+        name = f"CONFIG_{option.title or option.names[0]}{' (capture)' if option.of_capture else ''}"
         if option.machines and subject.host.machine not in option.machines:
             yield Check(GROUP, name, "not applicable", f"{subject.host.machine or 'this machine'} has no such option")
         elif config is None:

@@ -52,6 +52,8 @@ def _check_loaded(subject: Subject) -> Check:
     says = (Fact(_LOADED_FILE, str(int(loaded))),)
     if loaded:
         return Check(GROUP, "loaded", "ok", "the kernel says so", says)
+    if subject.fadump:
+        return Check(GROUP, "loaded", "not applicable", "the firmware starts the kernel again by itself", says)
     if not subject.crash_size_bytes:
         return Check(GROUP, "loaded", "failing", "none, for lack of memory", says, "reserve memory first (see above)")
     return Check(GROUP, "loaded", "failing", "none", says, mend_load(subject))
@@ -88,18 +90,16 @@ def _translate(subject: Subject, check: LoadCheck) -> Check:
 
 
 def _check_fadump(subject: Subject) -> Iterator[Check]:
-    """Firmware-assisted dump of POWER machines (``Documentation/arch/powerpc/firmware-assisted-dump.rst``)."""
-    for directory in ("sys/kernel/fadump/", "sys/kernel/fadump_"):
-        enabled = subject.read(f"{directory}enabled")
-        if enabled.text is None:
-            continue
-        registered = subject.read(f"{directory}registered")
-        facts = (enabled.fact, registered.fact)
-        if enabled.text != "1":
-            yield Check(GROUP, "fadump", "not applicable", "the firmware's dump is off: kdump is used", facts)
-        elif registered.text == "1":
-            yield Check(GROUP, "fadump", "ok", "registered: the firmware keeps the memory", facts)
-        else:
-            mend = f"echo 1 >/{directory}registered"
-            yield Check(GROUP, "fadump", "failing", "enabled, and not registered", facts, mend)
+    """Look at the firmware-assisted dump of POWER machines."""
+    place = "sys/kernel/fadump/" if subject.exists("sys/kernel/fadump") else "sys/kernel/fadump_"
+    enabled, registered = subject.read(f"{place}enabled"), subject.read(f"{place}registered")
+    if enabled.text is None:
         return
+    facts = (enabled.fact, registered.fact)
+    if not subject.fadump:
+        yield Check(GROUP, "fadump", "not applicable", "the firmware's dump is off: kdump is used", facts)
+    elif subject.fadump == "registered":
+        yield Check(GROUP, "fadump", "ok", "registered: the firmware keeps the memory", facts)
+    else:
+        mend = f"echo 1 >/{place}registered"
+        yield Check(GROUP, "fadump", "failing", "enabled, and not registered", facts, mend)

@@ -18,6 +18,7 @@ from postpanic.capture.crashkernel.estimate import CaptureNeeds, Estimate, estim
 from postpanic.capture.crashkernel.reservation import Reservation, explain_request, read_memory, read_reservation
 from postpanic.capture.kexec.images import read_image
 from postpanic.capture.rehearsals import REHEARSAL_NAME, read_rehearsal
+from postpanic.capture.status.distributions import DEBIAN
 from postpanic.capture.status.model import Check, Fact
 from postpanic.capture.status.rehearsal import find_rehearsed_changes
 from postpanic.capture.status.subject import Subject
@@ -93,6 +94,8 @@ def _check_request(subject: Subject, reservation: Reservation) -> Check:
     words = " ".join(request.words)
     if not request.words:
         says = Fact("/proc/cmdline", "no crashkernel=")
+        if subject.fadump:
+            return Check(GROUP, name, "ok", "no crashkernel= on it: the firmware's dump has a size of its own", (says,))
         return Check(GROUP, name, "failing", "no crashkernel= on it", (says,), mend_reservation())
     facts = (Fact("/proc/cmdline", words),)
     if request.problem:
@@ -111,6 +114,11 @@ def _check_size(subject: Subject, reservation: Reservation) -> Check:
         mend = "use a kernel built with CONFIG_CRASH_DUMP=y"
         return Check(GROUP, "size", "failing", "this kernel reserves none", says, mend)
     says = (Fact(_SIZE_FILE, str(size)),)
+    if subject.fadump:
+        reading = subject.read("sys/kernel/fadump/mem_reserved")
+        kept = reading.number or 0
+        found = f"{format_size(kept)} for the firmware's dump" if kept else "kept by the firmware"
+        return Check(GROUP, "size", "ok", found, (reading.fact, *says))
     if size:
         # What was shrunk on purpose is no fault; whether it is enough is another question.
         rest = f" ({reservation.difference})" if reservation.difference else ""
@@ -150,14 +158,20 @@ def _check_enough(subject: Subject) -> Check:
     parts = tuple(Fact(f"{part.name}, {format_size(part.size_bytes)}", part.evidence) for part in needed.parts)
     found = f"estimated need {format_size(needed.least_bytes)} of {format_size(size)}"
     mend = mend_reservation(needed.words[0] if len(needed.words) == 1 else "")
-    if size < needed.least_bytes * _SURELY_TOO_LITTLE:
+    if size < _find_bound(subject, needed):
         return Check(GROUP, "enough", "failing", f"too little: {found}", parts, mend)
     if size < needed.least_bytes:
         return Check(GROUP, "enough", "warning", f"perhaps too little: {found}", parts, mend)
-    rest = (
-        "" if size >= needed.recommended_bytes else f"; with {format_size(needed.recommended_bytes)} to spare errs less"
-    )
+    more = format_size(needed.recommended_bytes)
+    rest = "" if size >= needed.recommended_bytes else f"; {more} would leave room for error"
     return Check(GROUP, "enough", "ok", found + rest, parts)
+
+
+def _find_bound(subject: Subject, needed: Estimate) -> float:
+    """Give what is surely too little: for images that are not ours no more is known than their size."""
+    if subject.tool is None and subject.config.capture.image == "own":
+        return needed.least_bytes * _SURELY_TOO_LITTLE
+    return sum(part.size_bytes for part in needed.parts if part.name in {"kernel", "image"})
 
 
 def _estimate(subject: Subject) -> Estimate | Check:
@@ -185,7 +199,8 @@ def _estimate(subject: Subject) -> Estimate | Check:
         core_header_bytes=host.read_core_header_size_bytes() or 0,
         has_network=any(isinstance(one, NfsTarget | SshTarget | HttpTarget) for one in targets)
         or (subject.tool is not None and any(one.server for one in subject.tool.targets)),
-        is_borrowed=not is_own or config.capture.image != "own",
+        # Debian's image has no init of its own size: it starts the one of the machine's root.
+        is_borrowed=(subject.tool.name != DEBIAN) if subject.tool is not None else config.capture.image != "own",
         machine=host.machine,
         release=host.release,
         kernel_evidence=f"what {subject.show(kernel)} says it needs to start",

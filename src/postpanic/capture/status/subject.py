@@ -261,6 +261,18 @@ class Subject:
         return self.host.read_crash_loaded()
 
     @cached_property
+    def fadump(self) -> str:
+        """
+        Tell whether the firmware of a POWER machine keeps the memory: ``registered``, ``enabled`` (no more), or empty.
+
+        ``Documentation/arch/powerpc/firmware-assisted-dump.rst``; before 5.9 the files were ``fadump_…``.
+        """
+        for directory in ("sys/kernel/fadump/", "sys/kernel/fadump_"):
+            if self.host.read_text(f"{directory}enabled") == "1":
+                return "registered" if self.host.read_text(f"{directory}registered") == "1" else "enabled"
+        return ""
+
+    @cached_property
     def has_notifiers_first(self) -> bool:
         """Whether panic notifiers and kmsg dumpers run before the capture kernel (``crash_kexec_post_notifiers``)."""
         return self.host.read_text("sys/module/kernel/parameters/crash_kexec_post_notifiers") == "Y"

@@ -250,7 +250,15 @@ def test_the_firmware_of_power_machines_keeps_the_memory(tmp_path: Path) -> None
     assert check.state == "failing"
     assert check.mend == "echo 1 >/sys/kernel/fadump/registered"
     tree.put("sys/kernel/fadump/registered", 1)
-    assert tree.check("capture kernel", "fadump").state == "ok"
+    tree.put("sys/kernel/fadump/mem_reserved", 512 << 20)
+    tree.put("sys/kernel/kexec_crash_loaded", 0)
+    tree.put("sys/kernel/kexec_crash_size", 0)
+    tree.edit("proc/cmdline", "crashkernel=256M", "fadump=on")
+    report = tree.examine()
+    assert report.find("capture kernel", "fadump").state == "ok"
+    assert report.find("reservation", "size").found == "512.0 MiB for the firmware's dump"
+    assert report.select("failing") == []
+    assert report.is_ready
 
 
 def test_a_server_needs_a_network_and_an_answer(tmp_path: Path) -> None:
