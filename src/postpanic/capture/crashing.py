@@ -64,6 +64,7 @@ KINDS: dict[str, CrashKind] = {
         CrashKind(
             "hung-task", "a task that sleeps for good", LKDTM_TRIGGER, "HUNG_TASK", "kernel.hung_task_panic", 600.0
         ),
+        CrashKind("stack", "a recursion until the stack ends", LKDTM_TRIGGER, "EXHAUST_STACK"),
     )
 }
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from postpanic.capture.config import Config
     from postpanic.capture.host import Host
 
-__all__ = ["command"]
+__all__ = ["command", "find_host"]
 
 
 @click.command(cls=Verb, name="arm")
@@ -73,7 +73,7 @@ def command(
 
     if root is not None and not (dry_run or build_path):
         raise UsageError("--root goes with --build or --dry-run: only this machine can be armed")
-    host = _find_host(root, kernel)
+    host = find_host(root, kernel)
     config = read_config(config_path or host.path(str(CONFIG_PATH)), must_exist=config_path is not None)
     if dry_run or build_path is not None:
         return _build_only(config, host, build_path, kernel, dry_run=dry_run, as_json=as_json, quiet=quiet)
@@ -85,7 +85,8 @@ def command(
     return print_outcome(outcome, as_json=as_json, quiet=quiet)
 
 
-def _find_host(root: Path | None, kernel: str) -> Host:
+def find_host(root: Path | None, kernel: str) -> Host:
+    """Return the host that runs, or that of a root tree; UsageError if it is not clear which kernel is meant."""
     from postpanic.capture.host import Host
 
     running = Host.running()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-KIND_NAMES = ("sysrq", "panic", "bug", "null", "softlockup", "hardlockup", "hung-task")
+KIND_NAMES = ("sysrq", "panic", "bug", "null", "softlockup", "hardlockup", "hung-task", "stack")
 SYNC_TIMEOUT_S = 30.0
 
 
@@ -49,8 +49,8 @@ def command(kind: str, force: bool, yes_node: str | None, dry_run: bool, as_json
 
     Kinds: sysrq (the SysRq command c); of the test module LKDTM, where the
     kernel has it: panic, bug, null (a null pointer), softlockup, hardlockup,
-    hung-task. The last five are panics only if the sysctl is set that makes
-    them one.
+    hung-task, stack (a recursion). Those from bug to hung-task are panics only
+    if the sysctl is set that makes them one.
     """
     from postpanic.capture.crashing import KINDS, check_kind, sync_disks, trigger_crash
     from postpanic.capture.host import Host

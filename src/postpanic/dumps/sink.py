@@ -250,11 +250,14 @@ class LimitedSink:
     ----------
     limit_bytes : int
         The most that the file may take.
+    reason : str
+        What to say when it is reached; without it, that the limit is.
     """
 
-    def __init__(self, sink: Sink, limit_bytes: int) -> None:
+    def __init__(self, sink: Sink, limit_bytes: int, reason: str = "") -> None:
         self._sink = sink
         self._limit = limit_bytes
+        self._reason = reason or f"the limit of {format_size(limit_bytes)} is reached"
         self._reserved = 0
         self._used = 0
 
@@ -310,7 +313,7 @@ class LimitedSink:
         """Count the bytes that a write takes beyond what is reserved; they must fit."""
         needed = max(end - max(start, self._reserved), 0)
         if self._used + needed > self._limit:
-            raise NoSpaceError(f"the limit of {format_size(self._limit)} is reached", where=self.name)
+            raise NoSpaceError(self._reason, where=self.name)
         return needed
 
 

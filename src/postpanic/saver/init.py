@@ -66,7 +66,16 @@ def _run(console: Console) -> FinalAction:
         console.say("no /proc/vmcore: this is not a capture kernel, or it has no elfcorehdr=")
         return plan.after_failure
     until = time.monotonic() + plan.timeout_s
-    tally = supervise(plan, lambda *words: _be_saver(plan, console, until, *words), console, tick=watchdogs.feed)
+    least_mib = _free_mib()
+
+    def tick() -> None:
+        nonlocal least_mib
+        watchdogs.feed()
+        least_mib = min(least_mib, _free_mib())
+
+    tally = supervise(plan, lambda *words: _be_saver(plan, console, until, *words), console, tick=tick)
+    # What sizes the next reservation: looked at several times a second, so an estimate.
+    console.say(f"{least_mib} MiB of memory were free at the least")
     _summarize(plan, tally, console)
     return plan.after_success if tally.complete else plan.after_failure
 

@@ -26,6 +26,7 @@ from postpanic.saver.plan import TargetPlan
 from postpanic.saver.rendezvous import Rendezvous
 from postpanic.saver.targets.base import Target
 from postpanic.saver.watched import Patience, WatchedSink
+from postpanic.units import format_size
 
 __all__ = ["DUMP_NAME", "TRANSCRIPT_NAME", "Progress", "TargetRun", "TargetState"]
 
@@ -241,13 +242,15 @@ class TargetRun:
 
     def _guard(self, sink: Sink) -> Sink:
         """Watch the sink, and keep some room free for what comes last."""
-        limits = [self.plan.limit_bytes] if self.plan.limit_bytes else []
+        limit, reason = self.plan.limit_bytes, ""
         with self.patience.waiting():
             room = self.target.room_bytes()
         if room is not None:
-            limits.append(max(room - _KEPT_FREE_BYTES, 0))
+            usable = max(room - _KEPT_FREE_BYTES, 0)
+            if not limit or usable < limit:
+                limit, reason = usable, f"no room is left: {format_size(room)} were free when the dump was begun"
         watched: Sink = WatchedSink(sink, self.patience)
-        return LimitedSink(watched, min(limits)) if limits else watched
+        return LimitedSink(watched, limit, reason) if limit or reason else watched
 
     def _write_plan(self) -> WritePlan:
         return WritePlan(

@@ -23,6 +23,7 @@ from postpanic.capture.initramfs.image import BuiltImage, ImageRequest, build_im
 from postpanic.capture.initramfs.python_tree import find_python
 from postpanic.capture.initramfs.root import RootTree
 from postpanic.errors import AbsentError, FileFaultError, NotReadyError
+from postpanic.saver.plan import SavePlan
 from postpanic.units import format_size
 
 __all__ = ["BuiltFile", "build"]
@@ -42,6 +43,8 @@ class BuiltFile:
     Attributes
     ----------
     content : bytes
+    plan : SavePlan
+        As it is in the image.
     unpacked_bytes : int
         What it takes in memory.
     modules : tuple of str
@@ -53,6 +56,7 @@ class BuiltFile:
     """
 
     content: bytes
+    plan: SavePlan
     unpacked_bytes: int
     modules: tuple[str, ...]
     inputs: tuple[str, ...]
@@ -95,7 +99,7 @@ def build(config: Config, prepared: Prepared, host: Host) -> BuiltFile:
         raise NotReadyError(f"a file for the image is at fault: {exc.message}", where=exc.where, hint=exc.hint) from exc
     modules = tuple(Path(line.split(" ", 1)[0]).name.removesuffix(".ko") for line in built.plan.modules)
     return BuiltFile(
-        built.data, built.unpacked_bytes, modules, tuple(dict.fromkeys(inputs)), built.compression, built.remarks
+        built.data, built.plan, built.unpacked_bytes, modules, tuple(dict.fromkeys(inputs)), built.compression, built.remarks
     )
 
 

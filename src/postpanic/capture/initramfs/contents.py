@@ -92,7 +92,12 @@ class PythonModules:
 
 
 def find_python_modules(
-    python: PythonTree, plan: SavePlan, *, https: bool = False, roots: Iterable[str] = (ENTRY,)
+    python: PythonTree,
+    plan: SavePlan,
+    *,
+    https: bool = False,
+    roots: Iterable[str] = (ENTRY,),
+    keep: Iterable[str] = (),
 ) -> PythonModules:
     """
     Return the modules that the saver of a plan imports, from a tree's Python and from ourselves.
@@ -103,6 +108,8 @@ def find_python_modules(
         Whether TLS is needed.
     roots : iterable of str
         Where to begin.
+    keep : iterable of str
+        Modules and packages that the saver never needs, and these roots do.
 
     Raises
     ------
@@ -115,7 +122,7 @@ def find_python_modules(
     absent = {*_ABSENT, *(() if has_http else _ABSENT_WITHOUT_HTTP)} - (
         {"ast"} if python.minor >= _AST_MINOR else set()
     )
-    ours = _Modules(python, _choose_left_out(plan, https=https), frozenset(absent))
+    ours = _Modules(python, _choose_left_out(plan, https=https) - frozenset(keep), frozenset(absent))
     finder = ImportFinder(ours.parse, ours.is_left_out, ours.is_there, _is_ours, python.minor)
     finder.add([*_ROOTS, *(_NETWORK_ROOTS if plan.network else ()), *roots])
     for name in roots:

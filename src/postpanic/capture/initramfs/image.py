@@ -74,6 +74,8 @@ class ImageRequest:
         Where the kernel's ``config-RELEASE`` is; without it, ``boot`` of *root*.
     entry : str
         The module whose ``main()`` is PID 1.
+    keep : tuple of str
+        Python modules that the saver never needs, and this entry does.
     """
 
     plan: SavePlan
@@ -86,6 +88,7 @@ class ImageRequest:
     https: bool = False
     boot_dir: Path | None = None
     entry: str = ENTRY
+    keep: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +174,7 @@ def _add_python(
     image: ImageTree, request: ImageRequest, root: RootTree, libraries: LibraryFinder
 ) -> tuple[str, tuple[str, ...]]:
     python = find_python(root)
-    found = find_python_modules(python, request.plan, https=request.https, roots=(request.entry,))
+    found = find_python_modules(python, request.plan, https=request.https, roots=(request.entry,), keep=request.keep)
     compiled = python.is_running_version
     packed = pack_python(python, found, libraries, request.entry, compiled=compiled)
     for path, content in packed.files.items():

@@ -1,0 +1,100 @@
+"""Which link of a rehearsal broke, by what the console says."""
+
+from __future__ import annotations
+
+import pytest
+
+from postpanic.rehearse.links import judge_console
+from postpanic.saver.plan import BlockPlan, FilePlan
+
+TARGET = FilePlan(name="file /var/crash on vda1", device=BlockPlan(uuid="x"))
+HOST = """[    0.000000] Linux version 6.1.0 (a@b)
+rehearsal: kernel 6.1.0
+rehearsal: reserved 167772160
+rehearsal: loaded file
+rehearsal: verified good
+rehearsal: crash sysrq
+[   17.0] sysrq: Trigger a crash
+[   17.0] Kernel panic - not syncing: sysrq triggered crash
+"""
+BOOTED = "[    0.000000] Linux version 6.1.0 (a@b)\n"
+STARTED = "postpanic: saver started, 4.6 s after the capture kernel, 80 MiB of memory free\n"
+SAVED = """postpanic: file /var/crash on vda1: log saved
+postpanic: file /var/crash on vda1: saved, level 31: /var/crash/host-20261121-200702 on vdb
+postpanic: file /var/crash on vda1: self-test passed (11 items)
+postpanic: saved: /var/crash/host-20261121-200702 on vdb
+postpanic: rebooting
+"""
+
+
+def judge(console: str) -> dict[str, tuple[str, str]]:
+    links = judge_console(console, (TARGET,), rehearsed=frozenset({0}))
+    return {link.name: (link.state, link.evidence) for link in links}
+
+
+def test_all_hold() -> None:
+    found = judge(HOST + BOOTED + STARTED + SAVED)
+    assert {state for state, _ in found.values()} == {"held"}
+    assert list(found) == [
+        *("boot", "reservation", "load", "verification", "crash", "capture kernel", "saver"),
+        *("target file /var/crash on vda1", "self-test file /var/crash on vda1", "reboot"),
+    ]
+    assert found["reservation"][1] == "160 MiB"
+    assert found["target file /var/crash on vda1"][1].startswith("saved, level 31: ")
+
+
+@pytest.mark.parametrize(
+    ("console", "broken", "evidence"),
+    [
+        ("", "boot", "it ends with: "),
+        (HOST.replace("reserved 167772160", "reserved 0"), "reservation", "the kernel reserved nothing"),
+        (
+            "rehearsal: kernel 6.1.0\nrehearsal: reserved 9999999\nrehearsal: failed: it is not signed\n",
+            "load",
+            "it is not signed",
+        ),
+        (
+            HOST.replace("verified good", "verified bad; core header: not there"),
+            "verification",
+            "bad; core header: not there",
+        ),
+        (HOST.partition("rehearsal: crash")[0], "crash", "the machine did not panic"),
+        (HOST, "capture kernel", "it did not come up"),
+        (
+            HOST + BOOTED + "Kernel panic - not syncing: System is deadlocked on memory\n",
+            "saver",
+            "out of memory: Kernel panic - not syncing: System is deadlocked on memory",
+        ),
+        (
+            HOST + BOOTED + "Kernel panic - not syncing: Attempted to kill init!\n",
+            "saver",
+            "the capture kernel panicked: Attempted to kill init!",
+        ),
+        (
+            HOST
+            + BOOTED
+            + STARTED
+            + "postpanic: failed: file /var/crash on vda1: no block device has UUID=x\npostpanic: rebooting\n",
+            "target file /var/crash on vda1",
+            "no block device has UUID=x",
+        ),
+        (HOST + BOOTED + STARTED + SAVED.replace("postpanic: rebooting\n", ""), "reboot", "the saver did not"),
+        (
+            HOST + BOOTED + STARTED + SAVED.replace("self-test passed (11 items)", "self-test failed: no stack"),
+            "self-test file /var/crash on vda1",
+            "failed: no stack",
+        ),
+    ],
+)
+def test_the_broken_link_is_named(console: str, broken: str, evidence: str) -> None:
+    found = judge(console)
+    first = next(name for name, (state, _) in found.items() if state == "broken")
+    assert first == broken
+    assert found[first][1].startswith(evidence)
+
+
+def test_what_lies_behind_a_broken_link_is_not_judged() -> None:
+    found = judge(HOST)
+    names = list(found)
+    behind = names[names.index("capture kernel") + 1 :]
+    assert {found[name][0] for name in behind} == {"not reached"}
