@@ -26,7 +26,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["open", "info", "dmesg", "script", "debuginfo", "completion", "verify", "arm", "disarm"]
+    "verb", ["open", "info", "dmesg", "script", "debuginfo", "completion", "verify", "arm", "disarm", "status"]
 )
 def test_help_of_a_verb_imports_nothing_heavy(verb: str) -> None:
     assert not _imported_by(verb, "--help") & HEAVY
