@@ -186,4 +186,5 @@ def _read_settings(options: dict[str, Any]) -> Settings:
         limits=Limits(rate=options["rate"], networks=tuple(networks)),
         answers=not options["no_answer"],
         as_json=options["as_json"],
+        announces=bool(options["program"] or options["webhook"]),
     )

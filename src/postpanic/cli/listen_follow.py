@@ -95,9 +95,9 @@ def _tell(followed: _Followed, report: Report, store: ReportStore | None, show: 
     now_s = time.monotonic()
     document = document_of(str(followed.path), report, datetime.now(UTC), followed.path)
     path = None
-    if store is not None:
+    if store is not None and store.has_room(followed.place, report.signature, now_s):
         try:
-            path = store.store(followed.place, document, now_s)
+            path = store.store(followed.place, document)
         except OutputError as exc:
             show.problem(str(exc))
     event: Event = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import socket
 import time
@@ -24,6 +25,9 @@ from postpanic.evidence.netconsole.workers import Workers
 __all__ = ["Settings", "Signals", "listen_alone", "listen_together"]
 
 
+_FILES = 32768
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What the command line says; *directory* None: lines are printed and nothing is stored."""
 
@@ -39,6 +43,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits
     answers: bool
     as_json: bool
+    announces: bool
 
     def open_logs(self) -> HostLogs | None:
         """Open the directory of the logs."""
@@ -54,6 +59,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if known is None:
             return name
         return f"{known}#{port}" if port else known
+
+
+def _raise_file_limit() -> int:
+    """Have as many files open as we may: a log for each host."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, _FILES) if hard != resource.RLIM_INFINITY else _FILES
+    if wanted > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return min(soft, _FILES)
 
 
 class Signals:
@@ -150,7 +165,7 @@ def _listen(
         clock=time.monotonic,
         write_lines=write_lines,
         with_messages=logs is None and settings.as_json,
-        with_documents=True,
+        with_documents=settings.announces,
         answers_port=settings.port if settings.answers else 0,
     )
     listener = Listener(recorder, settings.limits, name_of=settings.name_of)

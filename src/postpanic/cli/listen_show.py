@@ -69,10 +69,9 @@ class Show:
     def event(self, event: Event, now_s: float) -> None:
         """Print an event, and announce it if it is a report."""
         document = event.pop("document", None)
-        if event["event"] == "report" and isinstance(document, dict):
-            event["announced"] = self._announcer.offer(
-                str(event["signature"]), {**document, "path": event["path"]}, now_s
-            )
+        if event["event"] == "report":
+            told = {**document, "path": event["path"]} if isinstance(document, dict) else None
+            event["announced"] = self._announcer.offer(str(event["signature"]), told, now_s)
         if self._as_json:
             self._print_json(event)
         elif event["event"] == "problem":

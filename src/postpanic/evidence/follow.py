@@ -47,7 +47,10 @@ def may_begin_report(text: bytes) -> bool:
     >>> may_begin_report(b"usb 1-1: new device"), may_begin_report(b"x\nBUG: unable to handle page fault")
     (False, True)
     """
-    return any(needle in text for needle in NEEDLES)
+    for needle in NEEDLES:  # noqa: SIM110 - any() with a generator takes twice the time, and this is asked of every line
+        if needle in text:
+            return True
+    return False
 
 
 class ReportFollower:

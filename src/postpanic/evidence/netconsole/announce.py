@@ -87,7 +87,7 @@ class Announcer:
         """Whether there is anybody to tell."""
         return bool(self._command or self._webhook)
 
-    def offer(self, signature: str, document: dict[str, object], now_s: float) -> bool:
+    def offer(self, signature: str, document: dict[str, object] | None, now_s: float) -> bool:
         """
         Tell of a report, if it is new and there is room; does not wait.
 
@@ -95,15 +95,17 @@ class Announcer:
         ----------
         signature : str
             By which reports are the same.
-        document : dict
-            Is sent as JSON, with ``kept_back``: how many with this signature were not told since the last that was.
+        document : dict or None
+            Is sent as JSON, with ``kept_back``: how many with this signature were not told since the last that
+            was. None: there are too many, the report is only counted.
         now_s : float
             Monotonic.
         """
         if not self.is_wanted:
             return False
         told_s, kept_back = self._signatures.get(signature, (float("-inf"), 0))
-        if now_s - told_s < self._again_s or self._queue.full() or not self._quota.take(now_s):
+        is_due = document is not None and now_s - told_s >= self._again_s and not self._queue.full()
+        if document is None or not is_due or not self._quota.take(now_s):
             self._remember(signature, told_s, kept_back + 1)
             self.kept_back += 1
             return False

@@ -58,7 +58,7 @@ class Limits(msgspec.Struct, frozen=True):
     sources : int
         Senders that are remembered.
     newcomers : int
-        Of whom one packet is known: a flood of forged addresses pushes out these alone.
+        Places of these for senders of one packet alone: a flood of forged addresses pushes out no others.
     held_bytes : int
         Of messages that are kept back, all senders together.
     open_bytes : int
@@ -137,6 +137,9 @@ class Outlet:
 
     def on_boot(self, host: str, received: datetime) -> None:
         """Learn that a host began anew."""
+
+    def on_pause(self, now_s: float) -> None:
+        """Learn that all lines that are there were given."""
 
     def on_probe(self, sender: Sender, number: bytes, port: int) -> None:
         """Learn that somebody tests whether his messages arrive."""
@@ -254,6 +257,7 @@ class Listener:
             if now_s - source.fed_s >= _SILENCE_S:
                 self._finish(sender, source)
         self._limit_open()
+        self._outlet.on_pause(now_s)
         self._flushed_s = now_s
 
     def close(self, now_s: float) -> None:
@@ -271,17 +275,15 @@ class Listener:
     def _find(self, sender: Sender, now_s: float) -> Source | None:
         source = self._newcomers.pop(sender, None)
         if source is not None:
-            if len(self._known) >= self.limits.sources:
-                oldest = next(iter(self._known))
-                self._forget(oldest, self._known.pop(oldest), now_s)
             self._known[sender] = source
             return source
         if self.limits.networks and not self._is_wanted(sender):
             self.unwanted += 1
             return None
-        if len(self._newcomers) >= self.limits.newcomers:
-            oldest = next(iter(self._newcomers))
-            self._forget(oldest, self._newcomers.pop(oldest), now_s)
+        if self.source_count >= self.limits.sources:
+            place = self._newcomers if len(self._newcomers) >= self.limits.newcomers else self._known
+            oldest = next(iter(place))
+            self._forget(oldest, place.pop(oldest), now_s)
         source = self._newcomers[sender] = Source(self._name_of(sender))
         return source
 

@@ -14,9 +14,9 @@ can send a packet may cause is bounded: directories, size and number of files.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
+import time
 from collections import OrderedDict
 from contextlib import suppress
 from pathlib import Path
@@ -30,7 +30,11 @@ OTHER_HOSTS = "other-hosts"
 """Where the messages of hosts go that are beyond the limit."""
 
 _OPEN_LIMIT = 128
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_FEW = 256
+"""Logs that are written at once; more of them are written together a little later."""
+_LATER_S = 1.0
+_AT_ONCE_S = 0.05
+_WAITING_BYTES = 16 << 20
 _UNUSUAL = re.compile(r"[^A-Za-z0-9._%#-]")
 
 
@@ -61,6 +65,8 @@ class HostLogs:
         Directories; hosts beyond them share one.
     min_free_bytes : int
         Of the file system; nothing is written when there is less.
+    open_limit : int
+        Files that are kept open.
 
     Raises
     ------
@@ -76,6 +82,7 @@ class HostLogs:
         keep: int = 4,
         hosts_limit: int = 20000,
         min_free_bytes: int = 64 << 20,
+        open_limit: int = _OPEN_LIMIT,
     ) -> None:
         self.directory = directory
         self.dropped_bytes = 0
@@ -86,7 +93,11 @@ class HostLogs:
         self._keep = keep
         self._hosts_limit = hosts_limit
         self._min_free_bytes = min_free_bytes
+        self._open_limit = open_limit
         self._files: OrderedDict[str, tuple[int, int]] = OrderedDict()
+        self._waiting: dict[str, list[bytes]] = {}
+        self._waiting_bytes = 0
+        self._written_s = 0.0
         self._has_room = True
         try:
             directory.mkdir(mode=0o750, parents=True, exist_ok=True)
@@ -107,11 +118,37 @@ class HostLogs:
         return directory
 
     def append(self, place: str, data: bytes) -> None:
+        """Append whole lines to a log; :meth:`write` brings them there."""
+        waiting = self._waiting.get(place)
+        if waiting is None:
+            self._waiting[place] = [data]
+        else:
+            waiting.append(data)
+        self._waiting_bytes += len(data)
+
+    def write(self, now_s: float) -> None:
         """
-        Append whole lines to a log.
+        Write what was appended: at once to a few logs, to many of them about once in a second.
 
         What cannot be written is counted: a full disk must not end the listening.
         """
+        if not self._waiting:
+            return
+        is_late = now_s - self._written_s >= _LATER_S or self._waiting_bytes >= _WAITING_BYTES
+        if len(self._waiting) > _FEW and not is_late:
+            return
+        self._written_s = now_s
+        deadline = time.monotonic() + _AT_ONCE_S
+        for place in list(self._waiting):
+            data = b"".join(self._waiting.pop(place))
+            self._waiting_bytes -= len(data)
+            self._write(place, data)
+            if time.monotonic() > deadline and self._waiting_bytes < _WAITING_BYTES:
+                # Many new hosts at once, or a slow disk: packets are fetched meanwhile.
+                self._written_s = 0.0
+                break
+
+    def _write(self, place: str, data: bytes) -> None:
         if not self._has_room:
             self.dropped_bytes += len(data)
             return
@@ -142,7 +179,10 @@ class HostLogs:
                 )
 
     def close(self) -> None:
-        """Close all files; they are opened anew when there is something to write."""
+        """Write what waits, and close all files; they are opened anew when there is something to write."""
+        waiting, self._waiting, self._waiting_bytes = self._waiting, {}, 0
+        for place, parts in waiting.items():
+            self._write(place, b"".join(parts))
         for place in list(self._files):
             self._close(place)
 
@@ -151,14 +191,14 @@ class HostLogs:
         if known is not None:
             self._files.move_to_end(place)
             return known
-        while len(self._files) >= _OPEN_LIMIT:
+        while len(self._files) >= self._open_limit:
             self._close(next(iter(self._files)))
-        path = self.directory / place / LOG_NAME
+        path = f"{self.directory}/{place}/{LOG_NAME}"
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             descriptor = os.open(path, flags, 0o640)
         except FileNotFoundError:
-            path.parent.mkdir(mode=0o750, exist_ok=True)
+            (self.directory / place).mkdir(mode=0o750, exist_ok=True)
             descriptor = os.open(path, flags, 0o640)
         entry = (descriptor, os.fstat(descriptor).st_size)
         self._files[place] = entry

@@ -5,11 +5,10 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from datetime import datetime
-from pathlib import Path
 
 from postpanic.errors import OutputError
 from postpanic.evidence.netconsole.listener import Outlet, stamp_of
-from postpanic.evidence.netconsole.logs import LOG_NAME, HostLogs
+from postpanic.evidence.netconsole.logs import LOG_NAME, OTHER_HOSTS, HostLogs
 from postpanic.evidence.netconsole.quota import Quota
 from postpanic.evidence.netconsole.receive import Sender
 from postpanic.evidence.netconsole.reports import ReportStore, document_of
@@ -42,7 +41,7 @@ class Recorder(Outlet):
     with_messages : bool
         Emit each message as an event.
     with_documents : bool
-        Put the report's document into its event, as ``document``.
+        Put the document of a report that was stored into its event, as ``document``; of all, if none are.
     clock : callable
         Monotonic seconds.
     answers_port : int
@@ -76,12 +75,8 @@ class Recorder(Outlet):
         logs = self._logs
         if logs is not None:
             place = logs.place(host)
-            prefix = stamp if place == host or place != "other-hosts" else stamp + host.encode() + b" "
+            prefix = stamp if place != OTHER_HOSTS else stamp + host.encode() + b" "
             logs.append(place, prefix + prefix.join(lines))
-            if logs.problem != self._problem:
-                self._problem = logs.problem
-                if self._problem:
-                    self._emit({"event": "problem", "message": self._problem})
         if self._write_lines is not None:
             self._write_lines(host, stamp, lines)
 
@@ -90,25 +85,44 @@ class Recorder(Outlet):
         self._emit(encode_message(host, message, received))
 
     def on_report(self, host: str, report: Report, received: datetime) -> None:
-        """Store a report, and tell of it."""
-        logs, path, log = self._logs, None, None
-        place = logs.place(host) if logs is not None else ""
-        if logs is not None:
-            log = logs.directory / place / LOG_NAME
-        document = document_of(host, report, received, log)
-        if self.store is not None:
-            try:
-                path = self.store.store(place, document, self._clock())
-            except OutputError as exc:
-                self._emit({"event": "problem", "message": str(exc)})
+        """Store a report if there is room, and tell of it."""
         event: Event = {
             "event": "report",
-            **{name: document[name] for name in ("host", "received", "title", "kind", "signature", "is_panic")},
-            "path": _text(path),
+            "host": host,
+            "received": stamp_of(received),
+            "title": report.title,
+            "kind": report.kind.value,
+            "signature": report.signature,
+            "is_panic": report.is_panic,
+            "path": None,
         }
-        if self._with_documents:
-            event["document"] = document
+        logs, store = self._logs, self.store
+        if logs is None or store is None:
+            if self._with_documents:
+                event["document"] = document_of(host, report, received)
+            self._emit(event)
+            return
+        place = logs.place(host)
+        if store.has_room(place, report.signature, self._clock()):
+            document = document_of(host, report, received, logs.directory / place / LOG_NAME)
+            try:
+                event["path"] = str(store.store(place, document))
+            except OutputError as exc:
+                self._emit({"event": "problem", "message": str(exc)})
+            if self._with_documents:
+                event["document"] = document
         self._emit(event)
+
+    def on_pause(self, now_s: float) -> None:
+        """Bring the lines to the disk."""
+        logs = self._logs
+        if logs is None:
+            return
+        logs.write(now_s)
+        if logs.problem != self._problem:
+            self._problem = logs.problem
+            if self._problem:
+                self._emit({"event": "problem", "message": self._problem})
 
     def on_boot(self, host: str, received: datetime) -> None:
         """Tell that a host began anew."""
@@ -157,7 +171,3 @@ def encode_message(host: str, message: Message, received: datetime) -> Event:
         event["missing_bytes"] = message.missing_bytes
     event["text"] = message.text.decode("utf-8", "backslashreplace")
     return event
-
-
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)

@@ -65,9 +65,27 @@ class ReportStore:
         self._all = Quota(_ALL_AN_HOUR, 3600.0)
         self._hosts: dict[str, tuple[Quota, dict[str, Quota]]] = {}
 
-    def store(self, place: str, document: dict[str, object], now_s: float) -> Path | None:
+    def has_room(self, place: str, signature: str, now_s: float) -> bool:
+        """Tell whether one more report is stored; it is counted if not."""
+        has_room = self._take(place, signature, now_s)
+        self.kept_back += not has_room
+        return has_room
+
+    def _take(self, place: str, signature: str, now_s: float) -> bool:
+        if place not in self._hosts:
+            while len(self._hosts) >= _HOSTS_LIMIT:
+                self._hosts.pop(next(iter(self._hosts)))
+            self._hosts[place] = (Quota(_OF_HOST_AN_HOUR, 3600.0), {})
+        quota, signatures = self._hosts[place]
+        if signature not in signatures:
+            while len(signatures) >= _OF_HOST_AN_HOUR:
+                signatures.pop(next(iter(signatures)))
+            signatures[signature] = Quota(_SAME_AN_HOUR, 3600.0)
+        return signatures[signature].take(now_s) and quota.take(now_s) and self._all.take(now_s)
+
+    def store(self, place: str, document: dict[str, object]) -> Path:
         """
-        Write a report; None: there were too many.
+        Write a report.
 
         Parameters
         ----------
@@ -81,9 +99,6 @@ class ReportStore:
         OutputError
             If it cannot be written.
         """
-        if not self._may(place, str(document["signature"]), now_s):
-            self.kept_back += 1
-            return None
         received = datetime.fromisoformat(str(document["received"])).astimezone(UTC)
         stamp = f"{received:%Y%m%dT%H%M%S}.{received.microsecond // 1000:03}Z"
         directory = self._directory / place / REPORTS_NAME
@@ -93,18 +108,6 @@ class ReportStore:
             return _write(directory, f"{stamp}-{document['signature']}", content)
         except OSError as exc:
             raise OutputError((exc.strerror or str(exc)).lower(), where=str(directory)) from exc
-
-    def _may(self, place: str, signature: str, now_s: float) -> bool:
-        if place not in self._hosts:
-            while len(self._hosts) >= _HOSTS_LIMIT:
-                self._hosts.pop(next(iter(self._hosts)))
-            self._hosts[place] = (Quota(_OF_HOST_AN_HOUR, 3600.0), {})
-        quota, signatures = self._hosts[place]
-        if signature not in signatures:
-            while len(signatures) >= _OF_HOST_AN_HOUR:
-                signatures.pop(next(iter(signatures)))
-            signatures[signature] = Quota(_SAME_AN_HOUR, 3600.0)
-        return signatures[signature].take(now_s) and quota.take(now_s) and self._all.take(now_s)
 
 
 def _write(directory: Path, name: str, content: bytes) -> Path:

@@ -107,7 +107,9 @@ class Counters(msgspec.Struct):
     def add(self, other: Counters) -> None:
         """Add those of another."""
         for name in self.__struct_fields__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+            count = getattr(other, name)
+            if count:
+                setattr(self, name, getattr(self, name) + count)
 
 
 class _Hole(msgspec.Struct, gc=False):
