@@ -69,7 +69,7 @@ def _cut_state(seconds: int) -> State:
 def _find_systemd_watchdog(subject: Subject) -> Fact | None:
     for place in ("etc/systemd/system.conf", "usr/lib/systemd/system.conf"):
         text = subject.host.read_text(place) or ""
-        match = re.search(r"^\s*RuntimeWatchdogSec\s*=\s*(\S+)", text, re.MULTILINE)
+        match = re.search(r"^[ \t]*RuntimeWatchdogSec[ \t]*=[ \t]*(\S+)", text, re.MULTILINE)
         if match and match[1] not in {"0", "off", "infinity"}:
             return Fact(f"/{place}", f"RuntimeWatchdogSec={match[1]}")
     return None

@@ -21,7 +21,7 @@ __all__ = ["check_other_evidence"]
 GROUP = "other evidence"
 _BACKEND = "sys/module/pstore/parameters/backend"
 _NOTIFIERS = "echo Y >/sys/module/kernel/parameters/crash_kexec_post_notifiers"
-_CONSOLE = re.compile(r"^(\S+)\s+\S+\s+\(([^)]*)\)", re.MULTILINE)
+_CONSOLE = re.compile(r"^(\S+)[ \t]+\S+[ \t]+\(([^)\n]*)\)", re.MULTILINE)
 _BOOT_CONSOLES = ("earlycon", "earlyprintk", "keep_bootcon")
 _FIRST_WORDS = {"efi_pstore": "EFI variables", "efi": "EFI variables", "erst": "ERST", "ramoops": "reserved memory"}
 

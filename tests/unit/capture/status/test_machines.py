@@ -360,3 +360,20 @@ def spoil(choose: random.Random, content: bytes) -> bytes:
             return choose.randbytes(200)
         case _:
             return b"9" * 400 + b"\n" + content
+
+
+def test_a_long_file_takes_no_longer_than_it_is_long(tmp_path: Path) -> None:
+    """A megabyte of what looks like the beginning of something: with a quadratic pattern this would take hours."""
+    tree = arm_debian(tmp_path)
+    megabyte = 1 << 20
+    for name, piece in (
+        ("proc/consoles", "a b (\n"),
+        ("proc/meminfo", "MemTotal: "),
+        ("etc/systemd/system.conf", "\n \n"),
+        ("etc/default/kdump-tools", 'A="\\"\\'),
+        ("etc/kdump.conf", "nfs a:/ "),
+        ("etc/sysconfig/kdump", "KDUMP_SAVEDIR=://a:"),
+        ("proc/cmdline", 'console="" '),
+    ):
+        tree.put(name, piece * (megabyte // len(piece)))
+    assert tree.examine().select("unknown")
