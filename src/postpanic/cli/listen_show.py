@@ -15,30 +15,33 @@ from postpanic.evidence.netconsole.record import Event
 __all__ = ["Show"]
 
 _STATISTICS: tuple[tuple[str, str], ...] = (
+    ("files", "files"),
+    ("read_bytes", "bytes read"),
+    ("rotations", "files rotated or truncated"),
     ("packets", "packets"),
     ("messages", "messages"),
-    ("basic", "of the basic format"),
+    ("basic", "of them of the basic format"),
     ("fragments", "fragments"),
     ("incomplete", "messages with fragments that never came"),
     ("contradicting", "fragments that fit no message"),
-    ("duplicates", "came twice"),
-    ("reordered", "put in order"),
-    ("late", "too late to be put in order"),
-    ("lost", "lost, by the sender's own count"),
-    ("left_out", "numbers left out by the sender, or lost"),
-    ("boots", "boots"),
+    ("duplicates", "messages that came twice"),
+    ("reordered", "messages put in order"),
+    ("late", "messages too late to be put in order"),
+    ("lost", "messages lost, by the senders' own count"),
+    ("left_out", "numbers left out by the senders, or lost"),
+    ("boots", "hosts that began anew"),
     ("refused", "packets beyond the rate"),
     ("unwanted", "packets from elsewhere"),
-    ("dropped_by_kernel", "packets dropped by the kernel, that were not fetched in time"),
+    ("dropped_by_kernel", "packets dropped by our kernel, not fetched in time"),
     ("unwritten_bytes", "bytes that could not be written"),
     ("sources", "hosts"),
     ("forgotten_sources", "hosts forgotten, because there were too many"),
     ("reports", "reports"),
     ("unstored_reports", "reports not stored, because there were too many"),
-    ("announced", "announced"),
-    ("kept_back", "not announced: the same again, or too many"),
+    ("announced", "reports announced"),
+    ("kept_back", "reports not announced: the same again, or too many"),
 )
-_ALWAYS = frozenset({"packets", "messages", "lost", "dropped_by_kernel", "sources", "reports"})
+_ALWAYS = frozenset({"packets", "messages", "dropped_by_kernel", "sources", "reports"})
 
 
 class Show:
@@ -98,8 +101,8 @@ class Show:
         if self._quiet:
             return
         for name, words in _STATISTICS:
-            if counts.get(name) or name in _ALWAYS:
-                print(f"{counts.get(name, 0):>12} {words}", file=sys.stderr)
+            if counts.get(name) or (name in _ALWAYS and name in counts):
+                print(f"{words}: {counts.get(name, 0)}", file=sys.stderr)
         sys.stderr.flush()
 
     @staticmethod
