@@ -78,6 +78,7 @@ class Pile:
         self.drafts: list[Draft] = []
         self.is_guest = False
         self.is_injected = False
+        self.injected_pages: set[int] = set()
 
     def add(self, draft: Draft) -> None:
         """Take an error in."""

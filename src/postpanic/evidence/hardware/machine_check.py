@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from postpanic.evidence.hardware import amd, intel
 from postpanic.evidence.hardware.model import Finding, MachineCheck
-from postpanic.evidence.hardware.status import is_amd
+from postpanic.evidence.hardware.status import UC, is_amd
 
 __all__ = ["VENDORS", "interpret"]
 
@@ -22,6 +24,10 @@ VENDORS = {
 }
 """``X86_VENDOR_*`` of arch/x86/include/asm/processor.h."""
 
+_FIRMWARE_BANK = 255
+_MCIP = 1 << 2
+"""MCG_STATUS: a machine check exception is being handled."""
+
 
 def interpret(check: MachineCheck) -> Finding:
     """
@@ -30,6 +36,12 @@ def interpret(check: MachineCheck) -> Finding:
     Without a vendor the architectural codes are taken as Intel defines them, unless the record has registers that
     only AMD has. Zhaoxin and Centaur follow Intel.
     """
-    if is_amd(check.vendor) or (check.vendor is None and check.ipid):
-        return amd.interpret(check)
-    return intel.interpret(check)
+    is_of_amd = is_amd(check.vendor) or (check.vendor is None and check.ipid)
+    # Bank 255 is the kernel's own, made of firmware's record of a memory error: with Intel's code on any processor.
+    is_of_amd = is_of_amd and check.bank != _FIRMWARE_BANK
+    finding = amd.interpret(check) if is_of_amd else intel.interpret(check)
+    if check.cpuid and check.status & UC and not check.mcgstatus & _MCIP and not check.tsc:
+        # Banks keep their contents over a warm reset, and the kernel reads them when it starts, without a time stamp.
+        when = "found in the bank, not signalled: as a rule at start-up, from before the reset"
+        finding = msgspec.structs.replace(finding, details={**finding.details, "when": when})
+    return finding

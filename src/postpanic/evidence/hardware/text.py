@@ -62,6 +62,8 @@ _NEEDLES = (
     b"not syncing: ",
     b"Hypervisor detected",
     b"Hardware name: ",
+    b"DMI: ",
+    b"Injecting memory failure",
     b"Booting paravirtualized",
     b"Linux version ",
 )
@@ -69,12 +71,12 @@ _MARK = "[Hardware Error]"
 _MARK_WITHIN = 160
 """Characters of a line within which the mark must stand."""
 _NUMBER = re.compile(r"\{(\d{1,10})\}$")
-_ABOUT_MEMORY = ("EDAC MC", "Memory failure: ", "memory corruption", "recovery action for")
+_ABOUT_MEMORY = ("EDAC MC", "Memory failure: ", "memory corruption", "recovery action for", " Bank 255: ")
 _EDAC_PREFIX = re.compile(r"EDAC [\w]{1,24} MC\d{1,3}: ")
 _GUESTS = re.compile(
     r"Hypervisor detected: |Booting paravirtualized kernel on (?!bare)"
-    r"|Hardware name: (?:QEMU|VMware|Bochs|Red Hat KVM|OpenStack|Google Google Compute|Xen|innotek)"
-    r"|Hardware name: Microsoft Corporation Virtual"
+    r"|(?:Hardware name|DMI): (?:QEMU|VMware|Bochs|Red Hat KVM|OpenStack|Google Google Compute|Xen|innotek)"
+    r"|(?:Hardware name|DMI): Microsoft Corporation Virtual"
 )
 _PANIC_OVER = re.compile(
     r"not syncing: .{0,80}?(?:[Mm]achine check|Not all CPUs entered|synchronizing machine check|hardware error|SError"
@@ -172,8 +174,8 @@ class _Reader:
             worst.keep(line)
 
     def _end_open(self) -> None:
-        self._checks.finish()
         self._records.finish()
+        self._checks.finish()
         self._aer.finish()
 
     def finish(self, *, is_boot: bool) -> Iterator[HardwareError]:
@@ -187,6 +189,7 @@ class _Reader:
         pile.drafts.clear()
         if is_boot:
             pile.is_guest = pile.is_injected = False
+            pile.injected_pages.clear()
 
 
 def _rank(finding: Finding | None) -> int:
@@ -195,6 +198,7 @@ def _rank(finding: Finding | None) -> int:
 
 def _finish(draft: Draft, finding: Finding, pile: Pile) -> HardwareError:
     is_injected = pile.is_injected and draft.source is Source.MACHINE_CHECK
+    is_injected |= draft.source is Source.MEMORY_FAILURE and draft.page in pile.injected_pages
     finding = msgspec.structs.replace(
         finding,
         location={**draft.location, **finding.location}

@@ -35,8 +35,13 @@ _KILLED = re.compile(
 _USER_ACCESS = re.compile(r"Uncorrected hardware memory error in user-access at ([0-9a-f]{1,16})")
 _OFFLINED = re.compile(r"[Ss]oft[- ]offlin\w{1,4}:? (?:pfn:? )?(?:0x)?([0-9a-f]{3,13})\b")
 _HOT = re.compile(r"CPU(\d{1,6}): (Core|Package) (temperature|power limit).{0,40}above threshold")
+_INJECTED_PAGE = re.compile(
+    r"(?:Injecting memory failure (?:for|at)|Soft offlining) (?:pfn|page)?:? ?(?:0x)?([0-9a-f]{1,13})"
+    r"(?: at (?:process )?virtual address|$)"
+)
 _INJECTING = re.compile(r"(?:Triggering MCE exception on CPU|Starting machine check poll CPU|EINJ: .{0,60}inject)")
 
+_PAGES_LIMIT = 65536
 _SERROR_TYPES = {
     0: ("uncontainable", Severity.FATAL),
     1: ("unrecoverable", Severity.FATAL),
@@ -97,6 +102,9 @@ class EventReader:
         if _INJECTING.search(text):
             self._pile.is_injected = True
             return True
+        if (match := _INJECTED_PAGE.search(text)) is not None and len(self._pile.injected_pages) < _PAGES_LIMIT:
+            # madvise(2) and the hwpoison injector say so themselves.
+            self._pile.injected_pages.add(int(match[1], 16))
         return any(words in text and handler(line, text) for words, handler in self._handlers)
 
     def _add(self, source: Source, line: Line, finding: Finding, cpu: int | None = None) -> bool:

@@ -13,7 +13,7 @@ import re
 
 import msgspec
 
-from postpanic.evidence.hardware.draft import Draft, Pile
+from postpanic.evidence.hardware.draft import LINES_LIMIT, Draft, Pile
 from postpanic.evidence.hardware.machine_check import VENDORS, interpret
 from postpanic.evidence.hardware.model import MachineCheck, Source
 from postpanic.evidence.lines import Line
@@ -62,6 +62,8 @@ _TRACE_FIELDS = re.compile(
 )
 
 _MCELOG_LINES = 32
+_FIRMWARE_BANK = 255
+"""Of what the kernel makes out of firmware's memory errors (arch/x86/kernel/cpu/mce/apei.c)."""
 
 
 class _Open:
@@ -297,6 +299,8 @@ class MachineCheckReader:
         if opened is None or "status" not in opened.values:
             return
         draft = opened.draft
+        if opened.values.get("bank") == _FIRMWARE_BANK and self._is_told_already(opened):
+            return
         check = MachineCheck(**{name: _fits(value) for name, value in opened.values.items()})
         draft.check, draft.cpu = check, check.cpu
         draft.finding = interpret(check)
@@ -305,6 +309,15 @@ class MachineCheckReader:
         count = draft.finding.details.get("corrected_count", "")
         draft.count = max(int(count), 1) if count.isdigit() else 1
         self._pile.add(draft)
+
+    def _is_told_already(self, opened: _Open) -> bool:
+        """Tell whether firmware's record of the same page was read; the kernel makes a machine check of it as well."""
+        earlier = self._pile.with_page(opened.values.get("addr", 0) >> 12)
+        if earlier is None or earlier.source is not Source.APEI:
+            return False
+        earlier.lines += opened.draft.lines[: LINES_LIMIT - len(earlier.lines)]
+        earlier.end = max(earlier.end, opened.draft.end)
+        return True
 
 
 def _fits(value: int) -> int:
