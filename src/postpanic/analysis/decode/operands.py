@@ -31,6 +31,7 @@ _MIPS_NAMES = (
     *("zero", "at", "v0", "v1", "a0", "a1", "a2", "a3", "t0", "t1", "t2", "t3", "t4", "t5", "t6", "t7"),
     *("s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "t8", "t9", "k0", "k1", "gp", "sp", "fp", "ra"),
 )
+_RISCV_OPERAND = re.compile(r"(-?(?:0x[0-9a-f]{1,8}|\d{1,8}))?\((\w{2,5})\)$")
 _STORES = re.compile(r"(?:st|sd|sw|sh|sb|c\.s|fs|amo|sc|swp|cas|ldadd|ldclr|ldset|xchg)")
 
 
@@ -159,6 +160,8 @@ def _of_others(instruction: Instruction, machine: str, known: Mapping[str, int])
     name = instruction.mnemonic
     is_write = _STORES.match(name) is not None
     operands = [operand for operand in decoded.operands if operand.type == _OP_MEM]
+    if not operands and machine in {"riscv64", "riscv32"}:
+        yield from _riscv_compressed(instruction, machine, known, is_write=is_write)
     for operand in operands:
         memory = operand.mem
         used: list[tuple[str, int | None]] = []
@@ -166,6 +169,7 @@ def _of_others(instruction: Instruction, machine: str, known: Mapping[str, int])
         for register in (memory.base, getattr(memory, "index", 0)):
             if register:
                 spelt = decoded.reg_name(register)
+                spelt = f"r{spelt}" if machine == "s390x" and spelt.isdigit() else spelt
                 value = _register(spelt, machine, known)
                 used.append((spelt, value))
                 if register == getattr(memory, "index", 0) and register != memory.base:
@@ -214,11 +218,22 @@ def _register(name: str, machine: str, known: Mapping[str, int]) -> int | None:
         number = name.lstrip("r")
         return 0 if name in {"0", "zero"} else known.get(f"gpr{int(number):02d}") if number.isdigit() else None
     if machine == "s390x":
-        return known.get(name.lstrip("%"))
+        return known.get(name)
     if name in {"zero", "$zero"}:
         return 0
     plain = name.lstrip("$")
     return known.get(plain, known.get("s0" if plain == "fp" else "fp" if plain in {"s0", "s8"} else ""))
+
+
+def _riscv_compressed(
+    instruction: Instruction, machine: str, known: Mapping[str, int], *, is_write: bool
+) -> Iterator[MemoryAccess]:
+    """Read the operand from the text: capstone has no memory operands for instructions of 16 bits."""
+    match = _RISCV_OPERAND.search(instruction.operands)
+    if match is not None:
+        value = _register(match[2], machine, known)
+        vaddr = None if value is None else (value + int(match[1] or "0", 0)) & _WORD
+        yield MemoryAccess(match[0], ((match[2], value),), vaddr, 0, not is_write, is_write)
 
 
 def _ppc_indexed(decoded: Any, machine: str, known: Mapping[str, int], *, is_write: bool) -> Iterator[MemoryAccess]:  # noqa: ANN401 - capstone has no types
