@@ -42,7 +42,7 @@ from tests.vm.lab import Lab, default_cache_dir, hold_machine
 from tests.vm.packets import Packet, read_packets
 from tests.vm.recipes import KERNELS
 
-__all__ = ["RAMOOPS", "RECORDS", "Evidence", "RecordRecipe", "make_evidence"]
+__all__ = ["CORRECTED", "FATAL", "RAMOOPS", "RECORDS", "Evidence", "RecordRecipe", "make_evidence"]
 
 COMMAND_LINE = "console=ttyS0 no_timer_check panic=0"
 BASE_MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "configfs", "netconsole", "dummy", "efivarfs", "qemu_fw_cfg")
@@ -53,6 +53,7 @@ FIRMWARE = ("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd")
 BOOT_TIMEOUT_S = 60.0
 CRASH_TIMEOUT_S = 30.0
 QUIET_S = 1.5
+LISTENERS = 3
 # The section type of compressed kernel messages (drivers/acpi/apei/erst.c), 4f118707-04dd-4055-b5dd-956d34ddfac6.
 PANIC_RECORD = uuid.UUID("4f118707-04dd-4055-b5dd-956d34ddfac6").bytes_le
 FAILURE = r"^lab: failed:.*|end Kernel panic - not syncing: No working init.*"
@@ -93,6 +94,29 @@ RAMOOPS = RamoopsArea()
 
 
 @dataclass(frozen=True)
+class InjectedError:
+    """A machine check as QEMU's monitor takes it: where, and the bank's registers."""
+
+    cpu: int
+    bank: int
+    status: int
+    mcgstatus: int
+    address: int
+    misc: int
+
+    @property
+    def words(self) -> str:
+        """The words of the monitor's command ``mce``."""
+        return f"{self.cpu} {self.bank} {self.status:#x} {self.mcgstatus:#x} {self.address:#x} {self.misc:#x}"
+
+
+# Valid, its count 1, address and MISC valid; a read on memory channel 1, and a page is what the address is exact to.
+CORRECTED = InjectedError(0, 9, 0x8C00004000010091, 0x0, 0x1F3A5C40, 0x8C)
+# Valid, uncorrected, enabled, the processor's context corrupt; RIPV and MCIP are set.
+FATAL = InjectedError(1, 9, 0xBE00000000800091, 0x5, 0x1F3A6C80, 0x8C)
+
+
+@dataclass(frozen=True)
 class RecordRecipe:
     """
     How evidence comes about.
@@ -104,7 +128,7 @@ class RecordRecipe:
     kernel : str
         A key of ``KERNELS``.
     scenario : str
-        A script ``scenarios/evidence-NAME.sh``.
+        A script of ``scenarios/evidence/``.
     backend : str
         The pstore backend, which decides what the machine has.
     modules : tuple of (str, str)
@@ -226,6 +250,7 @@ def _digest(lab: Lab, recipe: RecordRecipe, kernel: Kernel) -> str:
             "kernel": [kernel.package, kernel.version],
             "recipe": asdict(recipe),
             "words": [COMMAND_LINE, *BASE_MODULES],
+            "errors": [CORRECTED.words, FATAL.words],
             "scripts": [path.read_text() for path in (*_scripts(recipe), *sources)],
             "steps": [inspect.getsource(step) for step in _STEPS],
             "programs": guest.build_programs(lab.cache_dir).name,
@@ -234,7 +259,8 @@ def _digest(lab: Lab, recipe: RecordRecipe, kernel: Kernel) -> str:
 
 
 def _scripts(recipe: RecordRecipe) -> tuple[Path, Path]:
-    return guest.SCENARIOS_DIR / "evidence-init.sh", guest.SCENARIOS_DIR / f"evidence-{recipe.scenario}.sh"
+    directory = guest.SCENARIOS_DIR / "evidence"
+    return directory / "init.sh", directory / f"{recipe.scenario}.sh"
 
 
 def _make_initramfs(run: _Run) -> bytes:
@@ -353,16 +379,17 @@ def _boot_and_crash(run: _Run, machine: _Machine) -> None:
     last = "Kernel Offset:" if run.recipe.scenario == "machine-check" else "end Kernel panic"
     machine.wait_for(last, timeout_s=CRASH_TIMEOUT_S, failure=FAILURE)
     # What the serial console prints last is neither the end of the network's nor of the firmware's.
-    _wait_quiet(run.target / "network.pcap")
+    if run.recipe.scenario == "module-null":
+        _wait_quiet(run.target / "network.pcap", having=b"end Kernel panic", times=LISTENERS)
     if run.recipe.backend == "erst":
         _wait_quiet(run.work / "erst", having=PANIC_RECORD)
 
 
-def _wait_quiet(path: Path, *, having: bytes = b"") -> None:
-    """Wait until a file that the machine writes has *having* in it, and no more comes."""
+def _wait_quiet(path: Path, *, having: bytes = b"", times: int = 1) -> None:
+    """Wait until a file that the machine writes has *having* in it so many times, and no more comes."""
     before, since = b"", time.monotonic()
     deadline = since + scale_timeout(CRASH_TIMEOUT_S)
-    while having not in before or time.monotonic() - since < QUIET_S:
+    while before.count(having) < times or time.monotonic() - since < QUIET_S:
         assert time.monotonic() < deadline, f"{path} is never complete"
         content = path.read_bytes()
         if content != before:
@@ -371,13 +398,11 @@ def _wait_quiet(path: Path, *, having: bytes = b"") -> None:
 
 
 def _report_errors(machine: _Machine) -> None:
-    """Have the machine report errors of its memory: ``mce [-b] CPU BANK STATUS MCG_STATUS ADDRESS MISC``."""
+    """Have the machine report errors of its memory, the second to all processors."""
     machine.wait_for(r"^lab: please check corrected", timeout_s=CRASH_TIMEOUT_S, failure=FAILURE)
-    # Valid, corrected, its count 1; the address and what goes with it are valid; a read on memory channel 1.
-    machine.order("mce 0 9 0x8c00004000010091 0x0 0x1f3a5c40 0x8c")
+    machine.order(f"mce {CORRECTED.words}")
     machine.wait_for(r"^lab: please check fatal", timeout_s=CRASH_TIMEOUT_S, failure=FAILURE)
-    # Valid, uncorrected, enabled, the processor's context corrupt; the same channel; RIPV clear, MCIP set.
-    machine.order("mce -b 1 9 0xbe00000000800091 0x5 0x1f3a5c80 0x8c")
+    machine.order(f"mce -b {FATAL.words}")
 
 
 def _collect(run: _Run, machine: _Machine) -> None:

@@ -51,7 +51,7 @@ network() {
     listener extended 6667 "extended"
     listener release 6668 "extended release" userdata
     # Nearly as long as a record can be: more than a packet with its header.
-    echo "<5>lab: long $(printf '%0950d' 0) end" >/dev/kmsg
+    echo "<5>lab: long $(printf '%0973d' 0) end" >/dev/kmsg
     printf '<4>lab: caf\303\251 back\\slash' >/dev/kmsg
 }
 
