@@ -12,6 +12,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Literal
 from uuid import UUID
 
@@ -169,6 +170,11 @@ class KernelReedSolomon:
         return bytes(par)
 
 
+@cache
+def kernel_reed_solomon(nroots: int) -> KernelReedSolomon:
+    return KernelReedSolomon(nroots)
+
+
 class PersistentRamZone:
     """A zone of ramoops, written to as ``persistent_ram_write`` does."""
 
@@ -180,7 +186,7 @@ class PersistentRamZone:
         if ecc:
             self.blocks = -(-(self.room - ecc) // (128 + ecc))
             self.room -= (self.blocks + 1) * ecc
-            self.code = KernelReedSolomon(ecc)
+            self.code = kernel_reed_solomon(ecc)
         self.start = self.used = 0
         self.data = bytearray(self.room)
         self.parity = bytearray(self.blocks * ecc)

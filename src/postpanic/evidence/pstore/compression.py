@@ -29,6 +29,7 @@ MOST_TEXT_BYTES = 8 << 20
 """No dump is longer: kmsg_bytes is 10 KiB unless set, and the log itself a few MiB at most."""
 _MOST_STORED_BYTES = 4 << 20
 _MOST_LZO_BYTES = 256 << 10
+_MOST_SLOW_BYTES = 1 << 20
 _STEP_BYTES = 64
 
 _Decoder = Callable[[bytes], "tuple[bytes, bool] | None"]
@@ -120,11 +121,11 @@ def _decode_lzo(stored: bytes) -> tuple[bytes, bool] | None:
 
 
 def _decode_lz4(stored: bytes) -> tuple[bytes, bool] | None:
-    return decode_lz4_block(stored, MOST_TEXT_BYTES)
+    return decode_lz4_block(stored[:_MOST_SLOW_BYTES], MOST_TEXT_BYTES)
 
 
 def _decode_842(stored: bytes) -> tuple[bytes, bool] | None:
-    return decode_842(stored, MOST_TEXT_BYTES)
+    return decode_842(stored[:_MOST_SLOW_BYTES], _MOST_SLOW_BYTES)
 
 
 def _decode_zstd(stored: bytes) -> tuple[bytes, bool] | None:

@@ -26,8 +26,8 @@ __all__ = ["decode_file", "is_record_name", "read_directory"]
 
 _NAME = re.compile(r"(?P<type>[a-z][a-z-]{0,40})-(?P<backend>[A-Za-z0-9_]{1,32})-(?P<id>\d{1,20})(?P<stored>\.enc\.z)?")
 _JOINED = "dmesg.txt"
-_MOST_FILES = 16384
-_MOST_FILE_BYTES = 128 << 20
+_MOST_FILES = 8192
+_MOST_FILE_BYTES = 32 << 20
 _MOST_TOTAL_BYTES = 512 << 20
 _DEPTH = 3
 _EFI = frozenset({"efi", "efi_pstore"})

@@ -31,14 +31,19 @@ class _Cut(Exception):  # noqa: N818 - the end of the data is no error here
 
 class _Bits:
     def __init__(self, data: bytes) -> None:
-        self._value = int.from_bytes(data, "big")
+        self._data = data
+        self._place = 0
         self._left = 8 * len(data)
 
     def take(self, count: int) -> int:
+        """Take up to 64 bits, the highest first."""
         if count > self._left:
             raise _Cut
+        first, skipped = divmod(self._place, 8)
+        window = self._data[first : first + 9]
+        self._place += count
         self._left -= count
-        return (self._value >> self._left) & ((1 << count) - 1)
+        return (int.from_bytes(window, "big") >> (8 * len(window) - skipped - count)) & ((1 << count) - 1)
 
 
 def decode_842(data: bytes, limit_bytes: int) -> tuple[bytes, bool]:

@@ -22,6 +22,7 @@ _EVENT_S = 180.0
 _FOLLOWS_S = 30.0
 _NEAR = 8
 """Dumps back that are looked at: those of one boot follow each other."""
+_MOST_BOOTS = 64
 _MOST_MISSING = 9999
 _COMPANIONS = (RecordType.FTRACE, RecordType.PMSG)
 _HARDWARE = (RecordType.MCE, RecordType.CPER)
@@ -76,7 +77,7 @@ def _group_parts(dumps: Sequence[Record]) -> list[list[Record]]:
         same.sort(key=lambda record: (record.time_s or 0.0, record.id or 0, record.part or 0))
         groups: list[list[Record]] = []
         for record in same:
-            group = next((group for group in groups if _belongs(group, record)), None)
+            group = next((group for group in groups[-_NEAR:] if _belongs(group, record)), None)
             if group is None:
                 groups.append([record])
             else:
@@ -238,7 +239,7 @@ def _of_one(record: Record, text: bytes = b"") -> Crash:
 
 def _add_console(crashes: list[Crash], record: Record) -> list[Crash]:
     console = _of_one(record, record.data)
-    for place in range(len(crashes) - 1, -1, -1):
+    for place in range(len(crashes) - 1, max(len(crashes) - 1 - _MOST_BOOTS, -1), -1):
         crash = crashes[place]
         merged = merge_console(crash.text, record.data)
         if merged is not None:

@@ -56,13 +56,13 @@ def read_mtdoops(data: Bytes, record_size: int = 0) -> list[Record]:
         The module's parameter, bytes; 0: a record ends where the next begins, or where the flash is erased.
     """
     pages = _find_pages(data, record_size or _PAGE_BYTES)
+    if not pages:
+        return []
     ends = [*(page.offset for page in pages[1:]), len(data)]
     records = [
         _read_page(data, page, min(end, page.offset + record_size) if record_size else end, number)
         for number, (page, end) in enumerate(zip(pages, ends, strict=True))
     ]
-    if not pages:
-        return []
     # The counter goes round: the newest is the one with the longest way to the next above it.
     counters = sorted({page.sequence for page in pages})
     gaps = [

@@ -34,6 +34,8 @@ def merge_logs(first: bytes, second: bytes) -> bytes | None:
     bytes or None
         Every line of both once, in order; what both have as *second* has it. None: they do not overlap.
     """
+    if not may_overlap(first, second):
+        return None
     ours, theirs = first.splitlines(keepends=True), second.splitlines(keepends=True)
     our_keys, their_keys = _keys(ours), _keys(theirs)
     shift = _find_shift(our_keys, their_keys)
@@ -57,9 +59,11 @@ def merge_logs(first: bytes, second: bytes) -> bytes | None:
 
 def _longer(line: bytes, other: bytes) -> bytes:
     """Give the line that is whole: the other one is its beginning or its end."""
-    mine, others = _keys([line, other])
-    is_cut = len(others) > len(mine) and (others.startswith(mine) or others.endswith(mine))
-    return other if is_cut else line
+    # Cut at its beginning a line may have lost half of its level, which is no longer one then.
+    for mine, others in (_keys([line, other]), (line.rstrip(b"\n"), other.rstrip(b"\n"))):
+        if len(others) > len(mine) and (others.startswith(mine) or others.endswith(mine)):
+            return other
+    return line
 
 
 def _concatenated(*parts: list[bytes]) -> bytes:
@@ -112,6 +116,8 @@ def merge_console(log: bytes, console: bytes) -> bytes | None:
     bytes or None
         None: they are not of one boot, or nothing shows that they are.
     """
+    if not may_overlap(log, console):
+        return None
     theirs = console.splitlines(keepends=True)
     known = {key for key in _keys(log.splitlines()) if len(key) >= _ANCHOR_BYTES and _STAMP.search(key)}
     shared = [number for number, key in enumerate(_keys(theirs)) if key in known]
@@ -129,6 +135,14 @@ def merge_console(log: bytes, console: bytes) -> bytes | None:
     if their_first is None or ours_last is None or their_first < ours_last:
         after = b""
     return _concatenated([before] if before else [], [log], [after] if after else [])
+
+
+def may_overlap(first: bytes, second: bytes) -> bool:
+    """Tell by the time stamps at their ends whether two logs can have lines in common."""
+    starts, ends = [first_stamp(first), first_stamp(second)], [last_stamp(first), last_stamp(second)]
+    if None in starts or None in ends:
+        return bool(first and second)
+    return max(start or 0.0 for start in starts) <= min(end or 0.0 for end in ends)
 
 
 def first_stamp(text: bytes) -> float | None:

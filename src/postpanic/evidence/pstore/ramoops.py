@@ -31,6 +31,7 @@ from postpanic.evidence.pstore.reed_solomon import reed_solomon
 __all__ = ["read_ramoops"]
 
 BACKEND = "ramoops"
+_HOPELESS = 256
 _KMSG_HEADER = re.compile(rb"====(-?\d{1,19})\.(\d{1,9})(?:-([CD]))?\n")
 _DAMAGED_HEADER = re.compile(rb"[^\n]{8,36}\n")
 
@@ -139,7 +140,11 @@ def _corrected_data(raw: bytes, room: int, size: int, ecc: int, quality: Quality
     for number, place in enumerate(range(0, size, BLOCK_BYTES)):
         block = data[place : min(place + BLOCK_BYTES, room)]
         parity = raw[parity_at + number * ecc : parity_at + (number + 1) * ecc]
-        found = code.correct(block, parity)
+        if bad > _HOPELESS and bad > 9 * (number - bad):
+            # Memory that has decayed as a whole: trying to put it right takes long, and is in vain.
+            found = (block, 0) if code.encode(block) == parity else None
+        else:
+            found = code.correct(block, parity)
         if found is None:
             bad += 1
             blocks.append(block)

@@ -45,7 +45,11 @@ BLOCK_BYTES = 128
 """Data that one block of parity covers; no kernel sets another."""
 
 _MOST_ZONES = 4096
-_MOST_ZONE_BYTES = 256 << 20
+_MOST_ZONE_BYTES = 16 << 20
+_MOST_SEARCHED_BYTES = 1 << 30
+_VOTERS = 16
+_VOTER_BYTES = 4 << 20
+_LEAST_STRIDE = 256
 _LEAST_PARITY_FOUND = 6
 """With less parity the end of a zone would be found by chance; it has to be given."""
 _MAJORS = range(3, 10)
@@ -289,8 +293,9 @@ def _read_hit(data: Bytes, offset: int, order: Literal["little", "big"]) -> _Hit
 def _find_parity(data: Bytes, hits: list[_Hit], order: Literal["little", "big"]) -> int:
     """Find how much parity there is: that amount with which most headers have theirs at the end of their zones."""
     votes: Counter[int] = Counter()
-    for place, hit in enumerate(hits[:64]):
+    for place, hit in enumerate(hits[:_VOTERS]):
         limit = hits[place + 1].offset if place + 1 < len(hits) else len(data)
+        limit = min(limit, hit.offset + hit.size + _VOTER_BYTES)
         for ecc in (16, *range(_LEAST_PARITY_FOUND, 65)):
             if _find_header_parity(data, hit, ecc, limit, order) is not None:
                 votes[ecc] += 1
@@ -316,6 +321,7 @@ def _find_ends(data: Bytes, hits: list[_Hit], ecc: int, order: Literal["little",
     """Find where the zones end: places, sizes and signatures of those hits that are zones."""
     places: list[tuple[int, int, int]] = []
     busy_until = -1
+    left = _MOST_SEARCHED_BYTES
     for index, hit in enumerate(hits):
         # What lies in the data of a zone is no zone.
         if hit.offset < busy_until:
@@ -326,7 +332,9 @@ def _find_ends(data: Bytes, hits: list[_Hit], ecc: int, order: Literal["little",
         )
         end = following
         if ecc:
-            found = _find_header_parity(data, hit, ecc, min(len(data), hit.offset + _MOST_ZONE_BYTES), order)
+            limit = min(len(data), hit.offset + min(_MOST_ZONE_BYTES, left))
+            found = _find_header_parity(data, hit, ecc, limit, order)
+            left -= (limit if found is None else found) - hit.offset
             if found is None and buffer_size(following - hit.offset, ecc) < max(hit.size, 1):
                 continue
             end = found if found is not None else following

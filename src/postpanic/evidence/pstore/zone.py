@@ -76,19 +76,18 @@ def _read_zone(
         return None, 0
     if kind is not RecordType.DMESG and start > size:
         return None, 0
-    raw = data[offset : offset + _HEADER_BYTES + size]
+    held = min(size, len(data) - offset - _HEADER_BYTES)
+    magic = int.from_bytes(data[offset + _HEADER_BYTES : offset + _HEADER_BYTES + 4], order)
+    # Noise has the signature now and then; a device that was cut short has its last zone cut.
+    if magic != KMSG_MAGIC if kind is RecordType.DMESG else held < size:
+        return None, 0
+    raw = data[offset : offset + _HEADER_BYTES + held]
     contents = raw[_HEADER_BYTES:]
     quality = Quality()
-    if len(contents) < size:
-        # Noise has the signature now and then; a device that was cut short has its last zone cut.
-        if (
-            kind is not RecordType.DMESG
-            or struct.unpack("<I" if order == "little" else ">I", contents[:4].ljust(4, b"\0"))[0] != KMSG_MAGIC
-        ):
-            return None, 0
-        quality = quality.noted(f"the image ends inside the zone: {len(contents)} of {size} bytes")
+    if held < size:
+        quality = quality.noted(f"the image ends inside the zone: {held} of {size} bytes")
     number = numbers.get(kind, 0)
-    record: Record | None = Record(
+    record = Record(
         type=kind,
         backend=BACKEND,
         name=f"{kind}-{BACKEND}-{number}",
@@ -100,17 +99,12 @@ def _read_zone(
         word_bytes=0,
         release="5.9" if kind is RecordType.FTRACE else "",
     )
-    if kind is RecordType.DMESG and record is not None:
-        record = _make_dump(record, contents, order)
-    if record is not None:
-        numbers[kind] = number + 1
-    return record, len(raw)
+    numbers[kind] = number + 1
+    return (_make_dump(record, contents, order) if kind is RecordType.DMESG else record), len(raw)
 
 
-def _make_dump(record: Record, contents: bytes, order: Literal["little", "big"]) -> Record | None:
-    """Take the header off a dump; None: it is none."""
-    if int.from_bytes(contents[:4], order) != KMSG_MAGIC:
-        return None
+def _make_dump(record: Record, contents: bytes, order: Literal["little", "big"]) -> Record:
+    """Take the header off a dump."""
     for (form_order, size), form in _KMSG_FORMS.items():
         if form_order != order or len(contents) < size:
             continue
