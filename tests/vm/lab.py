@@ -87,7 +87,19 @@ PANIC_TIMEOUT_S = 30.0
 ENDED_TIMEOUT_S = 10.0
 MOST_MACHINES = 4
 UNUSED_S = 14 * 24 * 3600.0
-CACHES = ("captures", "crashes", "dumps", "variants", "debug", "kernels", "programs", "unpacked", "hosts", "oracle")
+CACHES = (
+    "captures",
+    "crashes",
+    "dumps",
+    "variants",
+    "debug",
+    "kernels",
+    "programs",
+    "unpacked",
+    "hosts",
+    "oracle",
+    "evidence",
+)
 
 
 @dataclass(frozen=True)

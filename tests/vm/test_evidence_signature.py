@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from postpanic.evidence.oops import Access, Kind, Report, Section, find_reports
-from tests.vm.evidence_texts import PORTS, read_texts
+from tests.vm.evidence_texts import PORTS, read_dump_log, read_texts
+from tests.vm.lab import Crash
 from tests.vm.records import Evidence
 
 OTHER_KERNELS = [
@@ -57,10 +58,16 @@ def _frames(report: Report) -> list[tuple[str, int | None, bool]]:
     return [(frame.function, frame.offset, frame.is_reliable) for frame in main.frames]
 
 
-def test_the_signature_is_that_of_the_same_crash_of_another_boot(evidence: Callable[..., Evidence]) -> None:
-    one, other = evidence("ramoops", "6.12"), evidence("efi", "6.12")
-    assert _first(one.console).signature == _first(other.console).signature
-    assert _first(one.console).registers != _first(other.console).registers
+def test_the_signature_is_that_of_the_same_crash_of_another_boot(
+    evidence: Callable[..., Evidence], crashed: Callable[..., Crash]
+) -> None:
+    """Also of another kernel, in a dump that was captured before the kernel panicked."""
+    one, other = (_first(evidence(name).console) for name in ("ramoops", "efi"))
+    assert one.signature == other.signature
+    assert one.registers != other.registers
+    captured = _first(read_dump_log(crashed("6.1", scenario="module-null").raw))
+    assert (captured.signature, captured.is_panic) == (one.signature, False)
+    assert captured.release != one.release
 
 
 def test_two_processors_at_once(evidence: Callable[..., Evidence]) -> None:
