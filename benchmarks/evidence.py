@@ -28,7 +28,13 @@ QUIET = (
     b"[12345.778901][ T1234] EXT4-fs (sda1): mounted filesystem with ordered data mode, error policy lock\n"
     b'[12345.878901] audit: type=1400 audit(1515564630.515:5): avc:  denied  { read } for  pid=3348 comm="x"\n'
 )
-TROUBLED = b"[12345.678901] DEBUG: BUG nothing, WARNING: all is well, INFO: see Oops for kernel panic and corruption\n"
+TROUBLED = (
+    b"[12345.678901] DEBUG: BUG nothing, WARNING: all is well, INFO: see Oops for kernel panic and corruption\n"
+    b"Jan 12 10:00:00 host kernel: app: WARNING: at nothing, INFO: task done, Unhandled exception, out of memory\n"
+    b"[12345.778901][ T1234] EXT4-fs warning: WARNING: CPU and lockup, BUG; refcount_t allocation failure, SError\n"
+    b"[12345.878901] nvme: Hardware Error? NMI: none, INFO: rcu is fine, Kernel panic not yet, BUG:none, Oops!\n"
+)
+LOOKALIKE = b"[12345.678901] app says: Busy inodes, CSD lock, NMI received, HARDWARE ERROR, Machine Check\n"
 JOURNAL = (
     b'{"_TRANSPORT":"kernel","PRIORITY":"6","_SOURCE_MONOTONIC_TIMESTAMP":"12345678901",'
     b'"MESSAGE":"usb 1-1: new high-speed USB device number 5 using xhci_hcd","_BOOT_ID":"0123456789abcdef"}\n'
@@ -101,7 +107,8 @@ def main() -> None:
     """Run the benchmark."""
     rows = [
         ("log without reports", f"{rate_mb_s(QUIET):.0f} MB/s", f"{QUIET_BAR_MB_S:.0f} MB/s"),
-        ("log full of alarming words", f"{rate_mb_s(TROUBLED, 4 * MEGABYTE):.1f} MB/s", "linear"),
+        ("log full of alarming words", f"{rate_mb_s(TROUBLED):.0f} MB/s", f"{QUIET_BAR_MB_S:.0f} MB/s"),
+        ("each line like a report", f"{rate_mb_s(LOOKALIKE, 4 * MEGABYTE):.1f} MB/s", "linear"),
         ("journal as JSON", f"{rate_mb_s(JOURNAL):.0f} MB/s", f"{QUIET_BAR_MB_S:.0f} MB/s"),
         ("one line of zeros", f"{rate_mb_s(bytes(1 << 20)):.0f} MB/s", f"{QUIET_BAR_MB_S:.0f} MB/s"),
         ("oopses", f"{oopses_s():.0f}/s", f"{OOPSES_BAR_S:.0f}/s"),

@@ -9,7 +9,7 @@ kernel's own format strings; the place of each is in its comment.
 from __future__ import annotations
 
 import re
-from re import Pattern
+from re import Match, Pattern
 
 import msgspec
 
@@ -59,20 +59,21 @@ class Rule(msgspec.Struct, frozen=True):
     variant: str = ""
     role: Role = Role.EVENT
     is_sought: bool = True
+    is_anchored: bool = False
 
 
 def _rule(needle: str, pattern: str, kind: Kind, variant: str = "", role: Role = Role.EVENT) -> Rule:
-    return Rule(needle, re.compile(pattern), kind, variant, role)
+    return Rule(needle, re.compile(pattern), kind, variant, role, is_anchored=pattern.startswith("^"))
 
 
 def _said(words: str, kind: Kind, variant: str = "") -> Rule:
     """Make a rule of words behind BUG, INFO or WARNING, for which the first pass looks anyway."""
-    pattern = re.compile(r"(?:^|[^\w\"'`=/])(?:BUG|INFO|WARNING): .{0,120}?" + re.escape(words))
-    return Rule(words, pattern, kind, variant, is_sought=False)
+    pattern = r"(?:BUG: (?<![\w\"'`=/]BUG: )|INFO: (?<![\w\"'`=/]INFO: )|WARNING: (?<![\w\"'`=/]WARNING: )).{0,120}?"
+    return Rule(words, re.compile(pattern + re.escape(words)), kind, variant, is_sought=False)
 
 
 _AT = r"^(?:\W{0,8}(?:[\w.-]{1,24}: ){0,2})"  # "[ ", "watchdog: ", "rcu: ", "NMI watchdog: " before the text
-_BUG = r"(?:^|[^\w\"'`=/])BUG: "
+_BUG = r"BUG: (?<![\w\"'`=/]BUG: )"  # the word first: the search for a plain word is quick
 _DIE = r"(?:^|Oops: |\] |: )"
 _NUMBER = r"(?:, [^:]{1,80})?: ?[0-9a-f]{1,16} \[#\d{1,6}\]"
 
@@ -132,7 +133,7 @@ _FAULTS = (
 )
 _ASSERTIONS = (
     # lib/bug.c
-    _rule("kernel BUG at", r"kernel BUG at ", Kind.KERNEL_BUG),
+    _rule("kernel BUG at", r"kernel BUG at \S{1,255}:\d", Kind.KERNEL_BUG),
     # mm/usercopy.c
     _rule("sercopy: ", r"usercopy: [kK]ernel memory", Kind.USERCOPY, role=Role.HERALD),
     _rule("sercopy: ", r"usercopy: Bad or missing usercopy whitelist", Kind.USERCOPY, role=Role.HERALD),
@@ -286,6 +287,20 @@ NEEDLES = _sought(
 """What the first pass over the bytes looks for."""
 
 
+def _by_needle() -> tuple[tuple[str, tuple[tuple[int, Rule], ...]], ...]:
+    found: dict[str, list[tuple[int, Rule]]] = {}
+    for place, rule in enumerate(RULES):
+        if rule.is_sought:
+            found.setdefault(rule.needle, []).append((place, rule))
+    return tuple((needle, tuple(ranked)) for needle, ranked in found.items())
+
+
+_BY_NEEDLE = _by_needle()
+_SPEAKERS = ("BUG: ", "INFO: ", "WARNING: ")
+_SAID_RULES = tuple((place, rule) for place, rule in enumerate(RULES) if not rule.is_sought)
+_FIRST_SAID = _SAID_RULES[0][0]
+
+
 def match_rule(text: str) -> tuple[Rule, str] | None:
     """
     Tell which kind of report a message begins, with its variant; None: no report.
@@ -295,12 +310,28 @@ def match_rule(text: str) -> tuple[Rule, str] | None:
     ('kasan', 'slab-use-after-free')
     >>> match_rule("WARNING: /etc/ssh/moduli does not exist, using fixed modulus")
     """
-    for rule in RULES:
-        if rule.needle in text:
-            match = rule.pattern.search(text)
-            if match is not None:
-                variant = rule.variant
-                if not variant and "v" in rule.pattern.groupindex:
-                    variant = (match["v"] or "").strip()
-                return rule, variant
-    return None
+    best = len(RULES)
+    found: Match[str] | None = None
+    for needle, ranked in _BY_NEEDLE:
+        if needle in text:
+            for place, rule in ranked:
+                if place > best:
+                    break
+                match = rule.pattern.match(text) if rule.is_anchored else rule.pattern.search(text)
+                if match is not None:
+                    best, found = place, match
+                    break
+    if best > _FIRST_SAID and any(speaker in text for speaker in _SPEAKERS):
+        for place, rule in _SAID_RULES:
+            if place > best:
+                break
+            if rule.needle in text and (match := rule.pattern.search(text)) is not None:
+                best, found = place, match
+                break
+    if found is None:
+        return None
+    rule = RULES[best]
+    variant = rule.variant
+    if not variant and "v" in rule.pattern.groupindex:
+        variant = (found["v"] or "").strip()
+    return rule, variant

@@ -12,16 +12,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from mmap import mmap
 from typing import TypeAlias
 
 import msgspec
 
 from postpanic.evidence.lines import LINE_LIMIT, Line, clean_text, split_line
 from postpanic.evidence.oops.builder import ReportBuilder
+from postpanic.evidence.oops.candidates import Candidates, Text
 from postpanic.evidence.oops.fields import read_kernel_offset
 from postpanic.evidence.oops.kinds import FAMILIES, Family, Kind
-from postpanic.evidence.oops.rules import NEEDLES, Role, Rule, match_rule
+from postpanic.evidence.oops.rules import Role, Rule, match_rule
 
 __all__ = [
     "IDLE_LIMIT",
@@ -37,8 +37,6 @@ __all__ = [
     "lines_of",
     "starts",
 ]
-
-Text: TypeAlias = "bytes | mmap"
 
 
 class Boot(msgspec.Struct, frozen=True):
@@ -68,7 +66,6 @@ PREAMBLE_LINES = 12
 PREAMBLE_BYTES = 4096
 """How far before a report these are looked for."""
 
-_WINDOW = 1 << 20
 _STREAMS_LIMIT = 512
 _HERALD_LINES = 10
 _DIE_LINES = 40
@@ -94,44 +91,6 @@ _HERALDED = frozenset({Kind.KERNEL_BUG, Kind.WARNING, Kind.NULL_DEREFERENCE, Kin
 _SLAB_SPEAKERS = frozenset({Kind.KASAN, Kind.SLAB, Kind.MEMORY_LEAK})
 
 
-class _Candidates:
-    """Places of needles, found window by window, at most one of a needle in a line."""
-
-    def __init__(self, data: Text) -> None:
-        self._data = data
-        self._size = len(data)
-        self._places: list[int] = []
-        self._next = 0
-        self._until = 0
-
-    def at_or_after(self, position: int) -> int | None:
-        """Return the first place at or behind a position; positions must not go back."""
-        while True:
-            places = self._places
-            while self._next < len(places) and places[self._next] < position:
-                self._next += 1
-            if self._next < len(places):
-                return places[self._next]
-            if self._until >= self._size:
-                return None
-            self._fill(max(self._until, position))
-
-    def _fill(self, start: int) -> None:
-        end = min(start + _WINDOW, self._size)
-        data, found = self._data, set[int]()
-        for needle in NEEDLES:
-            # A needle may lie across the border of two windows.
-            limit = min(end + len(needle) - 1, self._size)
-            place = data.find(needle, start, limit)
-            while place >= 0:
-                found.add(place)
-                newline = data.find(b"\n", place, min(place + LINE_LIMIT, limit))
-                place = data.find(needle, newline if newline >= 0 else place + LINE_LIMIT, limit)
-        self._places = sorted(found)
-        self._next = 0
-        self._until = end
-
-
 class _Stream:
     """What one printk caller says."""
 
@@ -153,7 +112,7 @@ def find_events(data: Text) -> Iterator[Event]:
     data : bytes or mmap
         Plain text: one message in a line.
     """
-    candidates = _Candidates(data)
+    candidates = Candidates(data)
     position = 0
     while (place := candidates.at_or_after(position)) is not None:
         start, end = _line_around(data, place, position)
@@ -204,7 +163,7 @@ def _preamble_start(data: Text, start: int, floor: int) -> int:
 class _Region:
     """A part of the text with reports in it: from the first one's preamble to where all are over."""
 
-    def __init__(self, data: Text, candidates: _Candidates, start: int, first: int) -> None:
+    def __init__(self, data: Text, candidates: Candidates, start: int, first: int) -> None:
         self.data = data
         self.candidates = candidates
         self.position = start
