@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from postpanic.capture.kexec.verify import Check as LoadCheck
@@ -11,6 +12,8 @@ from postpanic.capture.status.subject import Subject
 __all__ = ["check_loaded", "find_loader", "mend_load"]
 
 GROUP = "capture kernel"
+_RULES = ("etc/udev/rules.d", "run/udev/rules.d", "usr/lib/udev/rules.d", "lib/udev/rules.d")
+_RULE = re.compile(r"kdump|kexec|postpanic")
 _LOADED_FILE = "/sys/kernel/kexec_crash_loaded"
 _COMPARED = frozenset({"kernel", "initramfs", "command line"})
 """What is compared with files: for a tool of the distribution it is a guess which ones it has loaded."""
@@ -25,6 +28,7 @@ def check_loaded(subject: Subject) -> Iterator[Check]:
         for check in subject.verification.checks:
             if check.name != "loaded":
                 yield _translate(subject, check)
+        yield _check_hotplug(subject)
 
 
 def find_loader(subject: Subject) -> str:
@@ -87,6 +91,23 @@ def _translate(subject: Subject, check: LoadCheck) -> Check:
     mend = mend_load(subject) if state in {"failing", "warning"} else ""
     needs_root = state == "unknown" and not subject.host.is_root
     return Check(GROUP, check.name, state, check.evidence, (says,), mend, needs_root)
+
+
+def _check_hotplug(subject: Subject) -> Check:
+    """Look at what keeps the load right when memory or processors come and go: the kernel itself, or a rule of udev."""
+    readings = [subject.read(f"sys/devices/system/{kind}/crash_hotplug") for kind in ("cpu", "memory")]
+    facts = tuple(reading.fact for reading in readings)
+    if all(reading.text == "1" for reading in readings):
+        return Check(GROUP, "hotplug", "ok", "the kernel follows memory and processors by itself", facts)
+    for directory in _RULES:
+        rules = [name for name in subject.list_names(directory) if _RULE.search(name)]
+        if rules:
+            says = Fact(f"/{directory}/{rules[0]}", "loads again")
+            return Check(
+                GROUP, "hotplug", "ok", "it is loaded again when memory or processors come or go", (*facts, says)
+            )
+    found = f"when memory or processors have come or gone, it must be loaded again ({mend_load(subject)})"
+    return Check(GROUP, "hotplug", "ok", found, facts)
 
 
 def _check_fadump(subject: Subject) -> Iterator[Check]:

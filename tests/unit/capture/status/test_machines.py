@@ -242,6 +242,16 @@ def test_a_machine_of_opensuse_keeps_its_passwords(tmp_path: Path) -> None:
     assert "secret" not in repr(report)
 
 
+def test_who_follows_memory_and_processors(tmp_path: Path) -> None:
+    tree = arm_machine(tmp_path)
+    assert "must be loaded again (postpanic arm)" in tree.check("capture kernel", "hotplug").found
+    tree.put("lib/udev/rules.d/50-kdump-tools.rules", "")
+    assert tree.check("capture kernel", "hotplug").evidence[-1].source == "/lib/udev/rules.d/50-kdump-tools.rules"
+    for kind in ("cpu", "memory"):
+        tree.put(f"sys/devices/system/{kind}/crash_hotplug", 1)
+    assert tree.check("capture kernel", "hotplug").found.startswith("the kernel follows")
+
+
 def test_the_firmware_of_power_machines_keeps_the_memory(tmp_path: Path) -> None:
     tree = arm_machine(tmp_path)
     tree.put("sys/kernel/fadump/enabled", 1)
