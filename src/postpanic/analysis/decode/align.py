@@ -24,7 +24,13 @@ _REX_W, _OPERAND_SIZE = 8, 0x66
 
 
 def decode_before(
-    disassembler: Disassembler, data: bytes, end: int, vaddr: int, function_start: int | None = None
+    disassembler: Disassembler,
+    data: bytes,
+    end: int,
+    vaddr: int,
+    *,
+    function_start: int | None = None,
+    boundary: int | None = None,
 ) -> list[Instruction]:
     """
     Decode the instructions before a known one.
@@ -39,6 +45,8 @@ def decode_before(
         Address of the first byte.
     function_start : int, optional
         Where in the data its function begins; negative or behind *end*: outside.
+    boundary : int, optional
+        Where in the data the first whole instruction begins, if that is known.
 
     Returns
     -------
@@ -47,6 +55,8 @@ def decode_before(
     """
     if disassembler.machine not in _LONGEST:
         return _decode_words(disassembler, data, end, vaddr)
+    if boundary is not None and (known := _chain(disassembler, data, boundary, end, vaddr)) is not None:
+        return known
     if function_start is not None and 0 <= function_start < end:
         inside = _chain(disassembler, data, function_start, end, vaddr)
         if inside is not None:

@@ -108,7 +108,7 @@ def list_code(
     disassembler = _disassembler(code.machine)
     start = None if offset is None else mark - offset
     boundary = _known_boundary(disassembler, mark, place, kernel)
-    before = decode_before(disassembler, code.data, mark, origin, boundary if boundary is not None else start)
+    before = decode_before(disassembler, code.data, mark, origin, function_start=start, boundary=boundary)
     behind = list(disassembler.decode(code.data[mark:], origin + mark))
     namer = _Namer(origin + mark - (offset or 0), pc, kernel if place is not None else None)
     listed = [
