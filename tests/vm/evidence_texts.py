@@ -18,6 +18,7 @@ from postpanic.evidence.pstore import (
     read_pstore_blk,
     read_ramoops,
 )
+from postpanic.evidence.pstore.efivars import read_efi_store
 from postpanic.kernel.log_text import LogStyle, format_record
 from postpanic.kernel.memory import open_kernel_memory
 from postpanic.kernel.printk import read_log
@@ -52,6 +53,7 @@ def read_stored(evidence: Evidence) -> dict[str, list[Record]]:
         stored["ramoops damaged"] = read_ramoops((directory / "ramoops-damaged.img").read_bytes())
     elif evidence.recipe.backend == "efi":
         stored["efivars"] = read_efivars(evidence.efivars)
+        stored["flash"] = read_efi_store((directory / "vars.fd").read_bytes())
     elif evidence.recipe.backend == "erst":
         stored["erst"] = read_erst((directory / "erst.img").read_bytes())
     else:

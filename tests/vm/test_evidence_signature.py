@@ -34,7 +34,7 @@ def test_one_crash_in_all_its_forms(evidence: Callable[..., Evidence], name: str
     assert expected.is_panic
     assert expected.damage == ()
     found = {form: _first(text) for form, text in texts.items()}
-    places = {"ramoops": {"pstore", "ramoops"}, "efi": {"pstore", "efivars"}}[name]
+    places = {"ramoops": {"pstore", "ramoops"}, "efi": {"pstore", "efivars", "flash"}}[name]
     assert {form.split()[0] for form in found} == {"console", "dump", "netconsole", *places}
     assert {form for form in found if form.startswith("netconsole ")} == {f"netconsole {name}" for name in PORTS}
     assert {report.signature for report in found.values()} == {expected.signature}, found
