@@ -29,7 +29,7 @@ ACTIONS = ("show", "estimate", "check", "set")
 @click.option("--shrink", metavar="SIZE", help="Give reserved memory back now, down to this size.")
 @click.option("--reload", "reload_after", is_flag=True, help="With --shrink: unload what is loaded, and arm again.")
 @click.option("--loader", default="", metavar="NAME", help="Change this boot loader's configuration.")
-@click.option("--memory", metavar="SIZE", help="With check: on a machine with this much memory.")
+@click.option("--memory", metavar="SIZE", help="With check and set: on a machine with this much memory.")
 @click.option("--kernel", default="", metavar="PATH|RELEASE", help="With estimate and set: capture with this kernel.")
 @click.option(
     "--root",
@@ -204,7 +204,8 @@ def _check(options: _Options) -> int:
 
 
 def _set(options: _Options) -> int:
-    from postpanic.capture.bootloader.detect import choose_loaders, detect_loaders, plan_unknown
+    from postpanic.capture.bootloader.detect import choose_loaders, detect_loaders, find_rivals, plan_unknown
+    from postpanic.capture.bootloader.model import drop_repeated
     from postpanic.capture.bootloader.record import apply_plans, leave
     from postpanic.capture.bootloader.tree import BootTree
     from postpanic.cli.crashkernel_report import print_applied, print_plans
@@ -215,11 +216,13 @@ def _set(options: _Options) -> int:
     values = _find_values(options, host)
     found = detect_loaders(tree)
     chosen = choose_loaders(found, options.loader)
-    plans = [one.loader.plan(tree, values) for one in chosen] or [plan_unknown(tree, values)]
+    plans = drop_repeated([one.loader.plan(tree, values) for one in chosen]) or [plan_unknown(tree, values)]
     others = [one for one in found if one not in chosen]
     will_apply = not options.dry_run and any(plan.edits or plan.commands for plan in plans)
     if not options.as_json or not will_apply:
         print_plans(plans, values, others, as_json=options.as_json, quiet=options.quiet)
+        for rival in find_rivals(tree):
+            print(f"warning: {rival}", file=sys.stderr)
     if will_apply:
         _check_may_write(host)
         options.confirm("Write this?")

@@ -93,8 +93,6 @@ def _plan(tree: BootTree, values: tuple[str, ...]) -> Plan:
     plan_kernel_cmdline(edits, tree, values)
     if tree.has(DEFAULTS):
         edits.change(DEFAULTS, lambda text: _set_defaults(text, values))
-    if re.search(r"^\s*auto_reset_crashkernel\s+yes", tree.read_text("/etc/kdump.conf"), re.MULTILINE):
-        remarks.append("/etc/kdump.conf: auto_reset_crashkernel yes may set it anew when a kernel is installed")
     return Plan("bls", edits.changed, remarks=tuple(remarks))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from postpanic.capture.bootloader.bls import BLS
@@ -16,7 +17,7 @@ from postpanic.capture.bootloader.uki import UKI
 from postpanic.capture.bootloader.zipl import ZIPL
 from postpanic.errors import NotReadyError, UsageError
 
-__all__ = ["LOADERS", "DetectedLoader", "choose_loaders", "detect_loaders", "plan_unknown"]
+__all__ = ["LOADERS", "DetectedLoader", "choose_loaders", "detect_loaders", "find_rivals", "plan_unknown"]
 
 LOADERS = (OSTREE, ZIPL, UKI, SYSTEMD_BOOT, BLS, GRUB, EXTLINUX, CMDLINE_TXT)
 UNKNOWN = "unknown"
@@ -98,6 +99,16 @@ def choose_loaders(found: list[DetectedLoader], wanted: str = "") -> list[Detect
             hint=f"--loader {with_entries[0].loader.name}",
         )
     return with_entries
+
+
+def find_rivals(tree: BootTree) -> list[str]:
+    """Find other programs that set ``crashkernel=`` by themselves, each with what it will do."""
+    found = []
+    # kdump(7) of openSUSE; Red Hat's auto_reset_crashkernel leaves alone what is not its own default.
+    settings = tree.read_text("/etc/sysconfig/kdump")
+    if re.search(r"""^KDUMP_UPDATE_BOOTLOADER=["']?(true|yes)""", settings, re.MULTILINE):
+        found.append("/etc/sysconfig/kdump: with KDUMP_UPDATE_BOOTLOADER kdump.service may set its own value again")
+    return found
 
 
 def plan_unknown(tree: BootTree, values: tuple[str, ...]) -> Plan:

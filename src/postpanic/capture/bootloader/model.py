@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 from postpanic.capture.bootloader.tree import BootTree
 from postpanic.capture.bootloader.words import find_values
 
-__all__ = ["BootEntry", "Command", "Evidence", "FileEdit", "Loader", "Plan", "Strength", "merge_plans"]
+__all__ = ["BootEntry", "Command", "Evidence", "FileEdit", "Loader", "Plan", "Strength", "drop_repeated"]
 
 Strength = int
 BOOTED: Strength = 3
@@ -196,14 +196,13 @@ class Edits:
         return tuple(edit for edit in self._files.values() if edit.before != edit.after)
 
 
-def merge_plans(loader: str, *plans: Plan) -> Plan:
-    """Put plans together that belong to one loader."""
-    return Plan(
-        loader,
-        tuple(edit for plan in plans for edit in plan.edits),
-        tuple(dict.fromkeys(command for plan in plans for command in plan.commands)),
-        None,
-        tuple(pair for plan in plans for pair in plan.preview),
-        tuple(dict.fromkeys(line for plan in plans for line in plan.manual)),
-        tuple(dict.fromkeys(line for plan in plans for line in plan.remarks)),
-    )
+def drop_repeated(plans: Sequence[Plan]) -> list[Plan]:
+    """Leave out of each plan what one before it does already: loaders share ``/etc/kernel/cmdline``."""
+    seen: set[FileEdit | Command] = set()
+    found = []
+    for plan in plans:
+        edits = tuple(edit for edit in plan.edits if edit not in seen)
+        commands = tuple(command for command in plan.commands if command not in seen)
+        seen |= {*edits, *commands}
+        found.append(replace(plan, edits=edits, commands=commands))
+    return found

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from postpanic.capture.bootloader.detect import choose_loaders, detect_loaders
-from postpanic.capture.bootloader.model import Plan
+from postpanic.capture.bootloader.detect import choose_loaders, detect_loaders, find_rivals
+from postpanic.capture.bootloader.model import Plan, drop_repeated
 from postpanic.capture.bootloader.record import apply_plans, leave, undo
 from postpanic.capture.bootloader.tree import BootTree
 from postpanic.capture.host import Host
@@ -137,11 +137,32 @@ def test_red_hat_8_has_them_in_grubs_environment(tmp_path: Path) -> None:
     assert "crashkernel=256M rd.lvm" in (tmp_path / "etc/default/grub").read_text()
 
 
-def test_red_hat_9_is_told_who_else_sets_it(tmp_path: Path) -> None:
+def test_red_hat_9_needs_no_program(tmp_path: Path) -> None:
     (found,) = plan(open_tree(tmp_path, "rhel-9"), ("256M",))
-    assert any("auto_reset_crashkernel" in remark for remark in found.remarks)
     assert not found.commands, "entries are read at boot: nothing is to be made"
     assert not any("EFI" in edit.path for edit in found.edits), "the stub stays"
+
+
+def test_two_loaders_share_one_file(tmp_path: Path) -> None:
+    tree = open_tree(tmp_path, "arch-uki")
+    (tmp_path / "boot/loader/entries").mkdir()
+    (tmp_path / "boot/loader/entries/old.conf").write_text("title old\nlinux /vmlinuz-old\noptions ro\n")
+    plans = drop_repeated(plan(BootTree(tree.host), ("160M",)))
+    assert [one.loader for one in plans] == ["uki", "systemd-boot"]
+    apply_plans(tree, plans, ("160M",), leave)
+    assert (tmp_path / "etc/kernel/cmdline").read_text() == "root=PARTUUID=14420948 rw quiet crashkernel=160M\n"
+    assert "options ro crashkernel=160M\n" in (tmp_path / "boot/loader/entries/old.conf").read_text()
+    undo(tree, leave)
+    assert (tmp_path / "etc/kernel/cmdline").read_text() == "root=PARTUUID=14420948 rw quiet\n"
+
+
+def test_who_else_sets_it(tmp_path: Path) -> None:
+    tree = open_tree(tmp_path, "suse")
+    assert find_rivals(tree) == []
+    (tmp_path / "etc/sysconfig").mkdir()
+    (tmp_path / "etc/sysconfig/kdump").write_text('KDUMP_CRASHKERNEL="auto"\nKDUMP_UPDATE_BOOTLOADER="true"\n')
+    (rival,) = find_rivals(tree)
+    assert rival.startswith("/etc/sysconfig/kdump: ")
 
 
 def test_other_lines_of_extlinux_stay(tmp_path: Path) -> None:
