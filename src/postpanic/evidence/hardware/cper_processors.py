@@ -18,7 +18,7 @@ import uuid
 from postpanic.evidence.hardware.cper_sections import SectionFields
 from postpanic.evidence.hardware.model import MachineCheck
 
-__all__ = ["decode_arm", "decode_x86"]
+__all__ = ["MICRO_ERRORS", "decode_arm", "decode_x86"]
 
 _X86_INFO = struct.Struct("<16s6Q")
 _X86_CONTEXT = struct.Struct("<HHIQ")
@@ -43,7 +43,7 @@ _OPERATIONS = (
     "eviction",
     "snoop",
 )
-_MICRO = ("no error", "unclassified", "microcode ROM parity", "external", "FRC", "internal unclassified")
+MICRO_ERRORS = ("no error", "unclassified", "microcode ROM parity", "external", "FRC", "internal unclassified")
 _X86_FLAGS = (
     (25, 3, "context corrupt"),
     (26, 4, "uncorrected"),
@@ -127,8 +127,8 @@ def _check_info(kind: str, info: int, fields: SectionFields) -> None:
     """Read what the check information says; its low 16 bits tell what is valid."""
     if kind == "micro-architectural":
         number = info >> 16 & 7
-        if info & 1 and number < len(_MICRO):
-            fields["micro_architectural_type"] = _MICRO[number]
+        if info & 1 and number < len(MICRO_ERRORS):
+            fields["micro_architectural_type"] = MICRO_ERRORS[number]
         flags = _MICRO_FLAGS
     else:
         if info & 1:

@@ -43,6 +43,8 @@ _SIMPLE: dict[int, tuple[Part, str, str]] = {
     0x0400: (Part.PROCESSOR, "internal timer error: an instruction did not finish in time (three-strike)", "timer"),
     0x0E0B: (Part.IO, "generic I/O error", "io"),
 }
+# SDM, "Software Recoverable Action Required": the data came bad from memory or a cache farther out, and was used.
+_CONSUMED = {0x0134: "bad data was loaded", 0x0150: "bad data was fetched as instructions"}
 _MEMORY_REQUESTS = ("generic", "read", "write", "address or command", "scrubbing")
 
 # Since Sandy Bridge the first banks of a core are the same in clients and servers.
@@ -149,8 +151,10 @@ def interpret(check: MachineCheck) -> Finding:
     unit = find_bank(check)
     if code & 0xEF80 == 0x80 or "memory controller" in unit:
         _memory_controller(check, hints, details)
-    if code == 0x0150 or (code == 0x0005 and check.status >> 16 & 0xFFFF == 0xF):
+    if code in {0x0005, 0x0150} and check.status >> 16 & 0xFFFF == 0xF:
         hints.add("page-size-change")
+    elif code in _CONSUMED and check.status & (UC | _S | _AR) == UC | _S | _AR:
+        part, what, hints = Part.MEMORY, f"{_CONSUMED[code]} ({what})", {"poison"}
     if unit == "power control unit" and part is Part.PROCESSOR:
         part = Part.POWER
     paddr = _paddr(check)

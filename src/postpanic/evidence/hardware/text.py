@@ -63,6 +63,7 @@ _NEEDLES = (
     b"Hypervisor detected",
     b"Hardware name: ",
     b"DMI: ",
+    b"BERT: ",
     b"Injecting memory failure",
     b"Booting paravirtualized",
     b"Linux version ",
@@ -70,6 +71,8 @@ _NEEDLES = (
 _MARK = "[Hardware Error]"
 _MARK_WITHIN = 160
 """Characters of a line within which the mark must stand."""
+_MESSAGE_LIMIT = 1024
+"""Characters of a message that are read: the kernel's own limit."""
 _NUMBER = re.compile(r"\{(\d{1,10})\}$")
 _ABOUT_MEMORY = ("EDAC MC", "Memory failure: ", "memory corruption", "recovery action for", " Bank 255: ")
 _EDAC_PREFIX = re.compile(r"EDAC [\w]{1,24} MC\d{1,3}: ")
@@ -131,7 +134,7 @@ class _Reader:
 
     def take(self, line: Line) -> None:
         """Read one message."""
-        text = line.text
+        text = line.text[:_MESSAGE_LIMIT]
         place = text.find(_MARK, 0, _MARK_WITHIN)
         number = ""
         if place >= 0:
@@ -141,7 +144,7 @@ class _Reader:
         if any(words in text for words in _ABOUT_MEMORY):
             # What they say belongs to a record that was printed before.
             self._records.finish()
-        if "EDAC " in text:
+        if "EDAC " in text or "mc_event:" in text:
             if self._edac.take(line, text, self._checks.open_memory(line)):
                 return
             text = _EDAC_PREFIX.sub("", text, count=1)
@@ -158,7 +161,9 @@ class _Reader:
         self._context(line, text)
 
     def _context(self, line: Line, text: str) -> None:
-        if _PANIC_OVER.search(text) is not None:
+        if text.startswith("BERT: "):
+            self._records.previous_boot(begins="previous boot" in text)
+        elif _PANIC_OVER.search(text) is not None:
             self._end_open()
             self._mark_panic(line)
         elif _GUESTS.search(text) is not None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 
 from postpanic.evidence.hardware import cper_findings as findings
+from postpanic.evidence.hardware.cper_processors import MICRO_ERRORS
 from postpanic.evidence.hardware.draft import Draft, Pile
 from postpanic.evidence.hardware.model import Finding, Severity, Source
 from postpanic.evidence.lines import Line
@@ -61,7 +62,7 @@ _LINES_LIMIT = 512
 class _Open:
     """A record whose lines are being read."""
 
-    __slots__ = ("details", "draft", "event", "fru", "kind", "lines", "severity", "source")
+    __slots__ = ("details", "draft", "event", "fru", "is_previous", "kind", "lines", "severity", "source")
 
     def __init__(self) -> None:
         self.draft: Draft | None = None
@@ -69,6 +70,7 @@ class _Open:
         self.severity: Severity | None = None
         self.kind = ""
         self.fru = ""
+        self.is_previous = False
         self.source = ""
         self.details: dict[str, str] = {}
         self.lines: list[str] = []
@@ -87,6 +89,12 @@ class CperReader:
     def __init__(self, pile: Pile) -> None:
         self._pile = pile
         self._open: dict[str, _Open] = {}
+        self._is_previous = False
+
+    def previous_boot(self, *, begins: bool) -> None:
+        """Note that records of the previous boot follow, or that they are over."""
+        self.finish()
+        self._is_previous = begins
 
     @staticmethod
     def begins(text: str) -> bool:
@@ -140,6 +148,7 @@ class CperReader:
         if len(self._open) >= 256:
             self._close(next(iter(self._open)))
         opened = self._open[key] = _Open()
+        opened.is_previous = self._is_previous and key.startswith("caller")
         return opened
 
     def _section(self, key: str, line: Line, severity: Severity) -> bool:
@@ -183,6 +192,8 @@ class CperReader:
             details["reported_by"] = opened.source
         if opened.fru:
             details["fru"] = opened.fru
+        if opened.is_previous:
+            details["previous_boot"] = "yes"
         for number, finding in enumerate(found):
             one = draft if not number else _copy(draft)
             one.finding = finding
@@ -246,6 +257,8 @@ def _pcie(lines: list[str], severity: Severity) -> dict[str, int | str]:
             fields["port_type"] = stripped.partition(", ")[2]
         elif stripped.startswith("command: "):
             fields |= {name: _value(value) for name, value, _ in _PAIR.findall(stripped.replace(", ", "\n")) if value}
+        elif stripped.startswith("bridge: secondary_status: 0x"):
+            fields["bridge_secondary_status"] = int(stripped[28:32], 16)
         elif stripped.startswith("class_code: "):
             fields["class_code"] = stripped.partition(": ")[2][:16]
         elif stripped.startswith("TLP Header: "):
@@ -278,7 +291,7 @@ def _generic(lines: list[str]) -> dict[str, int | str]:
         elif name in {"level", "target_address", "requestor_id", "responder_id", "IP"} and _is_number(rest):
             fields[name.lower()] = _value(rest)
         elif name == "processor_id":
-            fields["processor_id"] = rest[:20]
+            fields["processor_id"] = f"{_value(rest):#x}" if _is_number(rest) else rest[:20]
         elif any(words in kinds for words in stripped.split(", ")):
             fields["kinds"] = " ".join(kinds[words] for words in stripped.split(", ") if words in kinds)
         elif stripped and all(
@@ -305,6 +318,16 @@ _STRUCTURE_KEYS = {
     "cache level": "level",
     "tlb level": "level",
 }
+
+
+_X86_FLAGS = {
+    "processor context corrupt": "context corrupt",
+    "uncorrected": "uncorrected",
+    "precise ip": "precise IP",
+    "restartable ip": "restartable",
+    "overflow": "overflow",
+}
+_FIRMWARE_KINDS = (("IPF SAL", 0), ("Record Type1", 1), ("Record Type2", 2))
 
 
 def _structures(lines: list[str]) -> list[dict[str, int | str]]:
@@ -341,7 +364,12 @@ def _structure_line(low: str, fields: dict[str, int | str]) -> None:
     elif name in _STRUCTURE_KEYS and _is_number(rest):
         fields[_STRUCTURE_KEYS[name]] = _value(rest)
     elif name == "error type" and ", " in rest:
-        fields["micro_architectural_type"] = rest.partition(", ")[2]
+        number = rest.partition(",")[0]
+        if number.isdigit() and int(number[:4]) < len(MICRO_ERRORS):
+            fields["micro_architectural_type"] = MICRO_ERRORS[int(number[:4])]
+    elif name in _X86_FLAGS and rest == "true":
+        flags = fields.get("flags")
+        fields["flags"] = f"{flags}, {_X86_FLAGS[name]}" if flags else _X86_FLAGS[name]
     elif low in {"request timed out", "request timed out: true", "time out: true"}:
         fields["timed_out"] = 1
 
@@ -356,9 +384,10 @@ def _firmware(lines: list[str]) -> dict[str, int | str]:
     for text in lines:
         name, _, rest = text.strip().partition(": ")
         if name == "Firmware Error Record Type":
-            fields["record_type_name"] = rest[:80]
+            kind = next((number for words, number in _FIRMWARE_KINDS if words in rest), None)
+            fields |= {"record_type_name": rest[:80]} if kind is None else {"record_type": kind}
         elif name == "Revision" and rest.isdigit():
             fields["revision"] = int(rest[:6])
         elif name == "Record Identifier":
-            fields["record_id"] = rest[:40]
+            fields["record_id"] = f"{int(rest, 16):#x}" if re.fullmatch(r"[0-9a-f]{1,16}", rest) else rest[:40]
     return fields

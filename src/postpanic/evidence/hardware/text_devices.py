@@ -18,18 +18,14 @@ from postpanic.evidence.lines import Line
 
 __all__ = ["AerReader", "EdacReader"]
 
-_EDAC = re.compile(
-    r"EDAC (?:\w{1,20} )?MC ?#?(\d{1,3}): (\d{1,9}) (CE|UE|DE|FE) (.{0,200}?) ?on (.{1,200}?) ?\((.{0,400})\)"
+_EDAC = re.compile(r"EDAC (?:\w{1,20} )?MC ?#?(\d{1,3}): (\d{1,9}) (CE|UE|DE|FE) ")
+_EDAC_OLD = re.compile(r"EDAC (?:\w{1,20} )?MC ?#?(\d{1,3}): (CE|UE) (?=.{0,60}?page 0x|row )")
+_EDAC_PCI = re.compile(r"EDAC PCI\d{0,3}: ")
+_EDAC_PCI_ERROR = re.compile(
+    r"(Parity Error|SERR|Master Data Parity|Signaled System Error)\b.{0,40}? on ([0-9a-f:.]{7,12})"
 )
-_EDAC_OLD = re.compile(r"EDAC (?:\w{1,20} )?MC ?#?(\d{1,3}): (CE|UE) (?:- )?(?:page 0x|row |.{1,60}page 0x)(.{0,400})")
-_EDAC_PCI = re.compile(
-    r"EDAC PCI\d{0,3}: .{0,60}?(Parity Error|SERR|Master Data Parity|Bridge).{0,60}? on ([0-9a-f:.]{7,12})"
-)
-_MC_EVENT = re.compile(
-    r"mc_event: .{0,60}?(\d{1,9}) (Corrected|Uncorrected|Deferred|Fatal|Info) errors?:? ?(.{0,200}?) on (.{1,200}?) "
-    r"\((.{0,400})\)"
-)
-_EDAC_WORDS = re.compile(r"\b([a-z_]{2,24}):(0x[0-9a-f]{1,16}|[\w.:-]{1,40})")
+_MC_EVENT = re.compile(r"mc_event: .{0,60}?\b(\d{1,9}) (Corrected|Uncorrected|Deferred|Fatal|Info) errors?:? ?")
+_EDAC_WORDS = re.compile(r"\b([A-Za-z_]{2,24}): ?(0x[0-9a-f]{1,16}|[\w.:-]{1,40})")
 _OLD_WORDS = re.compile(r"\b(page|offset|grain|syndrome|row|channel) (0x[0-9a-f]{1,16}|\d{1,10})")
 _LABEL = re.compile(r"labels? \"([^\"]{1,120})\"")
 _SEVERITIES = {
@@ -43,6 +39,17 @@ _SEVERITIES = {
     "Fatal": Severity.FATAL,
     "Info": Severity.INFORMATIONAL,
 }
+_MC = re.compile(r"\bmc: ?(\d{1,3})")
+_OLD_NAMES = {"row": "csrow"}
+_NEW_NAMES = {
+    "ProcessorSocketId": "socket",
+    "PhysicalRankId": "rank",
+    "BankGroup": "bank_group",
+    "Bank": "bank",
+    "Row": "row",
+    "Column": "column",
+}
+"""What newer drivers for Intel's controllers call the places."""
 _PLACES = (
     "socket",
     "ha",
@@ -55,6 +62,7 @@ _PLACES = (
     "bank_address",
     "bank",
     "row",
+    "column",
     "col",
 )
 _DETAILS = ("grain", "syndrome", "area", "err_code", "retry_rd_err_log", "channel_mask")
@@ -83,18 +91,18 @@ class EdacReader:
             Whether it is an error of memory or of PCI parity.
         """
         if (match := _EDAC.search(text)) is not None:
-            return self._add(line, match[3], int(match[2]), match[4], match[5], match[6], match[1], inside)
+            return self._add(line, match[3], int(match[2]), match[1], _parts(text[match.end() :]), inside)
         if (match := _MC_EVENT.search(text)) is not None:
-            place = match[5]
-            number = re.search(r"\bmc: ?(\d{1,3})", place)
-            return self._add(line, match[2], int(match[1]), match[3], match[4], place, number[1] if number else "")
+            parts = _parts(text[match.end() :])
+            number = _MC.search(parts[2])
+            return self._add(line, match[2], int(match[1]), number[1] if number else "", parts, None)
         if (match := _EDAC_OLD.search(text)) is not None:
-            label = _LABEL.search(match[3])
-            words = " ".join(f"{name}:{value}" for name, value in _OLD_WORDS.findall(text))
-            words = words.replace("row:", "csrow:")
-            return self._add(line, match[2], 1, "", label[1] if label else "", words, match[1])
-        if (match := _EDAC_PCI.search(text)) is not None:
-            finding = Finding(
+            label = _LABEL.search(text, match.end())
+            words = " ".join(f"{_OLD_NAMES.get(name, name)}:{value}" for name, value in _OLD_WORDS.findall(text))
+            return self._add(line, match[2], 1, match[1], ("", label[1] if label else "", words), None)
+        if _EDAC_PCI.search(text) is not None and (match := _EDAC_PCI_ERROR.search(text)) is not None:
+            draft = Draft(Source.EDAC, line)
+            draft.finding = Finding(
                 part=Part.PCI,
                 severity=Severity.UNCORRECTED,
                 what=f"PCI: {match[1].lower()}, {match[2]}",
@@ -102,25 +110,16 @@ class EdacReader:
                 location={"device": match[2]},
                 hints=frozenset({"serr"}),
             )
-            draft = Draft(Source.EDAC, line)
-            draft.finding = finding
             self._pile.add(draft)
             return True
         return False
 
     def _add(
-        self,
-        line: Line,
-        grade: str,
-        count: int,
-        what: str,
-        label: str,
-        places: str,
-        controller: str,
-        inside: Draft | None = None,
+        self, line: Line, grade: str, count: int, controller: str, parts: tuple[str, str, str], inside: Draft | None
     ) -> bool:
-        words = dict(_EDAC_WORDS.findall(places))
-        location = {"dimm": label.strip()} if _is_label(label) else {}
+        what, label, places = parts
+        words = {_NEW_NAMES.get(name, name): value for name, value in _EDAC_WORDS.findall(places)}
+        location = {"dimm": label} if _is_label(label) else {}
         if controller:
             location["controller"] = controller
         location |= {name: words[name] for name in _PLACES if name in words}
@@ -139,7 +138,7 @@ class EdacReader:
         draft.finding = Finding(
             part=Part.MEMORY,
             severity=severity,
-            what=f"memory: {what.strip() or 'error'}" + (f" at {label.strip()}" if _is_label(label) else ""),
+            what=f"memory: {what or 'error'}" + (f" at {label}" if _is_label(label) else ""),
             unit=f"memory controller {controller}" if controller else "",
             location=location,
             paddr=paddr,
@@ -150,8 +149,15 @@ class EdacReader:
         return True
 
 
+def _parts(text: str) -> tuple[str, str, str]:
+    """Split ``memory read error on LABEL (place)`` into its three parts."""
+    what, _, rest = text.removeprefix("on ").partition(" on ") if not text.startswith("on ") else ("", "", text[3:])
+    label, _, places = rest.partition(" (")
+    return what.strip()[:200], label.strip()[:200], places[:600]
+
+
 def _is_label(label: str) -> bool:
-    return bool(label.strip(' :"')) and "unknown" not in label and label.strip() not in {"any memory", "mc#0"}
+    return bool(label.strip(' :"')) and "unknown" not in label and label != "any memory"
 
 
 def _paddr(words: dict[str, str]) -> int | None:
