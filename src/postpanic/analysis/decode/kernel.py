@@ -147,9 +147,10 @@ class KernelSymbols:
         """
         facts = facts or read_elf_facts(path)
         module = self._prog.extra_module("vmlinux", create=True)
-        module.address_ranges = [facts.code]
         try:
             module.try_file(path, force=True)
+            # Only now: with ranges drgn would take the file for one that was moved to where they begin.
+            module.address_ranges = [facts.code]
             symbols = list(_kernel_symbols(self._prog))
         except (OSError, ValueError, LookupError, drgn.FaultError) as exc:
             raise MismatchError(f"cannot be used as a vmlinux: {exc}", where=str(path)) from exc
