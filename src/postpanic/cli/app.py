@@ -26,6 +26,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "disarm": ("disarm", "Take the capture kernel away."),
     "dmesg": ("dmesg", "Print the kernel log of a dump."),
     "filter": ("filter", "Write a smaller dump, as makedumpfile does."),
+    "import": ("import_config", "Take over the configuration of another tool."),
     "info": ("info", "Say what a dump file is and what is in it."),
     "join": ("join", "Make one file of the parts of a split dump."),
     "listen": ("listen", "Receive what kernels send by netconsole, and find the reports in it."),
