@@ -6,10 +6,9 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import msgspec
 
 from postpanic.errors import NotReadyError
 
@@ -22,7 +21,8 @@ __all__ = ["Wanted", "remove", "set_up"]
 _WARNING_LEVEL = 4
 
 
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
     """What the command line says of the sender's side."""
 
     receivers: tuple[str, ...]

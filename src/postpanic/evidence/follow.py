@@ -36,7 +36,7 @@ __all__ = ["OPEN_LIMIT_BYTES", "ReportFollower", "may_begin_report"]
 OPEN_LIMIT_BYTES = 1 << 20
 """Text of reports that are open at one time; then they are taken as they are."""
 
-_TOGETHER = 64
+_TOGETHER = 16
 """Reports that are kept back because another one that began before is still open."""
 
 

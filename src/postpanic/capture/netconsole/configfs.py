@@ -23,6 +23,8 @@ CONFIGFS = Path("/sys/kernel/config")
 NAME_PREFIX = "postpanic-"
 _TIMEOUT_S = 30.0
 _KMSG_BYTES = 8192
+_ENOTSUPP = 524
+"""Of the kernel alone, and given out all the same: the interface's driver has no ``ndo_poll_controller``."""
 
 
 def open_netconsole(configfs: Path = CONFIGFS) -> Path:
@@ -73,6 +75,19 @@ def write_target(directory: Path, target: Target) -> list[str]:
         If the kernel refuses; with what it has logged.
     """
     place = directory / target.name
+    is_new = not place.exists()
+    try:
+        missing = _configure(place, target)
+        _enable(place)
+    except NotReadyError:
+        if is_new:
+            with suppress(NotReadyError):
+                remove_target(directory, target.name)
+        raise
+    return missing
+
+
+def _configure(place: Path, target: Target) -> list[str]:
     missing: list[str] = []
     try:
         place.mkdir(exist_ok=True)
@@ -95,7 +110,6 @@ def write_target(directory: Path, target: Target) -> list[str]:
         missing += _write_userdata(place, target)
     except OSError as exc:
         raise NotReadyError((exc.strerror or str(exc)).lower(), where=str(exc.filename or place)) from exc
-    _enable(place)
     return missing
 
 
@@ -129,7 +143,7 @@ def _enable(place: Path) -> None:
         _write(place / "enabled", "1")
     except OSError as exc:
         said = _read_kernel_log(log)
-        reason = (exc.strerror or str(exc)).lower()
+        reason = "the driver cannot do it" if exc.errno == _ENOTSUPP else (exc.strerror or str(exc)).lower()
         raise NotReadyError(
             f"the kernel does not switch it on: {reason}" + (f" ({said})" if said else ""), where=str(place)
         ) from exc

@@ -396,7 +396,10 @@ class Listener:
         self._outlet.on_lines(source.name, stamp or self._stamp(), lines)
         source.fed_s = now_s
         follower = source.follower
-        if not follower.is_open and (not is_suspicious or source.is_beyond(self.limits.reports, now_s)):
+        is_beyond = source.is_beyond(self.limits.reports, now_s)
+        if is_beyond and follower.is_open:
+            self._finish(sender, source)
+        if is_beyond or not (is_suspicious or follower.is_open):
             follower.skip(lines)
             return
         text = b"".join(lines)
