@@ -28,7 +28,14 @@ _CONTEXT_BYTES = 400
 _IN_REPORTS = (
     rb"BUG: (?<![\w\"'`=/]BUG: )\S",
     rb"BUG (?:at |\[#|[\w:. -]{1,80} \((?:Not t|T)ainted)",
-    rb"kernel BUG at \S{1,255}:\d",
+    rb"ernel BUG at \S",
+    rb"ernel stack (?:overflow(?:\.| in)|pointer invalid)",
+    rb"machine check \((?<=: machine check \()",
+    rb"EEH: Fr",
+    rb"PCIe Bus Error: severity=Uncorrect",
+    rb"EDAC MC",
+    rb"LBUG",
+    rb"PANIC at ",
     (
         rb"INFO: (?:task [^\n]{1,100} (?:blocked|can't die) |\w{1,30} (?:self-|expedited |)(?:detected"
         rb"|stall)|(?:Freed|Allocated) in |(?:Slab|Object) 0x)"
@@ -39,9 +46,9 @@ _IN_REPORTS = (
     ),
     rb"UBSAN: [\w -]{1,60}? in ",
     rb"ODEBUG: ",
-    rb"PANIC: double",
-    rb" \[#\d{1,6}\]",
-    rb"Oops(?<!\wOops)(?:: [^\[\n]{0,100})? ?\[#\d",
+    rb"PANIC: (?:double|early|Unsupp)",
+    rb"\[#\d{1,6}\]",
+    rb"Oops(?<!\wOops)(?:(?:: | - )[^\[\n]{0,100})? ?\[#\d",
     rb"ernel panic - not syncing",
     rb"nable to handle (?:kernel|user)",
     rb"nhandled (?:fault|prefetch abort|[\w() -]{1,60} exception on CPU)",
@@ -58,6 +65,7 @@ _IN_REPORTS = (
     rb"rust_kernel: panicked",
     rb"CFI failure",
     rb"etected (?:\*?[hH]ard\*?) LOCKUP",
+    rb"Hard LOCKUP",
     rb"blocked for more than \d",
     rb"CSD lock",
     rb"unregister_netdevice: waiting",
@@ -79,6 +87,7 @@ _IN_REPORTS = (
     rb"Linux version \S",
     # What the lock checker and the scheduler say behind BUG, INFO or WARNING.
     rb"possible (?:circular|recursive|irq lock)",
+    rb"circular locking deadlock",
     rb"lock order detected",
     rb"Nested lock was not",
     rb"inconsistent lock state",

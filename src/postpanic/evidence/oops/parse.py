@@ -22,6 +22,7 @@ from postpanic.evidence.oops.fields import DETAIL_NAMES, note
 from postpanic.evidence.oops.frames import symbol_of
 from postpanic.evidence.oops.kinds import NOTICES, Kind
 from postpanic.evidence.oops.model import Access, Report, Section, Trace
+from postpanic.evidence.oops.rules import Role
 from postpanic.evidence.oops.segment import Boot, KernelOffset, Text, find_events
 from postpanic.evidence.oops.signature import signature_of, title_of
 
@@ -53,6 +54,13 @@ _PANICS: tuple[tuple[str, Kind], ...] = (
     ("bad mode", Kind.BAD_MODE),
     ("SError", Kind.SERROR),
     ("RCU Stall", Kind.RCU_STALL),
+    ("stack guard hit", Kind.STACK_OVERFLOW),
+    ("orrupt kernel stack", Kind.STACK_OVERFLOW),
+    ("MCA architectural violation", Kind.MACHINE_CHECK),
+    ("Fatal hardware error", Kind.HARDWARE_ERROR),
+    ("ncorrectable", Kind.HARDWARE_ERROR),
+    ("EDAC", Kind.HARDWARE_ERROR),
+    ("hardware is malfunctioning", Kind.HARDWARE_ERROR),
     ("NMI", Kind.NMI),
 )
 _SOURCES: tuple[tuple[str, Kind], ...] = (
@@ -71,6 +79,23 @@ _HERALDS: tuple[tuple[str, Kind], ...] = (
     ("list_del corruption", Kind.LIST_CORRUPTION),
     ("usercopy: ", Kind.USERCOPY),
 )
+_DIED: tuple[tuple[str, Kind], ...] = (
+    ("achine check", Kind.MACHINE_CHECK),
+    ("tack overflow", Kind.STACK_OVERFLOW),
+    ("monitor event", Kind.KERNEL_BUG),
+    ("BUG", Kind.KERNEL_BUG),
+    ("llegal op", Kind.INVALID_OPCODE),
+    ("llegal instruction", Kind.INVALID_OPCODE),
+    ("eserved instruction", Kind.INVALID_OPCODE),
+    ("ndefined instruction", Kind.INVALID_OPCODE),
+    ("ivide", Kind.DIVIDE_ERROR),
+    ("naligned", Kind.ALIGNMENT),
+    ("isaligned", Kind.ALIGNMENT),
+    ("ale access", Kind.ALIGNMENT),
+    ("CFI", Kind.CFI),
+    ("UBSAN", Kind.UBSAN),
+)
+"""Words of die() that are an exception of their own, on architectures that say all in one way."""
 _CUT = "------------[ cut here ]------------"
 _NAMED = re.compile(r" in ([A-Za-z_][\w.]{0,255})(?: / ([A-Za-z_][\w.]{0,255}))?")
 
@@ -218,7 +243,7 @@ def _make(builder: ReportBuilder, *, is_panic: bool, panic_message: str) -> Repo
         locks=locks,
         details=_details(builder),
         is_panic=is_panic,
-        is_notice=kind in NOTICES and not builder.is_panic,
+        is_notice=kind in NOTICES and not builder.is_panic and not builder.has_died and builder.role is not Role.DIE,
         panic_message=builder.panic_message or panic_message,
         blame=blame,
         architecture=_architecture(builder),
@@ -233,10 +258,7 @@ def _make(builder: ReportBuilder, *, is_panic: bool, panic_message: str) -> Repo
 def _exact_kind(builder: ReportBuilder) -> tuple[Kind, str]:
     kind, variant = builder.kind, builder.variant
     if kind is Kind.PANIC:
-        for words, exact in _PANICS:
-            if words in builder.first.text:
-                return exact, variant
-        return kind, variant
+        return next((exact for words, exact in _PANICS if words in builder.first.text), kind), variant
     if kind in {Kind.KERNEL_BUG, Kind.WARNING}:
         source = builder.facts.get("source", "")
         for path, exact in _SOURCES:
@@ -246,8 +268,9 @@ def _exact_kind(builder: ReportBuilder) -> tuple[Kind, str]:
         for words, exact in _HERALDS:
             if any(text.lstrip().startswith(words) for text in recent):
                 return exact, variant
-    if kind is Kind.OOPS and "Kernel BUG" in builder.first.text:
-        return Kind.KERNEL_BUG, variant
+    if kind in {Kind.OOPS, Kind.TRAP} or (kind is Kind.INTERNAL_ERROR and "UBSAN" in builder.first.text):
+        exact_kinds = (exact for words, exact in _DIED if words in builder.first.text)
+        return next(exact_kinds, kind), variant
     if kind is Kind.PAGING_REQUEST and _is_null(builder):
         return Kind.NULL_DEREFERENCE, variant
     return kind, variant
@@ -329,6 +352,8 @@ def _architecture(builder: ReportBuilder) -> str:
         return "mips"
     if ", era == " in text:
         return "loongarch64"
+    if (counter := text.find("NIP [")) >= 0:
+        return "ppc64" if text[counter + 21 : counter + 22] == "]" else "ppc"
     if ") from [<" in text or "ret_fast_syscall" in text:
         return "arm"
     return ""

@@ -106,7 +106,7 @@ _FAULTS = (
     _rule(" [#", r"general protection fault, (?:probably|maybe) for", Kind.GENERAL_PROTECTION),
     _rule(" [#", r"stack segment" + _NUMBER, Kind.STACK_SEGMENT),
     # arch/arm/mm/fault.c do_DataAbort(); arch/arm64/mm/fault.c, traps.c, entry-common.c
-    _rule("nhandled", r"^(?:\W{0,4})Unhandled (?:fault|prefetch abort): ", Kind.UNHANDLED_FAULT),
+    _rule("nhandled", r"^(?:\W{0,4})Unhandled (?:fault|prefetch abort)(?:: | at 0x)", Kind.UNHANDLED_FAULT),
     _rule("lignment trap", r"^Alignment trap: not handling", Kind.ALIGNMENT),
     _rule("Bad mode in", r"^Bad mode in \S", Kind.BAD_MODE),
     _rule("nhandled", r"^Unhandled [\w() -]{1,60} exception on CPU", Kind.BAD_MODE),
@@ -117,6 +117,10 @@ _FAULTS = (
     _rule("BUG: ", _BUG + r"[\w# -]{0,20}stack guard page was hit", Kind.STACK_OVERFLOW),
     _rule("overran", r"^Thread overran stack, or stack corrupted", Kind.STACK_OVERFLOW, role=Role.MORE),
     _rule("PANIC: ", r"PANIC: double fault", Kind.DOUBLE_FAULT),
+    # arch/x86/mm/extable.c early_fixup_exception(); arch/s390/kernel/early.c
+    _rule("PANIC: ", r"PANIC: (?P<v>early exception|Unsupported exit-code)", Kind.TRAP),
+    # arch/s390/kernel/traps.c; arch/powerpc/kernel/traps.c
+    _rule("ernel stack ", r"^Kernel stack (?:overflow(?:\.| in process)|pointer invalid)", Kind.STACK_OVERFLOW),
     _rule(" [#", _DIE + r"double fault" + _NUMBER, Kind.DOUBLE_FAULT, role=Role.DIE),
     _rule(" [#", r"divide error" + _NUMBER, Kind.DIVIDE_ERROR),
     _rule(" [#", r"invalid opcode" + _NUMBER, Kind.INVALID_OPCODE, role=Role.DIE),
@@ -127,13 +131,21 @@ _FAULTS = (
         r"|device not available|simd exception|fpu exception|debug|control protection|machine check)" + _NUMBER,
         Kind.TRAP,
     ),
-    _rule("Oops", r"(?:^|[^\w])Oops(?:: [^\[]{0,100})? ?\[#\d{1,6}\]", Kind.OOPS, role=Role.DIE),
+    _rule("Oops", r"(?:^|[^\w])Oops(?:(?:: | - )(?P<v>[^\[]{0,100}))? ?\[#\d{1,6}\]", Kind.OOPS, role=Role.DIE),
     _rule(" [#", r"^Kernel BUG \[#\d", Kind.KERNEL_BUG, role=Role.DIE),
     _rule("Kernel bug", r"^Kernel bug detected\[#\d", Kind.KERNEL_BUG, role=Role.DIE),
+    # die() of any architecture: s390's program checks with their code, mips and loongarch without one
+    _rule(
+        " [#",
+        r"^\W{0,4}(?P<v>[A-Za-z][\w #/,.()'-]{2,60}): ?[0-9a-f]{1,16}(?: ilc:\d)? \[#\d{1,6}\]",
+        Kind.TRAP,
+        role=Role.DIE,
+    ),
+    _rule("[#", r"^(?P<v>[A-Z][\w #/,.!()'-]{2,60})\[#\d{1,6}\]:", Kind.TRAP, role=Role.DIE),
 )
 _ASSERTIONS = (
     # lib/bug.c
-    _rule("kernel BUG at", r"kernel BUG at \S{1,255}:\d", Kind.KERNEL_BUG),
+    _rule("ernel BUG at", r"[kK]ernel BUG at (?:\S{1,255}:\d|\S{1,255} \[verbose)", Kind.KERNEL_BUG),
     # mm/usercopy.c
     _rule("sercopy: ", r"usercopy: [kK]ernel memory", Kind.USERCOPY, role=Role.HERALD),
     _rule("sercopy: ", r"usercopy: Bad or missing usercopy whitelist", Kind.USERCOPY, role=Role.HERALD),
@@ -162,7 +174,7 @@ _HANGS = (
     # kernel/watchdog.c
     _rule("BUG: ", r"BUG: soft lockup", Kind.SOFT_LOCKUP),
     _rule("ard LOCKUP", r"[dD]etected (?:\*?[hH]ard\*? LOCKUP)", Kind.HARD_LOCKUP),
-    _rule("ard LOCKUP", r"self-detected hard LOCKUP", Kind.HARD_LOCKUP),
+    _rule("ard LOCKUP", r"self-detected hard LOCKUP|CPU \d{1,6} Hard LOCKUP", Kind.HARD_LOCKUP),
     # kernel/rcu/tree_stall.h, kernel/rcu/tasks.h
     _rule(
         "INFO: ",
@@ -182,6 +194,7 @@ _HANGS = (
 _LOCKS = (
     # kernel/locking/lockdep.c
     _said("possible circular locking", Kind.DEADLOCK, "circular"),
+    _said("circular locking deadlock", Kind.DEADLOCK, "rt mutex"),
     _said("possible recursive locking", Kind.DEADLOCK, "recursive"),
     _said("possible irq lock inversion", Kind.DEADLOCK, "irq inversion"),
     _said("lock order detected", Kind.DEADLOCK, "irq order"),
@@ -226,6 +239,17 @@ _HARDWARE = (
     _rule("Machine Check", r"(?:CPU \d{1,6}|HARDWARE ERROR).{0,20}: Machine Check", Kind.MACHINE_CHECK, role=Role.MORE),
     _rule("HARDWARE ERROR", r"^HARDWARE ERROR", Kind.MACHINE_CHECK, role=Role.MORE),
     _rule("Hardware error from APEI", r"Hardware error from APEI", Kind.HARDWARE_ERROR),
+    # arch/powerpc/kernel/mce.c, eeh.c; drivers/pci/pcie/aer.c; drivers/edac/edac_mc.c
+    _rule("machine check (", r"^MCE: CPU\d{1,6}: machine check \(", Kind.MACHINE_CHECK, role=Role.NOTE),
+    _rule("EEH: Fr", r"^EEH: Frozen P(?:HB|E)#", Kind.HARDWARE_ERROR, "EEH", Role.NOTE),
+    _rule(
+        "PCIe Bus Error",
+        r"PCIe Bus Error: severity=Uncorrect(?:ed|able) \((?:Non-)?Fatal\)",
+        Kind.HARDWARE_ERROR,
+        "PCIe",
+        Role.NOTE,
+    ),
+    _rule("EDAC MC", r"^EDAC MC\d{1,4}: .{0,40}\bUE\b", Kind.HARDWARE_ERROR, "memory", Role.NOTE),
     # arch/x86/kernel/nmi.c
     _rule("NMI: ", r"NMI: (?P<v>PCI system error|IOCK error|memory parity error)", Kind.NMI),
     _rule("NMI received", r"Uhhuh\. NMI received", Kind.NMI, "unknown"),
@@ -237,6 +261,11 @@ _OTHER = (
     _rule("file count is", r"VFS: Close: file count is (?:0|zero)", Kind.FILE_SYSTEM, "file count", Role.NOTE),
     _rule("Busy inodes", r"VFS: Busy inodes after unmount", Kind.FILE_SYSTEM, "busy inodes", Role.NOTE),
     _rule("BUG: ", _BUG + r"Dentry .{1,200} still in use", Kind.FILE_SYSTEM, "dentry in use", Role.NOTE),
+    # modules that stop a thread for good: Lustre's LBUG(), the Solaris porting layer's spl_panic()
+    _rule("LBUG", r"^LustreError: .{1,200}\) LBUG$", Kind.BUG, "LBUG"),
+    _rule(
+        "PANIC at ", r"^(?:SPL|ZFS|VERIFY)?\W{0,4}PANIC at [\w./-]{1,100}:\d{1,6}:", Kind.BUG, "assertion of a module"
+    ),
     # arch/x86/kernel/unwind_frame.c, unwind_orc.c
     _rule(
         "WARNING: ",
