@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -168,14 +169,17 @@ def _show(options: _Options) -> int:
 def _find_estimate(options: _Options, host: Host) -> Estimate:
     from postpanic.capture.config import CONFIG_PATH, read_config
     from postpanic.capture.crashkernel.estimate import estimate
-    from postpanic.capture.crashkernel.needs import measure_needs
+    from postpanic.capture.crashkernel.needs import measure_needs, read_measured
     from postpanic.capture.crashkernel.reservation import read_features
 
     config = read_config(host.path(str(CONFIG_PATH)), must_exist=False)
     if sys.stderr.isatty() and not options.quiet:
         print("building the image, to see how large it is …", file=sys.stderr)
     needs = measure_needs(config, host, kernel=options.kernel)
-    return estimate(needs, knows_cma=read_features(host).cma)
+    measured, remark = read_measured(host, needs.release)
+    if remark:
+        needs = replace(needs, remarks=(*needs.remarks, remark))
+    return estimate(needs, measured, knows_cma=read_features(host).cma)
 
 
 def _estimate(options: _Options) -> int:

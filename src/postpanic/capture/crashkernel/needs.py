@@ -8,14 +8,15 @@ import re
 from postpanic.capture.arming.image import build
 from postpanic.capture.arming.prepare import Prepared, prepare
 from postpanic.capture.config import Config
-from postpanic.capture.crashkernel.estimate import CaptureNeeds
+from postpanic.capture.crashkernel.estimate import CaptureNeeds, MeasuredNeed
 from postpanic.capture.crashkernel.reservation import read_memory
 from postpanic.capture.host import Host
 from postpanic.capture.kexec.images import read_image
+from postpanic.capture.rehearsals import REHEARSAL_NAME, read_rehearsal, take_fingerprint
 from postpanic.errors import PostpanicError
 from postpanic.units import MIB
 
-__all__ = ["measure_needs"]
+__all__ = ["measure_needs", "read_measured"]
 
 _TYPICAL_KERNEL_BYTES = 64 * MIB
 _TYPICAL_IMAGE_BYTES, _TYPICAL_UNPACKED_BYTES = 8 * MIB, 24 * MIB
@@ -72,6 +73,35 @@ def measure_needs(config: Config, host: Host, *, kernel: str = "") -> CaptureNee
         kernel_evidence=kernel_evidence,
         image_evidence="the initramfs unpacked" if is_built else "of a usual initramfs unpacked",
     )
+
+
+def read_measured(host: Host, release: str) -> tuple[MeasuredNeed | None, str]:
+    """
+    Read what the last rehearsal found.
+
+    Parameters
+    ----------
+    release : str
+        Of the capture kernel.
+
+    Returns
+    -------
+    tuple
+        None if there was no rehearsal that counts, and if there was one, why it does not.
+    """
+    found = read_rehearsal(host.path(f"var/lib/postpanic/{REHEARSAL_NAME}"))
+    if found is None or not (found.needed_bytes or found.peak_bytes):
+        return None, ""
+    if found.verdict != "proven":
+        return None, f"the rehearsal of {found.when} does not count: {found.broken_link or found.verdict}"
+    try:
+        kernel = host.find_kernel_image(release)
+    except PostpanicError as exc:
+        return None, f"the rehearsal of {found.when} does not count: {exc}"
+    name = "the kernel"
+    if take_fingerprint(kernel, b"", "", (), 0)[name] != found.fingerprint.get(name):
+        return None, f"the rehearsal of {found.when} does not count: it was of another kernel"
+    return MeasuredNeed(int(found.needed_bytes), int(found.peak_bytes), release, found.when), ""
 
 
 def _measure_kernel(prepared: Prepared | None, host: Host, remarks: list[str]) -> tuple[int, str]:

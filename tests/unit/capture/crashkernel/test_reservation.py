@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from postpanic.capture.crashkernel.estimate import CaptureNeeds, MeasuredNeed, estimate
+from postpanic.capture.crashkernel.needs import read_measured
 from postpanic.capture.crashkernel.reservation import (
     explain_request,
     read_features,
@@ -15,6 +16,7 @@ from postpanic.capture.crashkernel.reservation import (
 )
 from postpanic.capture.crashkernel.shrink import check_shrink, shrink
 from postpanic.capture.host import Host
+from postpanic.capture.rehearsals import Rehearsal, take_fingerprint, write_rehearsal
 from postpanic.errors import NotReadyError, UsageError
 
 M, G = 1 << 20, 1 << 30
@@ -113,6 +115,26 @@ def test_a_rehearsal_counts_more_than_an_estimate() -> None:
     other = estimate(needs(63.6), MeasuredNeed(smallest_bytes=120 * M, release="6.12.0"))
     assert not other.is_measured
     assert "6.12.0: not counted" in other.remarks[-1]
+
+
+def test_the_record_of_a_rehearsal(tmp_path: Path) -> None:
+    host = make_host(tmp_path, boot__vmlinuz="", release="6.1.0")
+    kernel = tmp_path / "boot/vmlinuz-6.1.0"
+    kernel.write_bytes(b"kernel")
+    place = tmp_path / "var/lib/postpanic/rehearsal.json"
+    assert read_measured(host, "6.1.0") == (None, "")
+    fingerprint = take_fingerprint(kernel, b"image", "ro", (), 256 * M)
+    good = Rehearsal(when="2026-01-02T03:04:05Z", verdict="proven", fingerprint=fingerprint, needed_bytes=112 * M)
+    write_rehearsal(place, good)
+    measured, remark = read_measured(host, "6.1.0")
+    assert (measured, remark) == (MeasuredNeed(112 * M, 0, "6.1.0", good.when), "")
+    kernel.write_bytes(b"another")
+    assert read_measured(host, "6.1.0") == (
+        None,
+        f"the rehearsal of {good.when} does not count: it was of another kernel",
+    )
+    write_rehearsal(place, Rehearsal(when=good.when, verdict="broken", broken_link="the disk was full", peak_bytes=M))
+    assert read_measured(host, "6.1.0")[1].endswith("does not count: the disk was full")
 
 
 def test_cma_is_offered_only_where_it_is_known() -> None:
