@@ -74,7 +74,7 @@ def _negate(summary: str) -> str:
 def _judge_panic(value: int, _: Values) -> Judgement:
     if value == 0:
         found = "0: when nothing is captured, the machine stands still until somebody resets it"
-        return "warning", found, "sysctl -w kernel.panic=10 (to keep it: panic = 10 in [panic])"
+        return "warning", found, "sysctl -w kernel.panic=10; echo kernel.panic=10 >/etc/sysctl.d/90-panic.conf"
     when = "at once" if value < 0 else f"{value} s after it"
     return "ok", f"{value}: a panic that is not captured ends in a reboot {when}", ""
 
@@ -83,7 +83,7 @@ def _judge_oops(value: int, _: Values) -> Judgement:
     if value:
         return "ok", "1: an oops is a panic, so it is captured", ""
     found = "0: an oops kills its task and is not captured"
-    return "warning", found, "sysctl -w kernel.panic_on_oops=1 (to keep it: panic_on_oops = true in [panic])"
+    return "warning", found, "sysctl -w kernel.panic_on_oops=1; echo kernel.panic_on_oops=1 >/etc/sysctl.d/90-oops.conf"
 
 
 def _judge_warn(value: int, _: Values) -> Judgement:

@@ -91,7 +91,7 @@ def _check_request(subject: Subject, reservation: Reservation) -> Check:
     if reading.text is None:
         return Check(GROUP, name, "unknown", reading.problem, (reading.fact,))
     request = reservation.request
-    words = " ".join(request.words)
+    words = " ".join(f"crashkernel={value}" for value in request.words)
     if not request.words:
         says = Fact("/proc/cmdline", "no crashkernel=")
         if subject.fadump:

@@ -200,7 +200,7 @@ def _check_room(
     free = min(room.free_bytes, limit_bytes) if limit_bytes else room.free_bytes
     is_limit = free < room.free_bytes
     found = f"limit = {format_size(limit_bytes)} is less than the dump" if is_limit else shown
-    mend = f"raise limit in {subject.config_source}" if is_limit else f"make room: du -xh --max-depth=1 {path}"
+    mend = f"raise limit in {subject.config_source}" if is_limit else f"du -xh --max-depth=1 {path}, and make room"
     return _judge_room(name, free, size, found, facts, mend)
 
 

@@ -286,10 +286,8 @@ FAULTS = [
         "no block device",
         "",
     ),
-    Fault("full disk", room(10 << 20), "targets/room file /var/crash", "failing", "does not fit", "make room: du"),
-    Fault(
-        "nearly full disk", room(40 << 20), "targets/room file /var/crash", "warning", "hardly fits", "make room: du"
-    ),
+    Fault("full disk", room(10 << 20), "targets/room file /var/crash", "failing", "does not fit", "make room"),
+    Fault("nearly full disk", room(40 << 20), "targets/room file /var/crash", "warning", "hardly fits", "make room"),
     Fault(
         "read-only disk",
         room(20 << 30, is_read_only=True),
