@@ -129,9 +129,19 @@ def command(
         problems += failures
     elif not crashes:
         where = ", ".join(str(path) for path in paths) or f"{STORE} and the archive"
-        raise AbsentError(f"no records in {where}")
+        raise AbsentError(f"no records in {where}", hint="" if paths else _where_else())
     _show(sources, crashes, places, problems, as_text=as_text, full=full, as_json=as_json, quiet=quiet)
     return 1 if archive and problems else 0
+
+
+def _where_else() -> str:
+    """Say where systemd-pstore has put records, if not into the archive."""
+    from postpanic.capture.host import Host
+    from postpanic.capture.pstore_service import read_pstore_conf
+
+    if read_pstore_conf(Host.running()).storage == "journal":
+        return "systemd-pstore keeps them in the journal (Storage=journal): journalctl -t systemd-pstore -o verbose"
+    return ""
 
 
 def _change_service(service: str, *, erase: bool, quiet: bool) -> int:

@@ -120,6 +120,25 @@ def test_no_records_is_said(run_cli: Run, tmp_path: Path) -> None:
     assert "neither a ramoops area" in outcome.err
 
 
+def test_records_that_are_in_the_journal_are_pointed_to(
+    tmp_path: Path, run_cli: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conf = tmp_path / "root" / "etc/systemd/pstore.conf"
+    conf.parent.mkdir(parents=True)
+    conf.write_text("[PStore]\nStorage=journal\n")
+    monkeypatch.setattr(Host, "running", classmethod(lambda _: Host(tmp_path / "root")))
+    assert "journalctl -t systemd-pstore" in run_cli("pstore").err
+
+
+def test_messages_of_programs_are_shown(places: tuple[Path, Path], run_cli: Run) -> None:
+    places[0].mkdir()
+    (places[0] / "dmesg-ramoops-0").write_bytes(build.dump_text("Panic", 1, 1, tail(LOG, 3000)))
+    (places[0] / "pmsg-ramoops-0").write_bytes(b"the database is going down\n")
+    assert "the database is going down" in run_cli("pstore").out
+    crash = json.loads(run_cli("pstore", "--json").out)["tables"][1]["rows"][0]
+    assert [record["text"] for record in crash["records"]] == [None, "the database is going down\n"]
+
+
 @pytest.mark.parametrize(
     "words",
     [

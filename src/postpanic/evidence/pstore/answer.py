@@ -29,6 +29,9 @@ __all__ = ["SHAPES", "pstore_answer"]
 
 _MOST_CALLS = 4096
 _LAST_CALLS = 12
+_LAST_MESSAGES = 3
+_MESSAGES_BYTES = 1024
+_SHOWN_OTHERWISE = (RecordType.DMESG, RecordType.FTRACE, RecordType.MCE, RecordType.CPER)
 
 SOURCES = Shape(
     "sources",
@@ -59,6 +62,7 @@ RECORDS = Shape(
         Column("corrected_bytes", Kind.NUMBER, title="CORRECTED"),
         Column("bad_blocks", Kind.NUMBER, title="BAD BLOCKS"),
         Column("notes", title="NOTES"),
+        Column("text", hidden=True, help="of records that are neither the log nor binary"),
     ),
 )
 SUMMARIES = Shape(
@@ -100,6 +104,7 @@ CRASHES = Shape(
         Column("log", title="LOG"),
         Column("quality", title="QUALITY"),
         Column("problems", title="PROBLEMS"),
+        Column("messages", title="PROGRAMS", help="the last lines of what programs wrote to /dev/pmsg0"),
         Column("archived", title="ARCHIVED"),
         Column("summaries", Kind.ROWS, shape=SUMMARIES),
         Column("last_calls", Kind.ROWS, shape=CALLS),
@@ -172,6 +177,7 @@ def _row(number: int, crash: Crash, reports: Sequence[Report], place: str | None
         "log": _describe_log(crash.text),
         "quality": _describe_quality(crash.quality),
         "problems": "\n".join(crash.problems) or None,
+        "messages": _last_messages(crash.records),
         "archived": place,
         "summaries": _unless_empty(SUMMARIES.table([_summary(*report) for report in enumerate(reports)])),
         "last_calls": _unless_empty(CALLS.table([_call(call) for call in calls[-_LAST_CALLS:]])),
@@ -239,6 +245,15 @@ def _spell_parts(numbers: Sequence[int]) -> str:
     return f"parts {', '.join(map(str, ordered))}"
 
 
+def _last_messages(records: Sequence[Record]) -> str | None:
+    """Give the last lines that programs have written; nothing where they are no text."""
+    written = b"".join(record.data for record in records if record.type is RecordType.PMSG)
+    text = written[-_MESSAGES_BYTES:].decode(errors="replace")
+    printable = sum(character.isprintable() or character in "\n\t\r" for character in text)
+    lines = [line.strip() for line in text.splitlines() if line.strip()][-_LAST_MESSAGES:]
+    return "\n".join(lines) if lines and printable > 0.9 * len(text) else None
+
+
 def _describe_log(text: bytes) -> str | None:
     if not text:
         return None
@@ -278,6 +293,7 @@ def _record(record: Record) -> tuple[Cell, ...]:
         "bad_blocks": record.quality.bad_blocks,
         "notes": "\n".join(record.quality.notes) or None,
         "sequence": _fits(record.sequence),
+        "text": record.data.decode(errors="backslashreplace") if record.type not in _SHOWN_OTHERWISE else None,
     }
     return tuple(
         cells[column.name] if column.name in cells else getattr(record, column.name) for column in RECORDS.columns
