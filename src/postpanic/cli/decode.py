@@ -6,19 +6,23 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from postpanic.cli.decode_arguments import sort_arguments
+from postpanic.cli.decode_arguments import DecodeArguments, sort_arguments
+from postpanic.cli.decode_hardware import decode_record_files, decode_registers
 from postpanic.cli.verb import Verb
 from postpanic.errors import FactAbsentError, FileFaultError, UsageError
+from postpanic.units import format_size
 
 if TYPE_CHECKING:
+    from postpanic.analysis.decode.context import LogContext
     from postpanic.analysis.decode.store import SymbolStore
     from postpanic.evidence.sources import Text
 
@@ -63,6 +67,14 @@ DEBUG_ROOTS = (Path("/usr/lib/debug"), Path("/"))
 )
 @click.option("-f", "--force", is_flag=True, help="Use VMLINUX even if its build ID is not the log's.")
 @click.option("-a", "--annotate", is_flag=True, help="Print the log itself, with the locations in its lines.")
+@click.option(
+    "--mce",
+    "machine_checks",
+    metavar="STATUS[,ADDR[,MISC]]",
+    multiple=True,
+    help="Decode a machine check's registers, or NAME=NUMBER,... (status, addr, misc, bank, ipid, synd, mcgcap ...).",
+)
+@click.option("--cpu", "processor", default="", metavar="VENDOR[:FAMILY[:MODEL]]", help="The processor of --mce.")
 @click.option("--json", "as_json", is_flag=True, help="Print the reports as JSON.")
 def command(
     files: tuple[Path, ...],
@@ -73,6 +85,8 @@ def command(
     debug_dir: tuple[Path, ...],
     force: bool,
     annotate: bool,
+    machine_checks: tuple[str, ...],
+    processor: str,
     as_json: bool,
 ) -> int:
     """
@@ -89,17 +103,30 @@ def command(
         postpanic decode vmlinux oops.log more.log --json
         postpanic decode --annotate vmlinux console.log > located.log
 
+    What hardware and firmware said of themselves in the text (machine checks,
+    APEI, EDAC, PCI Express) is decoded too: which part failed, whether the
+    data was saved, whether hardware or software is at fault, what to do. So
+    are binary records: CPER files, machine checks of pstore, BERT. The
+    registers of a machine check can be given instead of a LOG.
+
+        postpanic decode --mce be00000000800400 --cpu Intel:6:85
+
     Without LOG it is a filter, as decode_stacktrace.sh of the kernel, with the
     same words: standard input comes out with the locations in its lines.
 
         dmesg | postpanic decode vmlinux auto modules/
         postpanic decode -r 6.1.0-56-amd64 < console.log
 
-    The exit status is 3 if there is no report in any LOG.
+    The exit status is 3 if there is no report and no error of the hardware in
+    any LOG.
     """
+    if machine_checks or processor:
+        return decode_registers(machine_checks, processor, files, as_json=as_json)
     if annotate and as_json:
         raise UsageError("--annotate prints the log, --json the reports", hint="leave one of them out")
     chosen = sort_arguments(files)
+    if chosen.records:
+        return decode_record_files(chosen.records, as_json=as_json)
     if chosen.kernel is not None and vmlinux is not None:
         raise UsageError(f"symbols of the kernel twice: {vmlinux} and {chosen.kernel}")
     from postpanic.analysis.decode.store import SymbolOptions, SymbolStore
@@ -112,39 +139,31 @@ def command(
         base=base or chosen.base,
         force=force,
     )
-    logs = chosen.logs or (STANDARD_INPUT,)
     with tempfile.TemporaryDirectory(prefix="postpanic-") as scratch:
         store = SymbolStore(options, Path(scratch))
-        if annotate or (not chosen.logs and not as_json):
-            _annotate(store, logs)
-            for remark in _remarks(store):
-                print(f"decode: {remark}", file=sys.stderr)
-        else:
-            return _report(store, logs, as_json=as_json)
-        return 0
+        if annotate or (not chosen.logs and chosen.dump is None and not as_json):
+            _annotate(store, chosen)
+            return 0
+        return _report(store, chosen, as_json=as_json)
 
 
-def _report(store: SymbolStore, logs: Sequence[Path], *, as_json: bool) -> int:
-    """Print the reports of all logs as one answer; give the exit status."""
-    from postpanic.analysis.decode.answer import decode_reports
-    from postpanic.analysis.decode.context import find_context
-    from postpanic.evidence.oops import find_reports
-    from postpanic.evidence.sources import plain_text
+def _report(store: SymbolStore, chosen: DecodeArguments, *, as_json: bool) -> int:
+    """Print the reports of each log; give the exit status."""
+    from postpanic.analysis.decode.answer import decode_text
     from postpanic.report.json import encode_json
     from postpanic.report.text import render_problems, render_text
 
     is_empty = True
-    for log in logs:
-        with _open_whole(log) as text:
-            plain = plain_text(text)
-            reports = find_reports(plain)
-            answer = decode_reports(reports, store, find_context(plain))
-        is_empty = is_empty and not reports
+    for name, opened in _logs(chosen):
+        with opened as log:
+            answer = decode_text(log.read(name), store, log.context)
+        is_found = any(table.rows for table in answer.tables if table.shape.name != "symbols")
+        is_empty = is_empty and not is_found
         if as_json:
             print(encode_json(answer))
             continue
-        if len(logs) > 1 and reports:
-            print(f"{log}:")
+        if len(chosen.logs) > 1 and is_found:
+            print(f"{name}:")
         for line in render_text(answer):
             print(line)
         for line in render_problems(answer):
@@ -152,58 +171,86 @@ def _report(store: SymbolStore, logs: Sequence[Path], *, as_json: bool) -> int:
     return FactAbsentError.exit_status if is_empty else 0
 
 
-@contextmanager
-def _open_whole(log: Path) -> Iterator[Text]:
-    """Open a log to read all of it."""
-    with ExitStack() as stack:
-        file: BinaryIO = sys.stdin.buffer if log == STANDARD_INPUT else stack.enter_context(_open(log))
-        status = os.fstat(file.fileno())
-        if stat.S_ISREG(status.st_mode) and status.st_size:
-            yield stack.enter_context(mmap(file.fileno(), 0, access=ACCESS_READ))
-            return
-        data = file.read(LARGEST_PIPE_BYTES + 1)
-        if len(data) > LARGEST_PIPE_BYTES:
-            raise FileFaultError(
-                f"more than {LARGEST_PIPE_BYTES >> 20} MiB from a pipe", where=str(log), hint="write it to a file"
-            )
-        yield data
-
-
-def _annotate(store: SymbolStore, logs: Sequence[Path]) -> None:
+def _annotate(store: SymbolStore, chosen: DecodeArguments) -> None:
     from postpanic.analysis.decode.annotate import Annotator
     from postpanic.analysis.decode.context import find_context
 
-    for log in logs:
-        with _open_lines(log) as (lines, whole):
-            annotator = Annotator(store, find_context(whole) if whole is not None else None)
-            for raw in lines:
+    write, flush = sys.stdout.buffer.write, sys.stdout.buffer.flush
+    for _, opened in _logs(chosen):
+        with opened as log:
+            context = log.context or (find_context(log.whole) if log.whole is not None else None)
+            annotator = Annotator(store, context)
+            for raw in log.lines():
                 line = raw.decode("utf-8", "surrogateescape")
                 body = line.removesuffix("\n")
-                ending = line[len(body) :]
-                sys.stdout.buffer.write((annotator.annotate(body) + ending).encode("utf-8", "surrogateescape"))
-                if whole is None:
+                write(f"{annotator.annotate(body)}{line[len(body) :]}".encode("utf-8", "surrogateescape"))
+                if log.whole is None:
                     # Whoever waits at the other end of a pipe sees each line when it comes.
-                    sys.stdout.buffer.flush()
-    sys.stdout.buffer.flush()
+                    flush()
+    flush()
+    for remark in _remarks(store):
+        print(f"decode: {remark}", file=sys.stderr)
+
+
+@dataclass
+class _Log:
+    """A log that is open: all of it, if it is a file that is whole already, else what comes in."""
+
+    file: BinaryIO | None
+    whole: Text | None
+    context: LogContext | None = None
+
+    def lines(self) -> Iterator[bytes]:
+        if self.whole is not None:
+            return _lines_of(self.whole)
+        file = self.file
+        return iter(lambda: file.readline(LONGEST_LINE_BYTES), b"") if file is not None else iter(())
+
+    def read(self, name: str) -> Text:
+        if self.whole is not None or self.file is None:
+            return self.whole if self.whole is not None else b""
+        data = self.file.read(LARGEST_PIPE_BYTES + 1)
+        if len(data) > LARGEST_PIPE_BYTES:
+            limit = format_size(LARGEST_PIPE_BYTES)
+            raise FileFaultError(f"more than {limit} from a pipe", where=name, hint="write it to a file")
+        return data
+
+
+def _lines_of(text: Text) -> Iterator[bytes]:
+    start, size = 0, len(text)
+    while start < size:
+        end = text.find(b"\n", start, start + LONGEST_LINE_BYTES) + 1 or min(start + LONGEST_LINE_BYTES, size)
+        yield text[start:end]
+        start = end
+
+
+def _logs(chosen: DecodeArguments) -> Iterator[tuple[str, AbstractContextManager[_Log]]]:
+    if chosen.dump is not None:
+        yield str(chosen.dump), _open_dump_log(chosen.dump)
+        return
+    for path in chosen.logs or (STANDARD_INPUT,):
+        yield str(path), _open_log(path)
 
 
 @contextmanager
-def _open_lines(log: Path) -> Iterator[tuple[Iterator[bytes], Text | None]]:
-    """Open a log to read its lines, and give all of it as well if it is a file that is whole already."""
+def _open_dump_log(path: Path) -> Iterator[_Log]:
+    from postpanic.analysis.decode.from_dump import read_dump_log
+
+    text, context = read_dump_log(path)
+    yield _Log(None, text, context)
+
+
+@contextmanager
+def _open_log(path: Path) -> Iterator[_Log]:
     with ExitStack() as stack:
-        file: BinaryIO = sys.stdin.buffer if log == STANDARD_INPUT else stack.enter_context(_open(log))
-        whole: Text | None = None
-        status = os.fstat(file.fileno())
-        if stat.S_ISREG(status.st_mode) and status.st_size and file.tell() == 0:
-            whole = stack.enter_context(mmap(file.fileno(), 0, access=ACCESS_READ))
-        yield iter(lambda: file.readline(LONGEST_LINE_BYTES), b""), whole
-
-
-def _open(log: Path) -> BinaryIO:
-    try:
-        return log.open("rb")
-    except OSError as exc:
-        raise FileFaultError((exc.strerror or str(exc)).lower(), where=str(log)) from exc
+        try:
+            file: BinaryIO = sys.stdin.buffer if path == STANDARD_INPUT else stack.enter_context(path.open("rb"))
+            status = os.fstat(file.fileno())
+            is_whole = stat.S_ISREG(status.st_mode) and status.st_size > 0 and file.tell() == 0
+            whole = stack.enter_context(mmap(file.fileno(), 0, access=ACCESS_READ)) if is_whole else None
+        except OSError as exc:
+            raise FileFaultError((exc.strerror or str(exc)).lower(), where=str(path)) from exc
+        yield _Log(file, whole)
 
 
 def _remarks(store: SymbolStore) -> Iterator[str]:

@@ -9,7 +9,7 @@ import msgspec
 
 from postpanic.analysis.decode.addresses import describe_address, describe_value
 from postpanic.analysis.decode.codebytes import decode_code, decode_krnl_code, machine_of
-from postpanic.analysis.decode.context import LogContext
+from postpanic.analysis.decode.context import LogContext, find_context
 from postpanic.analysis.decode.errorcodes import find_error_codes
 from postpanic.analysis.decode.listing import Listing, list_code
 from postpanic.analysis.decode.locate import Found, Locator
@@ -17,14 +17,18 @@ from postpanic.analysis.decode.operands import read_more_registers
 from postpanic.analysis.decode.spots import Spot, SpotReader
 from postpanic.analysis.decode.store import SymbolStore
 from postpanic.analysis.decode.taint import spell_taint
+from postpanic.evidence.hardware import explain_reports, find_hardware_errors, hardware_answer
+from postpanic.evidence.hardware.answer import SHAPES as HARDWARE_SHAPES
 from postpanic.evidence.lines import split_line
+from postpanic.evidence.oops import find_reports
 from postpanic.evidence.oops.answer import SHAPES as OOPS_SHAPES
 from postpanic.evidence.oops.answer import answer_of
 from postpanic.evidence.oops.model import Frame, Report, Trace
+from postpanic.evidence.sources import Text, plain_text
 from postpanic.findings.absent import Reason
 from postpanic.findings.table import Answer, Cell, Column, Kind, Layout, Problem, Shape, Table
 
-__all__ = ["SHAPES", "decode_reports"]
+__all__ = ["SHAPES", "decode_reports", "decode_text"]
 
 INSTRUCTIONS = Shape(
     "instructions",
@@ -81,13 +85,41 @@ def _widened(shape: Shape) -> Shape:
 
 
 REPORTS = _widened(OOPS_SHAPES[0])
-SHAPES = (REPORTS, SYMBOLS)
+SHAPES = (REPORTS, *HARDWARE_SHAPES, SYMBOLS)
 """Of all tables of the answer."""
 _MOST_INLINE = 64
 _CONTROL = re.compile(
     r"(?:CR\d|DR\d|PKRU|EFLAGS|ORIG_RAX|[C-GS]S|RIP|EIP|pc|epc|status|cause|badaddr|pstate|MSR|CR|XER)$"
 )
 """Registers whose values are no pointers and no data."""
+
+
+def decode_text(text: Text, store: SymbolStore, context: LogContext | None = None) -> Answer:
+    """
+    Find the reports of a text, and the errors of the hardware, and say what is in them.
+
+    Parameters
+    ----------
+    text : bytes or mmap
+        Of any kind that :func:`~postpanic.evidence.sources.plain_text` takes.
+    context : LogContext, optional
+        What is known of the kernel; None: it is read from the text.
+
+    Raises
+    ------
+    FileFaultError
+        If a file that the user named cannot be used.
+    """
+    plain = plain_text(text)
+    errors = find_hardware_errors(plain)
+    reports = explain_reports(find_reports(plain), errors)
+    answer = decode_reports(reports, store, context if context is not None else find_context(plain))
+    if not errors:
+        return answer
+    # Tables without a row say nothing: what failed in hardware is often all that there is.
+    first = [table for table in answer.tables[:1] if table.rows]
+    tables = (*first, *hardware_answer(errors).tables, *answer.tables[1:])
+    return Answer(answer.command, tables, answer.problems)
 
 
 def decode_reports(reports: Sequence[Report], store: SymbolStore, context: LogContext | None = None) -> Answer:

@@ -17,8 +17,7 @@ from postpanic.analysis.decode.files import (
 from postpanic.analysis.decode.kernel import KernelSymbols
 from postpanic.analysis.decode.locate import Locator
 from postpanic.analysis.decode.maps import read_map
-from postpanic.analysis.decode.symbols import Symbol
-from postpanic.errors import FactAbsentError, FileFaultError, PostpanicError, UsageError
+from postpanic.errors import FileFaultError, PostpanicError, UsageError
 
 __all__ = ["SymbolOptions", "SymbolStore"]
 
@@ -165,7 +164,9 @@ class SymbolStore:
                 kernel.load_table(read_map(path), str(path))
                 return ""
             case FileKind.DUMP:
-                return load_dump(kernel, path)
+                from postpanic.analysis.decode.from_dump import load_dump_symbols
+
+                return load_dump_symbols(kernel, path)
             case kind:
                 raise FileFaultError(
                     f"a {kind}, not a kernel's symbols", where=str(path), hint="give a vmlinux, System.map or dump"
@@ -173,33 +174,3 @@ class SymbolStore:
 
     def _remark(self, text: str) -> None:
         self.remarks[text] = None
-
-
-def load_dump(kernel: KernelSymbols, path: Path) -> str:
-    """
-    Take the symbols that the kernel has in its own memory, with the addresses it was linked to; give its release.
-
-    Raises
-    ------
-    PostpanicError
-        If the dump cannot be read or its tables were left out.
-    """
-    from postpanic.dumps.open import open_dump
-    from postpanic.kernel.kallsyms import read_kallsyms
-    from postpanic.kernel.memory import open_kernel_memory
-
-    with open_dump(path) as dump:
-        memory = open_kernel_memory(dump)
-        table = read_kallsyms(memory)
-        info = memory.vmcoreinfo
-        names = table.names.decode("latin-1")
-        slide = info.kerneloffset or 0
-        columns = zip(table.vaddrs.tolist(), table.name_offsets.tolist(), strict=True)
-        symbols = [
-            Symbol(vaddr - slide if vaddr >= slide else vaddr, names[start : names.find("\0", start)])
-            for vaddr, start in columns
-        ]
-        if not symbols:
-            raise FactAbsentError("the dump holds no symbols", where=str(path))
-        kernel.load_table({"": symbols}, str(path), info.build_id or "")
-        return info.osrelease or ""

@@ -26,6 +26,10 @@ _PREFIXES = ("__pfx_", "__cfi_")
 """Symbols of the padding before a function: some kernels list them, others do not."""
 _PADDING_BYTES = 64
 """Functions are aligned to at most this many bytes (``CONFIG_FUNCTION_ALIGNMENT_64B``)."""
+_LARGEST_BYTES = 1 << 26
+"""What lies farther behind a symbol than this is not of it, though no other symbol is between."""
+_SMALLEST_BYTES = 1 << 12
+"""What is taken for the last symbol's where it has no size."""
 _SUFFIX = re.compile(r"\.(?:isra|constprop|part|cold|llvm|lto_priv|localalias)(?:\.\d+)?(?=\.|$)|\.\d+(?=$)")
 """What compilers put behind the name of a function that they have changed or moved."""
 
@@ -135,8 +139,8 @@ class SymbolTable:
         first = bisect.bisect_left(self._vaddrs, self._vaddrs[place])
         # Of several names of one place that with a size is the function.
         symbol = max(self._symbols[first : place + 1], key=lambda one: (one.size > 0, -len(one.name)))
-        extents = self._extents(symbol)
-        return symbol if not extents or vaddr - symbol.vaddr < max(extents) else None
+        size = min(max(self._extents(symbol), default=_SMALLEST_BYTES), _LARGEST_BYTES)
+        return symbol if vaddr - symbol.vaddr < size else None
 
     def size_of(self, symbol: Symbol) -> int:
         """Give the size that a kernel would print for a symbol, bytes; 0: nothing tells."""
