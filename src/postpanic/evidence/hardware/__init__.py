@@ -17,6 +17,8 @@ from postpanic.evidence.hardware.cper import (
     errors_of,
 )
 from postpanic.evidence.hardware.direct import decode_status
+from postpanic.evidence.hardware.files import decode_record_file, is_record_file
+from postpanic.evidence.hardware.join import explain_reports
 from postpanic.evidence.hardware.mce_record import decode_mce_record
 from postpanic.evidence.hardware.model import (
     Confidence,
@@ -42,10 +44,13 @@ __all__ = [
     "decode_cper",
     "decode_error_status",
     "decode_mce_record",
+    "decode_record_file",
     "decode_status",
     "error_of_check",
     "errors_of",
+    "explain_reports",
     "find_hardware_errors",
     "hardware_answer",
+    "is_record_file",
     "iterate_hardware_errors",
 ]

@@ -151,7 +151,7 @@ def _old(check: MachineCheck) -> tuple[Part, str, str, set[str]]:
     if check.bank == 4 and extended in _NORTHBRIDGE:
         part, what, hint = _NORTHBRIDGE[extended]
         return part, f"northbridge: {what}", "northbridge", {hint}
-    if check.bank < len(_OLD_BANKS):
+    if 0 <= check.bank < len(_OLD_BANKS):
         unit, unit_part = _OLD_BANKS[check.bank]
         if part in {Part.UNKNOWN, Part.PROCESSOR}:
             part = unit_part

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from postpanic.errors import UsageError
 from postpanic.evidence.hardware.cper import error_of_check
 from postpanic.evidence.hardware.machine_check import VENDORS
 from postpanic.evidence.hardware.model import HardwareError, MachineCheck
 
-__all__ = ["decode_status", "parse_cpu", "parse_registers"]
+__all__ = ["Processor", "decode_registers", "decode_status", "parse_cpu", "parse_registers"]
 
+NO_BANK = -1
 _POSITIONAL = ("status", "addr", "misc")
 _NAMES = ("status", "addr", "misc", "bank", "mcgstatus", "mcgcap", "synd", "ipid", "cpu", "socket")
 
@@ -20,7 +24,7 @@ def decode_status(
     *,
     addr: int = 0,
     misc: int = 0,
-    bank: int = 0,
+    bank: int = NO_BANK,
     vendor: str = "",
     family: int = 0,
     model: int = 0,
@@ -34,6 +38,7 @@ def decode_status(
     status, addr, misc : int
         MCi_STATUS, MCi_ADDR, MCi_MISC.
     bank : int
+        -1: not known.
     vendor : str
         ``Intel``, ``AMD`` …, in any case; empty: the architectural codes only, as Intel defines them.
     family, model : int
@@ -50,7 +55,22 @@ def decode_status(
     check = MachineCheck(
         status=status, addr=addr, misc=misc, bank=bank, vendor=number, cpuid=_cpuid(family, model), **registers
     )
-    return error_of_check(check)
+    error = error_of_check(check)
+    return error if "cpu" in registers else replace(error, cpu=None)
+
+
+class Processor(NamedTuple):
+    """Which processor reported a machine check."""
+
+    vendor: str = ""
+    family: int = 0
+    model: int = 0
+
+
+def decode_registers(registers: dict[str, int], processor: Processor | None = None) -> HardwareError:
+    """Say what registers mean that :func:`parse_registers` gave."""
+    cpu = processor or Processor()
+    return decode_status(vendor=cpu.vendor, family=cpu.family, model=cpu.model, **registers)
 
 
 def parse_registers(text: str) -> dict[str, int]:
@@ -85,7 +105,7 @@ def parse_registers(text: str) -> dict[str, int]:
     return values
 
 
-def parse_cpu(text: str) -> dict[str, str | int]:
+def parse_cpu(text: str) -> Processor:
     """
     Read ``VENDOR[:FAMILY[:MODEL]]``; the numbers are decimal, or hexadecimal with ``0x``.
 
@@ -97,18 +117,18 @@ def parse_cpu(text: str) -> dict[str, str | int]:
     Examples
     --------
     >>> parse_cpu("Intel:6:85")
-    {'vendor': 'Intel', 'family': 6, 'model': 85}
+    Processor(vendor='Intel', family=6, model=85)
     """
-    vendor, *numbers = text.split(":")
+    vendor, *words = text.split(":")
     _vendor(vendor)
-    if len(numbers) > 2:
+    if len(words) > 2:
         raise UsageError(f"too many parts in {text!r}: VENDOR:FAMILY:MODEL")
-    values: dict[str, str | int] = {"vendor": vendor}
-    for name, number in zip(("family", "model"), numbers, strict=False):
-        if re.fullmatch(r"0x[0-9a-fA-F]{1,4}|\d{1,4}", number) is None:
-            raise UsageError(f"the processor's {name} is {number!r}, must be a number")
-        values[name] = int(number, 0) if number.startswith("0x") else int(number)
-    return values
+    numbers: list[int] = []
+    for name, word in zip(("family", "model"), words, strict=False):
+        if re.fullmatch(r"0x[0-9a-fA-F]{1,4}|\d{1,4}", word) is None:
+            raise UsageError(f"the processor's {name} is {word!r}, must be a number")
+        numbers.append(int(word, 16 if word.startswith("0x") else 10))
+    return Processor(vendor, *numbers)
 
 
 def _number(name: str, text: str) -> int:

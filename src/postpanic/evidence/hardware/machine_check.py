@@ -40,7 +40,7 @@ def interpret(check: MachineCheck) -> Finding:
     # Bank 255 is the kernel's own, made of firmware's record of a memory error: with Intel's code on any processor.
     is_of_amd = is_of_amd and check.bank != _FIRMWARE_BANK
     finding = amd.interpret(check) if is_of_amd else intel.interpret(check)
-    if check.cpuid and check.status & UC and not check.mcgstatus & _MCIP and not check.tsc:
+    if check.time_s and check.status & UC and not check.mcgstatus & _MCIP and not check.tsc:
         # Banks keep their contents over a warm reset, and the kernel reads them when it starts, without a time stamp.
         when = "found in the bank, not signalled: as a rule at start-up, from before the reset"
         finding = msgspec.structs.replace(finding, details={**finding.details, "when": when})

@@ -111,6 +111,7 @@ class MachineCheck(msgspec.Struct, frozen=True, kw_only=True):
     cpuid : int
         ``CPUID`` leaf 1, EAX: family, model and stepping; 0: not known.
     bank, cpu : int
+        A bank of -1 is not known; bank 255 is the kernel's own, made of firmware's record.
     socket, apic : int, optional
     mcgcap, synd, ipid, ppin, microcode : int
         0: not known or not there.

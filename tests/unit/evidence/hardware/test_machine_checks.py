@@ -304,8 +304,8 @@ def test_registers_that_are_none(text: str) -> None:
 
 
 def test_processors_are_named() -> None:
-    assert parse_cpu("AMD:0x19:1") == {"vendor": "AMD", "family": 0x19, "model": 1}
-    assert parse_cpu("intel") == {"vendor": "intel"}
+    assert parse_cpu("AMD:0x19:1") == ("AMD", 0x19, 1)
+    assert parse_cpu("intel") == ("intel", 0, 0)
 
 
 @pytest.mark.parametrize("text", ["", "Motorola:6:85", "Intel:six", "Intel:6:85:7", "Intel:"])
