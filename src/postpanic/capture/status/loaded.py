@@ -49,7 +49,7 @@ def _check_loaded(subject: Subject) -> Check:
     loaded = subject.is_loaded
     if loaded is None:
         says = (Fact(_LOADED_FILE, "not there"),)
-        if not subject.exists("sys/kernel"):
+        if not subject.has_sysfs:
             return Check(GROUP, "loaded", "unknown", "no sysfs here", says)
         mend = "use a kernel built with CONFIG_KEXEC_FILE=y"
         return Check(GROUP, "loaded", "failing", "this kernel cannot have one", says, mend)

@@ -134,7 +134,7 @@ def check_kaslr(subject: Subject) -> Iterator[Check]:
     if reading.text is None:
         if reading.is_there:
             yield Check(group, "VMCOREINFO", "unknown", reading.problem, (reading.fact,), needs_root=True)
-        elif subject.exists("sys/kernel"):
+        elif subject.has_sysfs:
             mend = "use a kernel built with CONFIG_CRASH_DUMP=y (CONFIG_VMCORE_INFO)"
             yield Check(group, "VMCOREINFO", "warning", "this kernel makes none", (reading.fact,), mend)
         else:

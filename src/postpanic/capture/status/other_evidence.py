@@ -42,10 +42,15 @@ def _read_backend(subject: Subject) -> str:
     return name if re.fullmatch(r"[\w-]{1,64}", name) else ""
 
 
+def _lacking(subject: Subject) -> State:
+    """Say what it means that sysfs does not show something: below another root, nothing."""
+    return "not applicable" if subject.has_sysfs else "unknown"
+
+
 def _check_backend(subject: Subject, backend: str) -> Check:
     reading = subject.read(_BACKEND)
     if not backend:
-        if not subject.exists("sys/module"):
+        if not subject.has_sysfs:
             return Check(GROUP, "pstore", "unknown", "no sysfs here", (reading.fact,))
         found = "no back-end: nothing outlives a reboot but a dump"
         return Check(GROUP, "pstore", "not applicable", found, (reading.fact,))
@@ -62,7 +67,7 @@ def _check_order(subject: Subject, backend: str) -> Check:
     name = "pstore, order"
     reading = subject.read("sys/module/kernel/parameters/crash_kexec_post_notifiers")
     if not backend:
-        return Check(GROUP, name, "not applicable", "no back-end", (reading.fact,))
+        return Check(GROUP, name, _lacking(subject), "no back-end is known", (reading.fact,))
     if not subject.is_loaded:
         return Check(GROUP, name, "ok", "with no capture kernel loaded a panic is recorded", (reading.fact,))
     if subject.has_notifiers_first:
@@ -75,7 +80,7 @@ def _check_order(subject: Subject, backend: str) -> Check:
 def _check_records(subject: Subject, backend: str) -> Check:
     name = "pstore, records"
     if not backend:
-        return Check(GROUP, name, "not applicable", "no back-end")
+        return Check(GROUP, name, _lacking(subject), "no back-end is known")
     mounted = any(mount.filesystem == "pstore" for mount in subject.mounts)
     says = Fact("/proc/self/mountinfo", "a pstore is mounted" if mounted else "no pstore is mounted")
     if not mounted and subject.mounts:
@@ -121,7 +126,7 @@ def _check_netconsole(subject: Subject) -> Check:
         if words:
             found = f"{words[-1]} is asked for, and the module is not loaded"
             return Check(GROUP, "netconsole", "warning", found, says, "modprobe netconsole; dmesg | grep netcon")
-        return Check(GROUP, "netconsole", "not applicable", "not in use", says)
+        return Check(GROUP, "netconsole", _lacking(subject), "not in use", says)
     parameter = subject.read("sys/module/netconsole/parameters/netconsole")
     found = "loaded; its targets are in no configfs that is mounted"
     return Check(GROUP, "netconsole", "ok" if words else "unknown", found, (parameter.fact, *facts))
@@ -173,5 +178,6 @@ def _check_early(subject: Subject) -> Check:
     says = Fact("/proc/cmdline", " ".join(words) or "neither earlycon nor earlyprintk")
     if not words:
         found = "none: what the capture kernel says before its console is up is not seen"
-        return Check(GROUP, "early console", "not applicable", found, (says,))
+        state: State = "not applicable" if subject.words else "unknown"
+        return Check(GROUP, "early console", state, found, (says,))
     return Check(GROUP, "early console", "ok", " ".join(words), (says,))

@@ -109,7 +109,7 @@ def _check_size(subject: Subject, reservation: Reservation) -> Check:
     size = subject.crash_size_bytes
     if size is None:
         says = (Fact(_SIZE_FILE, "not there"),)
-        if not subject.exists("sys/kernel"):
+        if not subject.has_sysfs:
             return Check(GROUP, "size", "unknown", "no sysfs here", says)
         mend = "use a kernel built with CONFIG_CRASH_DUMP=y"
         return Check(GROUP, "size", "failing", "this kernel reserves none", says, mend)
@@ -148,6 +148,8 @@ def _check_place(subject: Subject) -> Check:
 def _check_enough(subject: Subject) -> Check:
     size = subject.crash_size_bytes
     if not size:
+        if size is None and not subject.has_sysfs:
+            return Check(GROUP, "enough", "unknown", "what is reserved is not known")
         return Check(GROUP, "enough", "not applicable", "nothing is reserved")
     measured = _check_measured(subject, size)
     if measured is not None:

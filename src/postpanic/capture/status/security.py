@@ -33,6 +33,8 @@ def _check_lockdown(subject: Subject) -> Check:
     if lockdown is None:
         if reading.is_there and reading.text is None:
             return Check(GROUP, "lockdown", "unknown", reading.problem, (reading.fact,), needs_root=True)
+        if not subject.has_sysfs:
+            return Check(GROUP, "lockdown", "unknown", "no sysfs here", (reading.fact,))
         has_others = bool(subject.list_names("sys/kernel/security"))
         found = "this kernel has none" if has_others else "securityfs is not mounted, or the kernel has none"
         return Check(GROUP, "lockdown", "not applicable", found, (reading.fact,))
@@ -67,6 +69,8 @@ def _check_secure_boot(subject: Subject) -> Check:
     if on is None:
         if not subject.exists("sys/firmware/efi"):
             says = Fact("/sys/firmware/efi", "not there")
+            if not subject.has_sysfs:
+                return Check(GROUP, "Secure Boot", "unknown", "no sysfs here", (says,))
             return Check(GROUP, "Secure Boot", "not applicable", "not booted by UEFI", (says,))
         names = [name for name in subject.list_names("sys/firmware/efi/efivars") if name.startswith("SecureBoot-")]
         says = Fact(_SECURE_BOOT, "not readable" if names else "not there")
@@ -81,8 +85,9 @@ def _check_switch(subject: Subject) -> Check:
     limit = subject.read("proc/sys/kernel/kexec_load_limit_panic")
     facts = tuple(one.fact for one in (disabled, limit) if one.text is not None)
     if disabled.number is None:
-        state: State = "not applicable" if disabled.is_there or subject.exists("proc/sys/kernel") else "unknown"
-        return Check(GROUP, "loading", state, "this kernel has no such switch", (disabled.fact,))
+        if not subject.exists("proc/sys/kernel"):
+            return Check(GROUP, "loading", "unknown", "no sysctls here", (disabled.fact,))
+        return Check(GROUP, "loading", "not applicable", "this kernel has no such switch", (disabled.fact,))
     if disabled.number or limit.number == 0:
         what = "kernel.kexec_load_disabled is 1" if disabled.number else "kernel.kexec_load_limit_panic is 0"
         if subject.is_loaded:

@@ -215,6 +215,11 @@ class Subject:
         """Tell whether a path leads to something; an absolute link leads to a place of the host's."""
         return self.resolve(name) is not None
 
+    @cached_property
+    def has_sysfs(self) -> bool:
+        """Whether there is a sysfs: below another root there may be none, and then nothing can be said by it."""
+        return self.exists("sys/kernel")
+
     def resolve(self, name: str) -> Path | None:
         """Follow a path's links within the host's tree; None where nothing is."""
         from postpanic.capture.initramfs.root import RootTree

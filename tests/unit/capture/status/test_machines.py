@@ -328,6 +328,9 @@ def test_a_copy_without_the_kernels_files_is_not_known_to_be_ready(tmp_path: Pat
     assert not report.is_ready
     assert report.select("failing") == []
     assert report.verdict.startswith("not known to be ready")
+    # Of a machine that is not running nothing is known but what its own files say.
+    groups = {check.group for check in report.checks if check.state == "not applicable"}
+    assert groups <= {"image"}
 
 
 def test_nothing_is_changed(tmp_path: Path) -> None:
