@@ -121,8 +121,13 @@ def command(
     if (erase or archive_directory) and not archive:
         raise UsageError("what is not archived is not erased", hint="--archive --erase")
     parameters = {name: value for name, value in geometry.items() if value is not None}
-    sources, problems = _read(paths, kind, parameters, archive=archive)
-    crashes = _join(sources)
+    from postpanic.cli.progress import Progress
+
+    with Progress() as progress:
+        progress("reading records")
+        sources, problems = _read(paths, kind, parameters, archive=archive)
+        progress("joining them")
+        crashes = _join(sources)
     places: dict[int, str] = {}
     if archive:
         places, failures = _archive(sources, crashes, archive_directory, erase=erase)

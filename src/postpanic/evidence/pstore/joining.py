@@ -20,7 +20,7 @@ __all__ = ["join_records"]
 _EVENT_S = 180.0
 """The parts of a dump are written within this: firmware is slow."""
 _FOLLOWS_S = 30.0
-_NEAR = 8
+_NEAR = 4
 """Dumps back that are looked at: those of one boot follow each other."""
 _MOST_BOOTS = 64
 _MOST_MISSING = 9999
