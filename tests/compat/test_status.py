@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from postpanic.capture.status.distributions import read_assignments
 from postpanic.capture.status.model import StatusReport
 from postpanic.errors import FactAbsentError, ProcessError
 from postpanic.rehearse.programs import resolve_libraries
@@ -124,3 +125,37 @@ def test_a_tool_that_is_switched_off_has_not_armed_the_machine(show: Show, debia
     debian.put("sys/kernel/kexec_crash_loaded", 0)
     assert "USE_KDUMP:\t\t0" in show(debian)
     assert debian.check("capture kernel", "loaded").mend == "postpanic arm"
+
+
+ASSIGNMENTS = r"""
+A=plain
+B="with blanks"   # and a comment
+C='single $A "quotes"'
+ D=indented
+export E=exported
+F="in\"side" ; G=not-first
+H=a"b c"'d e'f
+I="back\\slash \\ \$A \`x\` \n"
+J=a\ b\#c
+K=hash#inside
+L=
+M=""
+N="folded \
+line"
+O=first
+O=last
+#P=comment
+Q=#x
+R='a'\''b'
+S="a=b:c,d/e-f"
+"""
+
+
+def test_assignments_are_read_as_a_shell_reads_them(tmp_path: Path) -> None:
+    path = tmp_path / "defaults"
+    path.write_text(ASSIGNMENTS)
+    names = "ABCDEFHIJKLMNOPQRS"
+    script = f". {path}; " + "; ".join(f'printf "%s\\0" "${name}"' for name in names)
+    shown = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, check=True, env={})
+    found = read_assignments(ASSIGNMENTS)
+    assert dict(zip(names, shown.stdout.split("\0"), strict=False)) == {name: found.get(name, "") for name in names}

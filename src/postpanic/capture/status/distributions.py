@@ -23,7 +23,9 @@ DEFAULT_DIRECTORY = "/var/crash"
 DEFAULT_LEVEL = 31
 
 _ASSIGNMENT = re.compile(r"^[ \t]*(?:export[ \t]+)?([A-Za-z_]\w*)=(.*)$")
-_VALUE = re.compile(r"""'([^'\n]*)'|"((?:[^"\\\n]|\\.)*)"|([^\s'"#;]+)""")
+_VALUE = re.compile(r"""'([^'\n]*)'|"((?:[^"\\\n]|\\.)*)"|((?:[^\s'"\\;&|<>()]|\\.)+)""")
+_ESCAPED = re.compile(r"""\\([$`"\\])""")
+"""Within double quotes; before anything else a backslash stands for itself there."""
 _LEVEL = re.compile(r"(?:^|\s)-d\s*([0-9]{1,2})\b")
 _FILESYSTEMS = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "minix", "virtiofs"})
 _PORTS = {"ssh": 22, "sftp": 22, "nfs": 2049, "ftp": 21, "cifs": 445}
@@ -106,7 +108,7 @@ def read_assignments(text: str) -> dict[str, str]:
     {'A': '1', 'C': 'x "y"', 'D': '$Abc'}
     """
     found: dict[str, str] = {}
-    for line in _printable(text).splitlines():
+    for line in _printable(text).replace("\\\n", "").splitlines():
         match = _ASSIGNMENT.match(line)
         if match is not None:
             found[match[1]] = _read_value(match[2])
@@ -122,7 +124,10 @@ def _read_value(text: str) -> str:
     value, at = "", 0
     while (part := _VALUE.match(text, at)) is not None:
         single, double, bare = part.groups()
-        value += single if single is not None else bare if bare is not None else re.sub(r"\\(.)", r"\1", double)
+        if bare is not None:
+            value += re.sub(r"\\(.)", r"\1", bare)
+        else:
+            value += single if single is not None else _ESCAPED.sub(r"\1", double)
         at = part.end()
     return value
 
