@@ -99,7 +99,7 @@ def measure(name: str, hosts: int, rate: int, seconds: float, *, processes: int 
         if blaster.wait():
             raise SystemExit("the blaster failed")
         took_s = time.monotonic() - started
-        time.sleep(1.0)
+        wait_idle(listener.pid)
         peak_mb, used_s = use_of(listener.pid)
         for child in children_of(listener.pid):
             child_mb, child_s = use_of(child)
@@ -116,6 +116,17 @@ def measure(name: str, hosts: int, rate: int, seconds: float, *, processes: int 
         f"{used_s / sent * 1e6:.1f} us of processor time each, {peak_mb:.0f} MB at most, reports {counts['reports']}"
     )
     return lost == 0 and lines == sent
+
+
+def wait_idle(process: int) -> None:
+    """Wait until a process and its children have nothing to do: packets wait in the socket for a while."""
+    before = -1.0
+    while True:
+        used_s = sum(use_of(each)[1] for each in (process, *children_of(process)))
+        if used_s - before < 0.02:
+            return
+        before = used_s
+        time.sleep(1.0)
 
 
 def count_lines(path: Path) -> int:

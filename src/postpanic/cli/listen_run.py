@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ import msgspec
 from postpanic.cli.listen_show import Show
 from postpanic.errors import PostpanicError
 from postpanic.evidence.netconsole.listener import Limits, Listener
-from postpanic.evidence.netconsole.logs import HostLogs
+from postpanic.evidence.netconsole.logs import OTHER_HOSTS, HostLogs
 from postpanic.evidence.netconsole.receive import Receiver, Sender, name_sender, open_socket, share_by_sender
 from postpanic.evidence.netconsole.record import Event, Recorder
 from postpanic.evidence.netconsole.serve import collect_statistics, serve
@@ -45,11 +46,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     as_json: bool
     announces: bool
 
-    def open_logs(self) -> HostLogs | None:
-        """Open the directory of the logs."""
+    def open_logs(self, process: int = 0) -> HostLogs | None:
+        """Open the directory of the logs, for one of the processes."""
         if self.directory is None:
             return None
-        return HostLogs(self.directory, limit_bytes=self.limit_bytes, keep=self.keep, hosts_limit=self.hosts_limit)
+        return HostLogs(
+            self.directory,
+            limit_bytes=self.limit_bytes,
+            keep=self.keep,
+            hosts_limit=self.hosts_limit,
+            open_limit=_raise_file_limit() // 2,
+            others=f"{OTHER_HOSTS}.{process}" if process else OTHER_HOSTS,
+        )
 
     def name_of(self, sender: Sender) -> str:
         """Name a sender as the file of names does, or by its address."""
@@ -75,7 +83,8 @@ class Signals:
     """
     Signals as flags, and a descriptor that wakes whoever polls.
 
-    SIGTERM and SIGINT end, SIGUSR1 asks for statistics, SIGHUP has files opened anew.
+    SIGTERM and SIGINT end, SIGUSR1 asks for statistics, SIGHUP has files opened anew; on a terminal it ends, as
+    the terminal does.
     """
 
     def __init__(self) -> None:
@@ -84,6 +93,7 @@ class Signals:
         self._writing.settimeout(0)
         self._before: dict[int, object] = {}
         self._previous_fd = -1
+        self._has_terminal = sys.stdin is not None and sys.stdin.isatty()
         self.is_ended = False
         self._wants_statistics = False
         self._wants_reopening = False
@@ -127,7 +137,7 @@ class Signals:
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGUSR1:
             self._wants_statistics = True
-        elif number == signal.SIGHUP:
+        elif number == signal.SIGHUP and not self._has_terminal:
             self._wants_reopening = True
         else:
             self.is_ended = True
@@ -220,7 +230,7 @@ def listen_together(settings: Settings, show: Show) -> int:
                     settings,
                     sockets[number],
                     signals,
-                    settings.open_logs(),
+                    settings.open_logs(number),
                     emit,
                     lambda counts: emit({"event": "statistics", "process": number, "counts": counts}),
                 )

@@ -132,6 +132,18 @@ def test_a_boot_is_told() -> None:
     listener.take([(sender(), data) for data in crash(9000)], 1.0)
     listener.take([(sender(), packets(Record(b"Linux version 6.1", 1, 0))[0])], 60.0)
     assert outlet.boots == ["192.0.2.7"]
+    listener.close(60.0)
+    assert [line for _, line in outlet.lines][-2:] == [b"# booted anew\n", b"<6>[    0.000000] Linux version 6.1\n"]
+
+
+def test_losses_are_noted_where_they_were() -> None:
+    outlet = Collected()
+    listener = listen(outlet)
+    sent = [packets(Record(b"m%d" % n, n * 5, n, userdata={"msgid": str(n)}))[0] for n in (1, 2, 6, 7)]
+    listener.take([(sender(), data) for data in sent], 1.0)
+    listener.tick(1.3)
+    assert [line.rpartition(b" ")[2] for _, line in outlet.lines] == [b"m1\n", b"m2\n", b"lost\n", b"m6\n", b"m7\n"]
+    assert outlet.lines[2][1] == b"# 3 messages lost\n"
 
 
 def test_who_tests_is_noticed() -> None:

@@ -91,6 +91,7 @@ class Source:
         "last_caller",
         "last_seq",
         "lines",
+        "lost",
         "minute",
         "name",
         "partial",
@@ -108,6 +109,7 @@ class Source:
         self.last_seq = -2
         self.last_caller = b""
         self.has_plus = False
+        self.lost = 0
         self.fed_s = 0.0
         self.second = self.count = 0
         self.minute = self.reports = 0
@@ -323,8 +325,15 @@ class Listener:
 
     def _line_up(self, sender: Sender, source: Source, messages: list[Message]) -> None:
         outlet = self._outlet
+        lost = source.stream.counters.lost
+        if lost != source.lost:
+            if lost > source.lost:
+                source.lines.append(b"# %d messages lost\n" % (lost - source.lost))
+            source.lost = lost
         for message in messages:
             if message.is_first:
+                source.lines.append(b"# booted anew\n")
+                source.last_seq = -2
                 outlet.on_boot(source.name, self._clock())
             if outlet.wants_messages:
                 outlet.on_message(source.name, message, self._clock())

@@ -67,6 +67,8 @@ class HostLogs:
         Of the file system; nothing is written when there is less.
     open_limit : int
         Files that are kept open.
+    others : str
+        Name of the directory of hosts beyond the limit; each process has its own.
 
     Raises
     ------
@@ -83,8 +85,10 @@ class HostLogs:
         hosts_limit: int = 20000,
         min_free_bytes: int = 64 << 20,
         open_limit: int = _OPEN_LIMIT,
+        others: str = OTHER_HOSTS,
     ) -> None:
         self.directory = directory
+        self.others = others
         self.dropped_bytes = 0
         """That could not be written."""
         self.problem = ""
@@ -105,7 +109,7 @@ class HostLogs:
                 self._hosts = {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
         except OSError as exc:
             raise OutputError((exc.strerror or str(exc)).lower(), where=str(directory)) from exc
-        self._hosts.discard(OTHER_HOSTS)
+        self._hosts = {name for name in self._hosts if not name.startswith(OTHER_HOSTS)}
 
     def place(self, name: str) -> str:
         """Return the directory of a host, that of the others if there are too many."""
@@ -113,7 +117,7 @@ class HostLogs:
         if directory in self._hosts:
             return directory
         if len(self._hosts) >= self._hosts_limit:
-            return OTHER_HOSTS
+            return self.others
         self._hosts.add(directory)
         return directory
 

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from postpanic.errors import OutputError
 from postpanic.evidence.netconsole.listener import Outlet, stamp_of
-from postpanic.evidence.netconsole.logs import LOG_NAME, OTHER_HOSTS, HostLogs
+from postpanic.evidence.netconsole.logs import LOG_NAME, HostLogs
 from postpanic.evidence.netconsole.quota import Quota
 from postpanic.evidence.netconsole.receive import Sender
 from postpanic.evidence.netconsole.reports import ReportStore, document_of
@@ -75,7 +75,7 @@ class Recorder(Outlet):
         logs = self._logs
         if logs is not None:
             place = logs.place(host)
-            prefix = stamp if place != OTHER_HOSTS else stamp + host.encode() + b" "
+            prefix = stamp if place != logs.others else stamp + host.encode() + b" "
             logs.append(place, prefix + prefix.join(lines))
         if self._write_lines is not None:
             self._write_lines(host, stamp, lines)
