@@ -35,6 +35,57 @@ def test_two_cpus_that_print_at_once_are_told_apart_by_their_callers() -> None:
     assert second.is_panic, "the panic came after both"
 
 
+ONE = texts.PAGE_FAULT.replace("Kernel panic - not syncing: Fatal exception\n", "").splitlines(keepends=True)
+OTHER = [
+    line.replace("0000000000000018", "0000000000000138")
+    .replace("[#1]", "[#2]")
+    .replace("CPU: 3 UID: 0 PID: 812 Comm: modprobe", "CPU: 1 UID: 0 PID: 913 Comm: gadgetd")
+    .replace("widget_attach", "gadget_attach")
+    for line in ONE
+]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [*ONE[:4], *OTHER[:4], *ONE[4:], *OTHER[4:]],
+        [*ONE[:4], *OTHER[:4], *OTHER[4:], *ONE[4:]],
+        [*(line for pair in zip(ONE[:4], OTHER[:4], strict=True) for line in pair), *ONE[4:], *OTHER[4:]],
+        [*(line for pair in zip(ONE[:4], OTHER[:4], strict=True) for line in pair), *OTHER[4:], *ONE[4:]],
+    ],
+    ids=["in order", "the second dies first", "line by line", "line by line, the second dies first"],
+)
+def test_two_cpus_without_callers_die_one_after_the_other(lines: list[str]) -> None:
+    # die() takes a lock, but what the CPU could not handle is printed before it.
+    first, second = find_reports("".join(lines).encode())
+    assert (first.function, first.pid, first.cpu, first.address) == ("widget_attach", 812, 3, 0x18)
+    assert (second.function, second.pid, second.cpu, second.address) == ("gadget_attach", 913, 1, 0x138)
+    assert first.damage == second.damage == ()
+
+
+def test_error_code_tells_whose_exception_it_is() -> None:
+    other = [line.replace("0x0002", "0x0000").replace("0002 [#2]", "0000 [#2]") for line in OTHER if "CR2:" not in line]
+    one = [line for line in ONE if "CR2:" not in line]
+    first, second = find_reports("".join([*one[:4], *other[:4], *other[4:], *one[4:]]).encode())
+    assert (first.function, first.address) == ("widget_attach", 0x18)
+    assert (second.function, second.address) == ("gadget_attach", 0x138)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        interleaved("".join(ONE), "".join(OTHER)),
+        interleaved(texts.WARNING, "".join(ONE)),
+        interleaved(texts.WARNING, texts.WARNING.replace("PID: 41", "PID: 42").replace("widget", "gadget")),
+    ],
+    ids=["two oopses", "a warning and an oops", "two warnings"],
+)
+def test_what_cannot_be_told_apart_is_said_to_be_damaged(text: bytes) -> None:
+    first, second = find_reports(text)
+    assert first.damage
+    assert second.damage
+
+
 def test_second_report_in_the_same_stream_is_a_report_of_its_own() -> None:
     reports = find_reports((stamped(texts.WARNING) + stamped(texts.PAGE_FAULT, start_s=20)).encode())
     assert [report.function for report in reports] == ["widget_release", "widget_attach"]

@@ -125,6 +125,7 @@ class ReportBuilder(TraceReader):
         self.locks: list[Lock] = []
         self.end = first.offset
         self.has_died = False
+        self.has_waited = False
         self.panic_message = ""
         self.dropped = 0
         self.other_tasks = 0
@@ -296,6 +297,7 @@ class ReportBuilder(TraceReader):
         return True
 
     def _page_fault(self, text: str) -> bool:
+        note(self.facts, "error_code", fields.read_error_code(text))
         if "instruction fetch" in text:
             note(self.facts, "access", Access.EXECUTE)
         elif " write access" in text:
@@ -305,6 +307,7 @@ class ReportBuilder(TraceReader):
         return True
 
     def _syndrome(self, text: str) -> bool:
+        note(self.facts, "error_code", fields.read_error_code(text))
         fields.read_syndrome(text, self.facts)
         return True
 
@@ -394,6 +397,17 @@ class ReportBuilder(TraceReader):
         if _TASK_LINE.match(text) is not None:
             return self._task_line(text)
         return text.startswith("The buggy address") or "[<" in text
+
+    def swap_beginnings(self, other: ReportBuilder) -> None:
+        """Exchange what was said before the exceptions: it turned out to be the other's."""
+        self.kind, other.kind = other.kind, self.kind
+        self.variant, other.variant = other.variant, self.variant
+        self.first, other.first = other.first, self.first
+        self.preamble, other.preamble = other.preamble, self.preamble
+        for name in ("address", "access", "error_code"):
+            mine, theirs = self.facts.pop(name, None), other.facts.pop(name, None)
+            note(self.facts, name, theirs)
+            note(other.facts, name, mine)
 
     def absorb(self, rule: Rule, text: str) -> None:
         """Take in a line that would begin a report, were it not a part of this one."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from itertools import pairwise
+
 from postpanic.evidence.oops.builder import ReportBuilder
 from postpanic.evidence.oops.functions import Part, part_of, plain_name
 from postpanic.evidence.oops.kinds import Kind
@@ -63,11 +66,28 @@ def damage_of(report: Report, builder: ReportBuilder) -> tuple[str, ...]:
         reasons.append("the trace of a forced failure is mixed in")
     if report.pid is not None and report.pid > _PID_LIMIT:
         reasons.append("what it says of the task cannot be")
+    if any(_goes_on_below_its_end(trace) for trace in _main(report)):
+        reasons.append("the traces of two tasks are mixed")
     if builder.dropped:
         reasons.append(f"the kernel dropped messages {builder.dropped} times")
     if builder.other_tasks:
         reasons.append("lines of another task are mixed in")
     return tuple(dict.fromkeys(reasons))
+
+
+_ENDS = re.compile(
+    r"entry_SYSCALL_64_after_hwframe|entry_SYSENTER_compat_after_hwframe|ret_from_fork_asm|ret_from_kernel_thread"
+    r"|ret_fast_syscall|el0t?_(?:64_|32_)?sync|secondary_startup_64|system_call(?:_vectored)?_common"
+)
+"""Where the stack of a task ends."""
+
+
+def _goes_on_below_its_end(trace: Trace) -> bool:
+    """Tell whether a stack has frames below its last: they are another's."""
+    told = [frame for frame in trace.frames if frame.is_reliable and frame.function and not frame.is_pc]
+    return any(
+        _ENDS.fullmatch(frame.function) and not _ENDS.fullmatch(below.function) for frame, below in pairwise(told)
+    )
 
 
 def _needs_trace(report: Report) -> bool:

@@ -22,6 +22,7 @@ __all__ = [
     "note",
     "read_code",
     "read_cpu_line",
+    "read_error_code",
     "read_first_line",
     "read_kernel_offset",
     "read_registers",
@@ -48,6 +49,7 @@ _WARNING_NEW = re.compile(
 )
 _BUG_AT = re.compile(r"kernel BUG at ([^\s!]{1,255}:\d{1,7})")
 _IN_SOURCE = re.compile(r" in ([\w./+-]{1,255}:\d{1,7})(?::\d{1,5})?")
+_ERROR_CODE = re.compile(r"#PF: error_code\(0x([0-9a-f]{1,16})\)|Oops: ([0-9a-f]{1,16}) \[#|\bESR = 0x([0-9a-f]{1,16})")
 _KERNEL_OFFSET = re.compile(
     r" {0,8}Kernel (?:Offset: |relocated by )(?:0x([0-9a-f]{1,16})(?: from (?:0x)?([0-9a-f]{1,16}))?|disabled)"
 )
@@ -111,6 +113,17 @@ def read_cpu_line(text: str, facts: Facts) -> bool:
     note(facts, "taint", _taint_letters(match[3] or ""))
     note(facts, "release", match[4])
     return True
+
+
+def read_error_code(text: str) -> int | None:
+    """
+    Read x86's error code of a page fault, or arm64's exception syndrome, which two lines of a report have.
+
+    >>> read_error_code("#PF: error_code(0x0002) - not-present page"), read_error_code("Oops: Oops: 0002 [#1] SMP")
+    (2, 2)
+    """
+    match = _ERROR_CODE.search(text)
+    return None if match is None else int(match[1] or match[2] or match[3], 16)
 
 
 def read_kernel_offset(text: str) -> tuple[int, int | None] | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from itertools import islice, pairwise
+from itertools import combinations, islice, pairwise
 
 import msgspec
 
@@ -33,6 +33,9 @@ REPORTS_LIMIT = 16384
 
 _BOOT_LIMIT = 4096
 """Reports of one boot that are looked at together."""
+
+_TOGETHER = 64
+"""Reports of one boot that may have waited for each other."""
 
 _PANICS: tuple[tuple[str, Kind], ...] = (
     ("stack-protector", Kind.STACK_PROTECTOR),
@@ -182,6 +185,7 @@ def finish_boot(
     is_first : bool
         Whether the boot had no report before these.
     """
+    _match_faults(builders)
     builders.sort(key=lambda builder: builder.first.offset)
     _lend_traces(builders)
     kernel.complete(builders)
@@ -197,6 +201,19 @@ def finish_boot(
         if with_notices or not report.is_notice:
             yield msgspec.structs.replace(report, consequence_of=None if is_first else place)
             is_first = False
+
+
+def _match_faults(builders: list[ReportBuilder]) -> None:
+    """Give those that were told apart by their order alone what is theirs: CR2 holds the address that was announced."""
+    if not any(builder.has_waited for builder in builders):
+        return
+    died = [builder for builder in builders[-_TOGETHER:] if "CR2" in builder.registers and "address" in builder.facts]
+    for one, other in combinations(died, 2):
+        if (
+            one.facts["address"] != one.registers["CR2"] == other.facts["address"]
+            and other.registers["CR2"] == one.facts["address"]
+        ):
+            one.swap_beginnings(other)
 
 
 def _lend_traces(builders: list[ReportBuilder]) -> None:

@@ -19,7 +19,7 @@ import msgspec
 from postpanic.evidence.lines import LINE_LIMIT, Line, clean_text, split_line
 from postpanic.evidence.oops.builder import ReportBuilder
 from postpanic.evidence.oops.candidates import Candidates, Text
-from postpanic.evidence.oops.fields import read_kernel_offset
+from postpanic.evidence.oops.fields import read_error_code, read_kernel_offset
 from postpanic.evidence.oops.kinds import FAMILIES, Family, Kind
 from postpanic.evidence.oops.rules import Role, Rule, match_rule
 
@@ -69,6 +69,9 @@ PREAMBLE_BYTES = 4096
 _STREAMS_LIMIT = 512
 _HERALD_LINES = 10
 _DIE_LINES = 40
+_WAITING_LIMIT = 8
+_BROKEN_INTO = "another report began before its trace"
+_MIXED = "lines of another report are mixed in"
 
 _DYING = frozenset(
     {
@@ -94,10 +97,11 @@ _SLAB_SPEAKERS = frozenset({Kind.KASAN, Kind.SLAB, Kind.MEMORY_LEAK})
 class _Stream:
     """What one printk caller says."""
 
-    __slots__ = ("builder", "herald", "idle", "recent")
+    __slots__ = ("builder", "herald", "idle", "recent", "waiting")
 
     def __init__(self) -> None:
         self.builder: ReportBuilder | None = None
+        self.waiting: list[ReportBuilder] = []
         self.herald: tuple[ReportBuilder, int] | None = None
         self.idle = 0
         self.recent: deque[str] = deque(maxlen=PREAMBLE_LINES)
@@ -206,7 +210,7 @@ class Callers:
         """Yield the reports that are open: there are no more lines."""
         for stream in self._streams.values():
             if stream.builder is not None:
-                yield stream.builder
+                yield from self._close(stream)
 
     def take(self, line: Line, *, is_candidate: bool) -> Iterator[Event]:
         """
@@ -242,7 +246,7 @@ class Callers:
         elif line.time_s is not None or not self._is_timed:
             stream.idle += 1
         if stream.idle > IDLE_LIMIT or len(builder.lines) > REPORT_LINES_LIMIT:
-            yield self._close(stream)
+            yield from self._close(stream)
 
     def _stream(self, caller: str) -> _Stream:
         stream = self._streams.get(caller)
@@ -256,6 +260,9 @@ class Callers:
         builder = stream.builder
         new = ReportBuilder(rule, variant, line, tuple(stream.recent))
         new.lines.append(line.text)
+        if builder is not None and stream.waiting and rule.role is Role.DIE:
+            yield from self._resume(stream, line)
+            builder = stream.builder
         if builder is not None:
             if _belongs(builder, rule):
                 self._absorb(stream, builder, line, rule)
@@ -268,14 +275,45 @@ class Callers:
                 stream.herald = (new, len(builder.lines))
                 builder.add(line)
                 return
-            if not builder.is_ended and not any(trace.frames for trace in builder.traces):
-                builder.mixed.append("another report began before its trace")
             new = self._heralded(stream, new, line, rule)
-            yield self._close(stream)
+            if not line.caller and _may_wait(builder) and len(stream.waiting) < _WAITING_LIMIT:
+                stream.waiting.append(builder)
+            else:
+                if not builder.is_ended and not _has_frames(builder):
+                    builder.mixed.append(_BROKEN_INTO)
+                yield from self._close(stream)
         stream.recent.clear()
         stream.builder = new
         stream.idle = 0
         self._open += 1
+
+    def _resume(self, stream: _Stream, line: Line) -> Iterator[Event]:
+        """
+        Go on with the report whose exception this line is: CPUs die one after the other.
+
+        Before they do, each has said already what it could not handle, and without
+        printk callers nothing but the order and the error code tells whose is whose.
+        """
+        current = stream.builder
+        candidates = [one for one in (*stream.waiting, current) if one is not None and _dies(one)]
+        if not candidates:
+            return
+        code = read_error_code(line.text)
+        chosen = next((one for one in candidates if code is not None and one.facts.get("error_code") == code), None)
+        chosen = chosen or candidates[0]
+        if chosen is current:
+            return
+        stream.waiting.remove(chosen)
+        if current is not None and _dies(current):
+            stream.waiting.append(current)
+        elif current is not None:
+            if not current.is_ended:
+                current.mixed.append(_MIXED)
+                chosen.mixed.append(_MIXED)
+            self._open -= 1
+            yield current
+        chosen.has_waited = True
+        stream.builder = chosen
 
     def _absorb(self, stream: _Stream, builder: ReportBuilder, line: Line, rule: Rule) -> None:
         builder.add(line)
@@ -295,19 +333,41 @@ class Callers:
         herald.absorb(rule, line.text)
         return herald
 
-    def _close(self, stream: _Stream) -> ReportBuilder:
-        builder, stream.builder = stream.builder, None
-        assert builder is not None  # noqa: S101 - only a stream with an open report is closed
+    def _close(self, stream: _Stream) -> Iterator[ReportBuilder]:
+        closed = [*stream.waiting, *([stream.builder] if stream.builder is not None else [])]
+        for builder in stream.waiting:
+            builder.mixed.append(_BROKEN_INTO)
+        stream.builder = None
+        stream.waiting = []
         stream.herald = None
         stream.idle = 0
-        self._open -= 1
-        return builder
+        self._open -= len(closed)
+        yield from closed
 
     def _reboot(self, text: str) -> Iterator[Event]:
         for stream in self._streams.values():
             if stream.builder is not None:
-                yield self._close(stream)
+                yield from self._close(stream)
         yield Boot(text.split()[2][:128] if len(text.split()) > 2 else "")
+
+
+def _has_frames(builder: ReportBuilder) -> bool:
+    return any(trace.frames for trace in builder.traces)
+
+
+def _may_wait(builder: ReportBuilder) -> bool:
+    """Tell whether a report's exception may still come, though another report begins."""
+    return (
+        _dies(builder)
+        and not builder.is_ended
+        and not _has_frames(builder)
+        and len(builder.lines) <= _DIE_LINES
+        and builder.role is Role.EVENT
+    )
+
+
+def _dies(builder: ReportBuilder) -> bool:
+    return builder.kind in _DYING and not builder.has_died
 
 
 def _belongs(builder: ReportBuilder, rule: Rule) -> bool:
