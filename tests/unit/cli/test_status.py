@@ -40,11 +40,11 @@ def test_quiet_shows_what_has_to_be_mended(run_cli: Run, tree: StatusTree) -> No
     assert outcome.status == 4
     assert outcome.out.splitlines() == [
         "capture kernel",
-        "  FAILING  loaded        none",
+        "  FAILING  loaded        no capture kernel",
         "                         /sys/kernel/kexec_crash_loaded: 0",
         "                         mend: postpanic arm",
         "",
-        "not ready: none (capture kernel, loaded)",
+        "not ready: no capture kernel (capture kernel, loaded)",
     ]
 
 

@@ -59,8 +59,15 @@ def _check_loaded(subject: Subject) -> Check:
     if subject.fadump:
         return Check(GROUP, "loaded", "not applicable", "the firmware starts the kernel again by itself", says)
     if not subject.crash_size_bytes:
-        return Check(GROUP, "loaded", "failing", "none, for lack of memory", says, "reserve memory first (see above)")
-    return Check(GROUP, "loaded", "failing", "none", says, mend_load(subject))
+        return Check(
+            GROUP,
+            "loaded",
+            "failing",
+            "no capture kernel, for lack of memory",
+            says,
+            "reserve memory first (see above)",
+        )
+    return Check(GROUP, "loaded", "failing", "no capture kernel", says, mend_load(subject))
 
 
 def _check_loader(subject: Subject) -> Check:

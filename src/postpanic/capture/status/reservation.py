@@ -124,7 +124,7 @@ def _check_size(subject: Subject, reservation: Reservation) -> Check:
         rest = f" ({reservation.difference})" if reservation.difference else ""
         return Check(GROUP, "size", "ok", format_size(size) + rest, says)
     if not reservation.request.size_bytes:
-        return Check(GROUP, "size", "failing", "nothing", says, mend_reservation())
+        return Check(GROUP, "size", "failing", "no memory", says, mend_reservation())
     mend = f"dmesg | grep -i crashkernel; {mend_reservation()}"
     return Check(GROUP, "size", "failing", reservation.difference, says, mend)
 

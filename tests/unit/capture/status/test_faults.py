@@ -166,7 +166,7 @@ FAULTS = [
         put("sys/kernel/kexec_crash_loaded", 0),
         "capture kernel/loaded",
         "failing",
-        "none",
+        "no capture kernel",
         "postpanic arm",
     ),
     Fault(

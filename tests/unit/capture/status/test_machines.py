@@ -45,7 +45,7 @@ def test_an_unarmed_machine_is_told_what_to_do(tmp_path: Path) -> None:
     assert [(check.group, check.name) for check in report.select("failing")] == [("capture kernel", "loaded")]
     assert report.find("capture kernel", "loaded").mend == "postpanic arm"
     assert report.find("image", "image").state == "not applicable"
-    assert report.verdict == "not ready: none (capture kernel, loaded)"
+    assert report.verdict == "not ready: no capture kernel (capture kernel, loaded)"
 
 
 def test_what_something_else_has_loaded_is_verified_too(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_a_machine_of_kdump_tools(tmp_path: Path) -> None:
             lambda tree: tree.put("sys/kernel/kexec_crash_loaded", 0),
             "capture kernel/loaded",
             "failing",
-            "none",
+            "no capture kernel",
             "kdump-config load",
         ),
         (
