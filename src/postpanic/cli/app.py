@@ -17,6 +17,7 @@ __all__ = ["VERBS", "cli", "main"]
 
 VERBS: dict[str, tuple[str, str]] = {
     "arm": ("arm", "Make the machine ready to capture its crash."),
+    "collect": ("collect", "Fetch and check what a crash left."),
     "completion": ("completion", "Print the completion script of a shell."),
     "convert": ("convert", "Write the same dump in another format."),
     "crash-test": ("crash_test", "Crash this machine on purpose, to see its capture work."),
@@ -30,12 +31,15 @@ VERBS: dict[str, tuple[str, str]] = {
     "info": ("info", "Say what a dump file is and what is in it."),
     "join": ("join", "Make one file of the parts of a split dump."),
     "listen": ("listen", "Receive what kernels send by netconsole, and find the reports in it."),
+    "list": ("list", "List the dumps that this machine has saved."),
     "open": ("open", "Open a dump at a prompt with the commands of crash."),
     "pstore": ("pstore", "Show what the kernel saved of its log when it crashed."),
     "recover": ("recover", "Fetch dumps that were saved onto raw devices and swap areas."),
+    "prune": ("prune", "Delete old dumps."),
     "rehearse": ("rehearse", "Prove in a virtual machine that a crash will be captured."),
     "save": ("save", "Save the memory of the kernel that crashed."),
     "script": ("script", "Run a Python program on a dump."),
+    "service": ("service", "Arm this machine at every boot, and collect what a crash left."),
     "split": ("split", "Divide a dump among several files."),
     "status": ("status", "Say whether this machine is ready to capture its crash."),
     "verify": ("verify", "Say whether a dump is good."),

@@ -14,7 +14,7 @@ from postpanic.errors import CorruptError, FactAbsentError, UsageError
 if TYPE_CHECKING:
     from postpanic.saver.recovery import RawDump, RecoveredDump
 
-__all__ = ["command"]
+__all__ = ["command", "list_block_devices"]
 
 _BLOCK_CLASS = Path("/sys/class/block")
 
@@ -44,7 +44,7 @@ def command(directory: Path | None, devices: tuple[Path, ...], keep: bool, as_js
     """
     from postpanic.saver.recovery import find_raw_dumps
 
-    found = find_raw_dumps(devices or _list_block_devices())
+    found = find_raw_dumps(devices or list_block_devices())
     if not found:
         where = ", ".join(map(str, devices)) if devices else "the block devices"
         raise FactAbsentError(f"no dump is on {where}", hint="a dump in a file system needs no recovery")
@@ -61,7 +61,8 @@ def command(directory: Path | None, devices: tuple[Path, ...], keep: bool, as_js
     return 0
 
 
-def _list_block_devices() -> list[Path]:
+def list_block_devices() -> list[Path]:
+    """List the block devices of this machine; none where that cannot be told."""
     try:
         return sorted(Path("/dev") / entry.name for entry in _BLOCK_CLASS.iterdir())
     except OSError:

@@ -1,0 +1,155 @@
+"""
+Collect: what a crash left is fetched off raw devices, checked, and said.
+
+Done at every boot, and by hand: what has been collected has a record beside it
+and is left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from postpanic.capture.collection.index import SavedDump, find_dumps
+from postpanic.capture.collection.record import DumpRecord, Verdict, write_record
+from postpanic.capture.config import Config, FileTarget
+from postpanic.dumps.open import open_dump
+from postpanic.errors import PostpanicError
+from postpanic.evidence.oops import Report, find_reports
+from postpanic.pages.manifest import read_manifest
+from postpanic.pages.verification import check_file, match_files
+from postpanic.saver.recovery import find_raw_dumps, recover_raw_dump, release_raw_dump
+
+__all__ = ["DEFAULT_DIRECTORY", "CollectOutcome", "collect", "examine", "list_directories"]
+
+DEFAULT_DIRECTORY = Path("/var/crash")
+_LOG_LIMIT_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class CollectOutcome:
+    """
+    What was done.
+
+    Attributes
+    ----------
+    recovered : tuple of Path
+        Directories of dumps that were copied off raw devices.
+    collected : tuple of SavedDump
+        Those that are new, with their records, oldest first.
+    problems : tuple of str
+        What could not be done.
+    """
+
+    recovered: tuple[Path, ...]
+    collected: tuple[SavedDump, ...]
+    problems: tuple[str, ...]
+
+
+def list_directories(config: Config) -> list[Path]:
+    """List the directories of this machine to which dumps are saved; without one, the default."""
+    found = [
+        Path(target.path)
+        for target in (*config.targets, *config.fallbacks)
+        if isinstance(target, FileTarget) and target.device is None
+    ]
+    return list(dict.fromkeys(found)) or [DEFAULT_DIRECTORY]
+
+
+def collect(
+    directories: Sequence[Path], devices: Sequence[Path] = (), *, say: Callable[[str], None] = lambda _: None
+) -> CollectOutcome:
+    """
+    Fetch and examine what is new.
+
+    Parameters
+    ----------
+    directories : sequence of Path
+        Where dumps lie; those on devices go to the first.
+    devices : sequence of Path
+        Block devices on which a saver may have left a dump.
+    say : callable
+        Is told what takes a while.
+    """
+    recovered: list[Path] = []
+    problems: list[str] = []
+    try:
+        for raw in find_raw_dumps(devices):
+            say(f"copying {raw.name} off {raw.device}")
+            copy = recover_raw_dump(raw, directories[0])
+            recovered.append(copy.directory)
+            if copy.damaged:
+                problems.append(f"{copy.directory}: damaged: {', '.join(copy.damaged)}; {raw.device} keeps the dump")
+            else:
+                release_raw_dump(raw)
+    except PostpanicError as exc:
+        problems.append(str(exc))
+    collected: list[SavedDump] = []
+    for dump in find_dumps(directories):
+        if dump.record is not None:
+            continue
+        say(f"examining {dump.directory}")
+        record = examine(dump)
+        try:
+            write_record(dump.directory, record)
+        except PostpanicError as exc:
+            problems.append(f"{dump.directory}: {exc.message}")
+        collected.append(SavedDump(**{**dump.__dict__, "record": record}))
+    return CollectOutcome(tuple(recovered), tuple(collected), tuple(problems))
+
+
+def examine(dump: SavedDump) -> DumpRecord:
+    """Check a dump by its manifest, and read its log for what happened."""
+    verdict, faults, release = _verify(dump)
+    report = _find_first_report(dump)
+    return DumpRecord(
+        when=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        verdict=verdict,
+        faults=tuple(faults),
+        title=report.title if report else "",
+        kind=report.kind.value if report else "",
+        signature=report.signature if report else "",
+        release=release or (report.release if report else ""),
+    )
+
+
+def _verify(dump: SavedDump) -> tuple[Verdict, list[str], str]:
+    if dump.dump is None:
+        return "unverified", ["there is only a log"], ""
+    place = dump.dump.with_name(f"{dump.dump.name}.manifest.json")
+    if not place.exists():
+        try:
+            with open_dump(dump.dump):
+                return "unverified", ["there is no manifest"], ""
+        except PostpanicError as exc:
+            return "bad", [exc.message], ""
+    faults: list[str] = []
+    release = ""
+    try:
+        manifest = read_manifest(place)
+        release = manifest.kernel.release
+        faults += manifest.incomplete
+        files, missing = match_files((dump.dump,), manifest)
+        faults += missing
+        for file in files:
+            faults += check_file(file).faults
+    except PostpanicError as exc:
+        faults.append(exc.message)
+    return ("bad" if faults else "good"), faults, release
+
+
+def _find_first_report(dump: SavedDump) -> Report | None:
+    if dump.log is None:
+        return None
+    try:
+        with dump.log.open("rb") as stream:
+            text = stream.read(_LOG_LIMIT_BYTES)
+    except OSError:
+        return None
+    reports = find_reports(text)
+    panicked = [report for report in reports if report.is_panic]
+    # The one that began what ended in the panic; warnings of long before are none of it.
+    chosen = next((report for report in panicked if report.consequence_of is None), None)
+    return chosen or (panicked[0] if panicked else reports[-1] if reports else None)

@@ -1,0 +1,152 @@
+"""Put the files of the boot services where they belong, and take them away."""
+
+from __future__ import annotations
+
+import re
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from postpanic.capture.arming.state import write_atomically
+from postpanic.capture.host import Host
+from postpanic.capture.services.files import ServiceFile, ServiceKind, detect_kind, list_files
+from postpanic.errors import NotReadyError, OutputError, PostpanicError
+from postpanic.process import find_program, run
+
+__all__ = ["ServiceChange", "disable", "enable", "find_enabled"]
+
+_KINDS: tuple[ServiceKind, ...] = ("systemd", "openrc", "local.d")
+_PLAIN = re.compile(r"[\w./+:@=-]+")
+_OURS = "postpanic service"
+_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class ServiceChange:
+    """
+    What was done.
+
+    Attributes
+    ----------
+    kind : str
+        What runs the service.
+    paths : tuple of Path
+        Files that were written or removed; those that were as they should be are not among them.
+    notes : tuple of str
+        What else there is to say.
+    """
+
+    kind: ServiceKind
+    paths: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
+
+
+def enable(
+    host: Host, *, kind: ServiceKind | None = None, tell: tuple[str, ...] = (), interpreter: Path | None = None
+) -> ServiceChange:
+    """
+    Install the services. Nothing is started: the machine is armed at the next boot, or by ``postpanic arm``.
+
+    Parameters
+    ----------
+    kind : str, optional
+        What runs services here; by default as it is found.
+    tell : tuple of str
+        Options of ``postpanic collect``: whom to tell.
+    interpreter : Path, optional
+        The Python that has postpanic; by default this one.
+
+    Raises
+    ------
+    NotReadyError
+        If nothing that is known runs services here, or a word cannot be put into these files.
+    OutputError
+        If a file cannot be written, or somebody else's is in its place.
+    """
+    chosen = kind or detect_kind(host)
+    if chosen is None:
+        raise NotReadyError(
+            "nothing that is known runs services here",
+            hint="have whatever runs at boot run: postpanic collect; postpanic arm",
+        )
+    python = str(interpreter or Path(sys.executable))
+    for word in (python, *tell):
+        if not _PLAIN.fullmatch(word):
+            raise NotReadyError(f"{word!r} cannot be put into a service", hint="name a script instead")
+    files = list_files(chosen, host, f"{python} -m postpanic", " ".join(tell))
+    changed = [host.path(file.path) for file in files if _put(host, file)]
+    return ServiceChange(chosen, tuple(changed), _reload(host, chosen) if changed else ())
+
+
+def disable(host: Host) -> ServiceChange:
+    """
+    Remove the services, whatever runs them; done again it does nothing. What is loaded stays loaded.
+
+    Raises
+    ------
+    OutputError
+        If a file cannot be removed.
+    """
+    removed: list[Path] = []
+    for kind in _KINDS:
+        for file in reversed(list_files(kind, host, "", "")):
+            path = host.path(file.path)
+            if not _is_ours(path, file):
+                continue
+            try:
+                path.unlink()
+            except OSError as exc:
+                raise OutputError(f"cannot be removed: {(exc.strerror or str(exc)).lower()}", where=str(path)) from exc
+            removed.append(path)
+    found = detect_kind(host) or "systemd"
+    return ServiceChange(found, tuple(removed), _reload(host, found) if removed else ())
+
+
+def find_enabled(host: Host) -> list[Path]:
+    """List the files of the services that are there."""
+    files = [file for kind in _KINDS for file in list_files(kind, host, "", "")]
+    return list(dict.fromkeys(host.path(file.path) for file in files if _is_ours(host.path(file.path), file)))
+
+
+def _is_ours(path: Path, file: ServiceFile) -> bool:
+    if file.is_link:
+        return path.is_symlink() and str(path.readlink()) == file.text
+    try:
+        with path.open("rb") as stream:
+            return _OURS.encode() in stream.read(4096)
+    except OSError:
+        return False
+
+
+def _put(host: Host, file: ServiceFile) -> bool:
+    """Write a file; tell whether it was not there as it should be."""
+    path = host.path(file.path)
+    if file.is_link:
+        if _is_ours(path, file):
+            return False
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.symlink_to(file.text)
+        except OSError as exc:
+            raise OutputError(f"cannot be linked: {(exc.strerror or str(exc)).lower()}", where=str(path)) from exc
+        return True
+    with suppress(OSError):
+        if path.read_text() == file.text and path.stat().st_mode & 0o777 == file.mode:
+            return False
+    if path.exists() and not _is_ours(path, file):
+        raise OutputError("is there already, and not ours", where=str(path), hint="move it away")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, file.text.encode(), file.mode)
+    return True
+
+
+def _reload(host: Host, kind: ServiceKind) -> tuple[str, ...]:
+    """Tell who is running; elsewhere the files are read at the next boot anyway."""
+    if host.root != Path("/") or kind != "systemd" or not host.path("run/systemd/system").is_dir():
+        return ()
+    try:
+        run([find_program("systemctl"), "daemon-reload"], timeout_s=_TIMEOUT_S)
+    except PostpanicError as exc:
+        return (f"systemd was not told: {exc}",)
+    return ()
