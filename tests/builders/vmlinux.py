@@ -47,8 +47,13 @@ def build_vmlinux(
     machine: int = EM_X86_64,
     kind: int = 2,
     bits: int = 64,
+    has_segments: bool = False,
 ) -> bytes:
-    """Lay out header, contents, section headers; *symbols* None leaves the symbol table out."""
+    """
+    Lay out header, contents, section headers; *symbols* None leaves the symbol table out.
+
+    With *has_segments* each section that has an address is one that is loaded (``PT_LOAD``).
+    """
     everything = [Section("", b"", 0), *sections]
     if symbols is not None:
         everything += symbol_sections(symbols, len(everything))
@@ -56,14 +61,20 @@ def build_vmlinux(
     everything.append(Section(".shstrtab", names, SHT_STRTAB))
     body = bytearray()
     headers = []
+    segments = []
     for section in everything:
         at = 64 + len(body)
         stored = b"" if section.kind == SHT_NOBITS else section.data
         body += stored + bytes(-len(stored) % 8)
         name = names.index(section.name.encode() + b"\0")
-        sizes = (section.vaddr, at, len(section.data), section.link, 0, 8, 0)
+        entry_bytes = 24 if section.kind == SHT_SYMTAB else 0
+        sizes = (section.vaddr, at, len(section.data), section.link, 0, 8, entry_bytes)
         headers.append(struct.pack("<IIQQQQIIQQ", name, section.kind, section.flags, *sizes))
+        if has_segments and section.vaddr:
+            size = len(section.data)
+            segments.append(struct.pack("<IIQQQQQQ", 1, 5, at, section.vaddr, section.vaddr, size, size, 8))
+    places = (64 + len(body) + 64 * len(everything) if segments else 0, 64 + len(body))
     ident = b"\x7fELF" + bytes([2 if bits == 64 else 1, 1, 1]) + bytes(9)
-    rest = (64, 0, 0, 64, len(everything), len(everything) - 1)
-    header = ident + struct.pack("<HHIQQQIHHHHHH", kind, machine, 1, 0, 0, 64 + len(body), 0, *rest)
-    return header + bytes(body) + b"".join(headers)
+    rest = (64, 56 if segments else 0, len(segments), 64, len(everything), len(everything) - 1)
+    header = ident + struct.pack("<HHIQQQIHHHHHH", kind, machine, 1, 0, *places, 0, *rest)
+    return header + bytes(body) + b"".join(headers) + b"".join(segments)

@@ -154,6 +154,8 @@ class KernelSymbols:
             symbols = list(_kernel_symbols(self._prog))
         except (OSError, ValueError, LookupError, drgn.FaultError) as exc:
             raise MismatchError(f"cannot be used as a vmlinux: {exc}", where=str(path)) from exc
+        if not symbols and module.wants_loaded_file() and module.wants_debug_file():
+            raise MismatchError("nothing in it can be loaded: no kernel", where=str(path))
         if not symbols:
             raise MismatchError(
                 "it has no symbols", where=str(path), hint="it was stripped: give the vmlinux of the build"
