@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import socket
@@ -27,6 +28,7 @@ __all__ = ["Settings", "Signals", "listen_alone", "listen_together"]
 
 
 _FILES = 32768
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,11 +97,13 @@ class Signals:
         self._previous_fd = -1
         self._has_terminal = sys.stdin is not None and sys.stdin.isatty()
         self.is_ended = False
+        self.parent = 0
+        """The process without which we end; 0: none."""
         self._wants_statistics = False
         self._wants_reopening = False
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
+        for number in _SIGNALS:
             self._before[number] = signal.signal(number, self._note)
         self._previous_fd = signal.set_wakeup_fd(self._writing.fileno(), warn_on_full_buffer=False)
         return self
@@ -115,6 +119,11 @@ class Signals:
     def descriptor(self) -> int:
         """Becomes readable with a signal."""
         return self._reading.fileno()
+
+    @property
+    def is_orphaned(self) -> bool:
+        """Whether the process is gone that has started us."""
+        return self.parent != 0 and os.getppid() != self.parent
 
     def drain(self) -> None:
         """Make the descriptor quiet again."""
@@ -145,8 +154,7 @@ class Signals:
 
 def listen_alone(settings: Settings, show: Show) -> int:
     """Listen with this process alone."""
-    receiving = open_socket(settings.address, settings.port)
-    with receiving, Signals() as signals:
+    with Signals() as signals, open_socket(settings.address, settings.port) as receiving:
         logs = settings.open_logs()
         _listen(
             settings,
@@ -193,7 +201,7 @@ def _listen(
             tell(count())
         if signals.take_reopening() and logs is not None:
             logs.close()
-        return signals.is_ended
+        return signals.is_ended or signals.is_orphaned
 
     care = logs.check_room if logs is not None else _nothing
     care()
@@ -219,12 +227,16 @@ def listen_together(settings: Settings, show: Show) -> int:
     if not share_by_sender(sockets):
         show.problem("the kernel cannot divide by sender: the packets of one may come to several processes")
 
+    parent = os.getpid()
+
     def work(number: int, emit: Callable[[Event], None]) -> None:
         for place, other in enumerate(sockets):
             if place != number:
                 other.close()
         with Signals() as signals:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            signals.parent = parent
             try:
                 _listen(
                     settings,
@@ -238,10 +250,13 @@ def listen_together(settings: Settings, show: Show) -> int:
                 emit({"event": "problem", "message": str(exc)})
                 raise
 
-    workers = Workers(settings.processes, work)
-    for each in sockets:
-        each.close()
     with Signals() as signals:
+        # A signal must find handlers in the processes, not what they have of ours.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        workers = Workers(settings.processes, work)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        for each in sockets:
+            each.close()
         workers.register(signals.descriptor)
         _watch(workers, signals, show)
     return 1 if workers.has_failed else 0

@@ -63,6 +63,12 @@ def wait_bound(port: int) -> None:
     wait_for(lambda: f":{port:04X} " in Path("/proc/net/udp6").read_text() + Path("/proc/net/udp").read_text())
 
 
+def has_open(process: int, path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return path in {each.readlink() for each in Path(f"/proc/{process}/fd").iterdir()}
+    return False
+
+
 def crash() -> list[bytes]:
     lines = texts.PAGE_FAULT.splitlines()
     return [packets(Record(line.encode(), 100 + n, 5_000_000 + n, 4))[0] for n, line in enumerate(lines)]
@@ -120,7 +126,6 @@ def test_all_that_comes_is_printed(tmp_path: Path) -> None:
     with listening("-p", port, "--names", hosts, "--json") as process:
         wait_bound(port)
         send(port, packets(Record(b"caf\xc3\xa9", 7, 1, 3, 1, caller="T1", userdata={"rack": "b12"})), "127.0.0.9")
-        time.sleep(0.3)
         status, events, _ = end(process)
     assert status == 0
     message = events[0]
@@ -183,7 +188,7 @@ def test_a_file_is_followed(tmp_path: Path) -> None:
     log = tmp_path / "db1.log"
     log.write_text("[    1.000000] old\n")
     with listening("--follow", log, "--follow", tmp_path / "later", "-d", tmp_path / "found", "--json") as process:
-        time.sleep(1.0)
+        wait_for(lambda: has_open(process.pid, log))
         (tmp_path / "later").write_text("".join(f"[    5.000000] {line}\n" for line in texts.KASAN.splitlines()))
         with log.open("a") as file:
             for line in texts.PAGE_FAULT.splitlines():
