@@ -24,13 +24,19 @@ from postpanic.evidence.pstore.model import Record, RecordType
 
 __all__ = ["decode_file", "is_record_name", "read_directory"]
 
-_NAME = re.compile(r"(?P<type>[a-z][a-z-]{0,40})-(?P<backend>[A-Za-z0-9_]{1,32})-(?P<id>\d{1,20})(?P<stored>\.enc\.z)?")
+_NAME = re.compile(
+    r"(?P<type>[a-z][a-z-]{0,40})-(?P<backend>[A-Za-z0-9_]{1,32})-(?P<id>\d{1,20})(?P<stored>\.enc\.z)?"
+    # Before 4.4 what there is one of has no number.
+    r"|(?P<single>console|ftrace|pmsg)-(?P<only>ramoops|[a-z_]{1,32})"
+)
 _JOINED = "dmesg.txt"
 _MOST_FILES = 8192
 _MOST_FILE_BYTES = 32 << 20
 _MOST_TOTAL_BYTES = 512 << 20
 _DEPTH = 3
 _EFI = frozenset({"efi", "efi_pstore"})
+_LEAST_EFI_ID = 10**12
+"""The number has a time in it; before 3.12 it was the part alone."""
 _PART = re.compile(rb"^[A-Z][a-z]{2,15}#\d{1,10} Part\d{1,10}$", re.MULTILINE)
 
 
@@ -109,7 +115,8 @@ def decode_file(name: str, raw: bytes, *, mtime_s: float | None = None) -> Recor
     found = _NAME.fullmatch(name)
     if found is None:
         return Record(type=RecordType.UNKNOWN, backend="", name=name, data=raw, raw=raw, is_file=True)
-    kind, backend, number = find_type(found["type"]), found["backend"], int(found["id"])
+    kind, backend = find_type(found["type"] or found["single"]), found["backend"] or found["only"]
+    number = int(found["id"] or 0)
     content, quality = split_notice(raw)
     record = Record(
         type=kind,
@@ -126,13 +133,13 @@ def decode_file(name: str, raw: bytes, *, mtime_s: float | None = None) -> Recor
     if kind is not RecordType.DMESG:
         return record
     record = make_dump(record, content, is_compressed=True if found["stored"] else None)
-    if record.part is None and backend in _EFI:
+    if record.part is None and backend in _EFI and number >= _LEAST_EFI_ID:
         record = msgspec.structs.replace(record, count=number % 1000, part=number // 1000 % 100)
     return record
 
 
 def _time_of(kind: RecordType, backend: str, number: int, mtime_s: float | None) -> float | None:
-    if backend in _EFI:
+    if backend in _EFI and number >= _LEAST_EFI_ID:
         return float(number // 100_000)
     if backend == "erst":
         # Seeded with the seconds at the first record of a boot; the file of the mounted file system is more exact.

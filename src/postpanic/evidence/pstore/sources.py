@@ -42,6 +42,9 @@ _STORE_SIGNATURE = b"_FVH"
 _STORE_AT = 40
 _ERST_SIGNATURE = b"ERSTSTOR"
 _CPER_BEGIN = re.compile(rb"CPER..\xff\xff\xff\xff", re.DOTALL)
+_KMSG = re.escape(KMSG_MAGIC.to_bytes(4, "little"))
+# A kernel's code has either number; side by side they are a zone.
+_DUMP_ZONE = re.compile(rb"DBGC.{8}" + _KMSG + rb"|CGBD.{8}" + re.escape(KMSG_MAGIC.to_bytes(4, "big")), re.DOTALL)
 _ZONE_BEGIN = re.compile(rb"[FGC]BGC|CGB[FGC]")
 _SIZES = ("mem_size", "record_size", "console_size", "ftrace_size", "pmsg_size")
 
@@ -166,12 +169,15 @@ def _read_device(descriptor: int) -> bytes:
 
 
 def _read_image(path: Path, data: Bytes, kind: Format | None, given: dict[str, int]) -> Source:
-    detected = kind if kind is not None else _detect_image(data)
+    zones: Layout | None = None
+    detected = kind
+    if kind is None:
+        detected, zones = _detect_image(data, given)
     layout = ""
     try:
         match detected:
             case Format.RAMOOPS:
-                zones = _layout(data, given)
+                zones = zones or _layout(data, given)
                 records, layout = read_ramoops(data, zones), _describe(zones)
             case Format.MTDOOPS:
                 records = read_mtdoops(data, given.get("record_size", 0))
@@ -196,32 +202,29 @@ def _read_image(path: Path, data: Bytes, kind: Format | None, given: dict[str, i
     return Source(path, detected, tuple(located), layout)
 
 
-def _detect_image(data: Bytes) -> Format | None:
-    """Tell what an image is by its contents; the strongest signs come first."""
+def _detect_image(data: Bytes, given: dict[str, int]) -> tuple[Format | None, Layout | None]:
+    """Tell what an image is by its contents, the strongest signs first; of a ramoops area also its layout."""
+    detected = _detect_marked(data)
+    if detected is not None:
+        return detected, None
+    try:
+        return Format.RAMOOPS, _layout(data, given)
+    except CorruptError:
+        pass
+    limit = min(len(data), _MOST_SEARCHED_BYTES)
+    if _ZONE_BEGIN.search(data, 0, limit) is not None and read_pstore_blk(data):
+        return Format.PSTORE_BLK, None
+    return (Format.ERST if _CPER_BEGIN.search(data, 0, limit) is not None else None), None
+
+
+def _detect_marked(data: Bytes) -> Format | None:
     if data[_STORE_AT : _STORE_AT + 4] == _STORE_SIGNATURE:
         return Format.EFI_STORE
     if data[:8] in (_ERST_SIGNATURE, _ERST_SIGNATURE[::-1]):
         return Format.ERST
     if len(data) <= _MOST_DEVICE_BYTES and find_pages(data):
         return Format.MTDOOPS
-    limit = min(len(data), _MOST_SEARCHED_BYTES)
-    magic = KMSG_MAGIC.to_bytes(4, "little")
-    if data.find(magic, 0, limit) >= 0 or data.find(magic[::-1], 0, limit) >= 0:
-        return Format.PSTORE_BLK
-    if _is_ramoops(data):
-        return Format.RAMOOPS
-    if _ZONE_BEGIN.search(data, 0, limit) is not None and read_pstore_blk(data):
-        return Format.PSTORE_BLK
-    if _CPER_BEGIN.search(data, 0, limit) is not None:
-        return Format.ERST
-    return None
-
-
-def _is_ramoops(data: Bytes) -> bool:
-    try:
-        return bool(find_layout(data).zones)
-    except CorruptError:
-        return False
+    return Format.PSTORE_BLK if _DUMP_ZONE.search(data, 0, min(len(data), _MOST_SEARCHED_BYTES)) is not None else None
 
 
 def _layout(data: Bytes, given: dict[str, int]) -> Layout:

@@ -25,6 +25,7 @@ from postpanic.evidence.pstore import (
 )
 from postpanic.evidence.pstore.ramoops_layout import fit_layout
 from postpanic.evidence.pstore.reed_solomon import reed_solomon
+from postpanic.evidence.pstore.sources import Format, read_source
 from tests.builders import pstore as build
 from tests.unit.evidence.pstore.logs import BOOT, LOG, OOPS, PANIC, parts, tail
 
@@ -74,14 +75,14 @@ def test_ramoops_inside_other_memory(area: build.RamoopsArea) -> None:
     check_area(area, read_ramoops(noise + area.raw + noise), skip=len(noise))
 
 
-def check_area(area: build.RamoopsArea, records: list[Record], skip: int = 0) -> None:
+def check_area(area: build.RamoopsArea, records: list[Record], skip: int = 0, path: str = "") -> None:
     by_type: dict[RecordType, list[Record]] = {}
     for record in records:
         by_type.setdefault(record.type, []).append(record)
     oops, panic = by_type[RecordType.DMESG]
     assert (oops.reason, oops.count, oops.part, oops.time_s) == ("Oops", 1, 1, 1_700_000_000.25)
     assert panic.data == PANIC_TAIL
-    assert oops.source == f"+{skip:#x}"
+    assert oops.source == f"{path}+{skip:#x}"
     (console,) = by_type[RecordType.CONSOLE]
     assert console.data.endswith(PANIC)
     assert area.console is not None
@@ -401,3 +402,29 @@ def test_parity_is_the_kernels(parity: int) -> None:
     data = random.Random(parity).randbytes(128)
     assert reed_solomon(parity).encode(data) == build.KernelReedSolomon(parity).encode(data)
     assert reed_solomon(parity).encode(data[:12]) == build.KernelReedSolomon(parity).encode(data[:12])
+
+
+def test_names_of_old_kernels() -> None:
+    record = decode_file("console-ramoops", b"text\n")
+    assert (record.type, record.backend, record.id) == (RecordType.CONSOLE, "ramoops", 0)
+    record = decode_file("dmesg-efi-3", build.dump_text("Oops", 1, 3, b"text\n"), mtime_s=1_400_000_000.0)
+    assert (record.time_s, record.part, record.count) == (1_400_000_000.0, 3, 1)
+    record = decode_file("dmesg-efi-3", b"no header\n", mtime_s=1_400_000_000.0)
+    assert (record.part, record.count) == (None, None)
+
+
+def test_memory_with_the_code_of_a_kernel_in_it(tmp_path: Path) -> None:
+    code = b"\x81\x3f\x44\x42\x47\x43\x75\x10\x81\x38\xe5\x3a\xfc\x4d" + bytes(5000)
+    (tmp_path / "memory").write_bytes(code + used_area(16).raw + code)
+    source = read_source(tmp_path / "memory")
+    assert source.format is Format.RAMOOPS
+    check_area(used_area(16), list(source.records), skip=len(code), path=str(tmp_path / "memory"))
+
+
+def test_an_area_without_signatures_by_its_parameters(tmp_path: Path) -> None:
+    area = used_area(0)
+    (tmp_path / "memory").write_bytes(area.raw.replace(b"DBGC", b"\0\0\0\0"))
+    source = read_source(tmp_path / "memory", parameters={"console_size": 8192})
+    assert source.format is Format.RAMOOPS
+    assert [record.reason for record in source.records if record.type is RecordType.DMESG] == ["Oops", "Panic"]
+    assert all("signature" in record.quality.notes[0] for record in source.records if record.type is RecordType.DMESG)
