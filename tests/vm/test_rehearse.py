@@ -31,7 +31,6 @@ kind = "raw"
 device = "UUID={UUID}"
 swap = true
 """
-HTTP_TARGET = '\n[[target]]\nkind = "http"\nurl = "http://192.0.2.1/{name}/{file}"\nattempts = 1\n'
 VIRTIO = '[capture]\nmodules = ["virtio_pci", "virtio_blk", "ext4"]\n'
 Rehearse = Callable[..., dict[str, Any]]
 
@@ -138,14 +137,22 @@ def test_the_broken_link_is_named(
         pytest.param(FILE_TARGET.replace('"ext4"', '"xfs"') + VIRTIO.replace("ext4", "xfs"), (), id="xfs"),
         pytest.param(FILE_TARGET + VIRTIO.replace("virtio_blk", "nvme"), (), id="nvme"),
         pytest.param(FILE_TARGET + VIRTIO.replace("virtio_blk", 'virtio_scsi", "sd_mod'), (), id="scsi"),
-        pytest.param(FILE_TARGET + VIRTIO, ("--crash", "null"), id="null"),
-        pytest.param(FILE_TARGET + VIRTIO, ("--crash", "hung-task"), id="hung-task"),
+        pytest.param(FILE_TARGET + VIRTIO, ("--crash", "nmi"), id="nmi"),
+        pytest.param(FILE_TARGET + VIRTIO, ("--crash", "out-of-memory"), id="out-of-memory"),
         pytest.param(RAW_TARGET + VIRTIO, (), id="swap"),
     ],
 )
 def test_others_are_proven(rehearse: Rehearse, text: str, words: tuple[str, ...]) -> None:
     value = rehearse(text, "--crashkernel", "192M", *words)
     assert value["verdict"] == "proven"
+
+
+@pytest.mark.matrix
+def test_crash_that_the_kernel_cannot_do_is_said(tree: Tree, capsys: pytest.CaptureFixture[str]) -> None:
+    tree.configure(FILE_TARGET + VIRTIO)
+    words = ["rehearse", "--root", str(tree.root), "--kernel", tree.kernel.release, "--crashkernel", "160M"]
+    assert main([*words, "--crash", "null"]) == 4
+    assert "has no module lkdtm" in capsys.readouterr().err
 
 
 @pytest.mark.matrix

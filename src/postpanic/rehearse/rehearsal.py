@@ -124,8 +124,12 @@ class RehearsalOutcome:
 
     @property
     def broken(self) -> Link | None:
-        """The first link that broke; None: it is proven."""
-        return next((link for link in self.links if link.state == "broken"), None)
+        """The first link that broke, or, of targets that were all left out, the first; None: it is proven."""
+        broken = next((link for link in self.links if link.state == "broken"), None)
+        targets = [link for link in self.links if link.name.startswith("target ")]
+        if broken is None and not any(link.state == "held" for link in targets):
+            return targets[0] if targets else None
+        return broken
 
 
 def rehearse(subject: Subject, directory: Path, options: RehearsalOptions) -> RehearsalOutcome:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from postpanic.rehearse.links import judge_console
+from postpanic.rehearse.links import Link, judge_console
+from postpanic.rehearse.rehearsal import RehearsalOutcome
 from postpanic.saver.plan import BlockPlan, FilePlan
 
 TARGET = FilePlan(name="file /var/crash on vda1", device=BlockPlan(uuid="x"))
@@ -98,3 +99,13 @@ def test_what_lies_behind_a_broken_link_is_not_judged() -> None:
     names = list(found)
     behind = names[names.index("capture kernel") + 1 :]
     assert {found[name][0] for name in behind} == {"not reached"}
+
+
+def test_target_without_a_stand_in_is_not_proven() -> None:
+    links = judge_console(HOST + BOOTED + STARTED + "postpanic: rebooting\n", (TARGET,), rehearsed=frozenset())
+    (target,) = [link for link in links if link.name.startswith("target ")]
+    assert target.state == "not proven"
+    outcome = RehearsalOutcome(links=tuple(links))
+    assert outcome.broken == target, "nothing at all was shown to be saved"
+    other = Link("target file /x", "held")
+    assert RehearsalOutcome(links=(*links, other)).broken is None
