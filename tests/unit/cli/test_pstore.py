@@ -7,9 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from jsonschema import validate
 
 from postpanic.capture.host import Host
 from postpanic.cli import pstore as verb
+from postpanic.evidence.hardware.answer import SHAPES as HARDWARE_SHAPES
+from postpanic.evidence.pstore.answer import SHAPES
+from postpanic.findings.schema import answer_schema
 from tests.builders import pstore as build
 from tests.unit.cli.conftest import Outcome
 from tests.unit.evidence.pstore.logs import LOG, parts, tail
@@ -70,6 +74,15 @@ def test_json_has_everything(tmp_path: Path, run_cli: Run) -> None:
     assert crash["records"][0]["corrected_bytes"] == 1
     assert crash["reports"][0]["is_panic"] is True
     assert crash["summaries"][0]["signature"] == crash["reports"][0]["signature"]
+
+
+def test_json_is_of_its_schema(tmp_path: Path, run_cli: Run) -> None:
+    record = build.erst_record(build.dump_text("Panic", 1, 1, tail(LOG, 3000)), TIME << 32, time_s=TIME)
+    check = build.erst_record(bytes(88), (TIME << 32) + 1, section="mce", time_s=TIME)
+    (tmp_path / "erst").write_bytes(build.erst_store([record, check]))
+    schema = answer_schema("pstore", [*SHAPES, *HARDWARE_SHAPES])
+    for path in (image(tmp_path / "memory.img"), tmp_path / "erst"):
+        validate(json.loads(run_cli("pstore", "--json", "--full", str(path)).out), schema)
 
 
 def test_full_shows_the_trace(tmp_path: Path, run_cli: Run) -> None:
