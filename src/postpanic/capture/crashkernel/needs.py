@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 
+from postpanic.capture.arming.arm import find_stale
 from postpanic.capture.arming.image import build
 from postpanic.capture.arming.prepare import Prepared, prepare
+from postpanic.capture.arming.state import StatePaths, read_state
 from postpanic.capture.config import Config
 from postpanic.capture.crashkernel.estimate import CaptureNeeds, MeasuredNeed
 from postpanic.capture.crashkernel.reservation import read_memory
 from postpanic.capture.host import Host
-from postpanic.capture.kexec.images import read_image
+from postpanic.capture.kexec.images import detect_compression, read_image, unpack
 from postpanic.capture.rehearsals import REHEARSAL_NAME, read_rehearsal, take_fingerprint
 from postpanic.errors import PostpanicError
 from postpanic.units import MIB
@@ -19,13 +22,15 @@ from postpanic.units import MIB
 __all__ = ["measure_needs", "read_measured"]
 
 _TYPICAL_KERNEL_BYTES = 64 * MIB
-_TYPICAL_IMAGE_BYTES, _TYPICAL_UNPACKED_BYTES = 8 * MIB, 24 * MIB
 _PAGE_OPTIONS = {"CONFIG_ARM64_64K_PAGES": 1 << 16, "CONFIG_ARM64_16K_PAGES": 1 << 14, "CONFIG_PPC_64K_PAGES": 1 << 16}
 
 
 def measure_needs(config: Config, host: Host, *, kernel: str = "") -> CaptureNeeds:
     """
-    Find out what an estimate is made of: the kernel is read, the image is built in memory; nothing is written.
+    Find out what an estimate is made of; nothing is written.
+
+    The kernel is read. The image that is armed is taken if nothing has changed
+    since it was built, else one is built in memory.
 
     What cannot be found out is taken to be usual, and a remark says so.
 
@@ -40,16 +45,7 @@ def measure_needs(config: Config, host: Host, *, kernel: str = "") -> CaptureNee
         prepared = prepare(config, host, kernel=kernel)
     except PostpanicError as exc:
         remarks.append(f"the image cannot be prepared, so a usual one is counted: {exc}")
-    image_bytes, unpacked_bytes = _TYPICAL_IMAGE_BYTES, _TYPICAL_UNPACKED_BYTES
-    modules: tuple[str, ...] = ()
-    is_built = False
-    if prepared is not None:
-        try:
-            built = build(config, prepared, host)
-            is_built = True
-            image_bytes, unpacked_bytes, modules = len(built.content), built.unpacked_bytes, built.modules
-        except PostpanicError as exc:
-            remarks.append(f"the image cannot be built, so a usual one is counted: {exc}")
+    image = _measure_image(config, prepared, host, remarks)
     kernel_bytes, kernel_evidence = _measure_kernel(prepared, host, remarks)
     capture = config.capture
     if capture.image != "own":
@@ -57,9 +53,9 @@ def measure_needs(config: Config, host: Host, *, kernel: str = "") -> CaptureNee
     network = prepared is not None and bool(prepared.resolved.needs.has_ssh or prepared.resolved.plan.network)
     return CaptureNeeds(
         kernel_bytes,
-        image_bytes,
-        unpacked_bytes,
-        modules,
+        image.file_bytes,
+        image.unpacked_bytes,
+        image.modules,
         read_memory(host).total_bytes,
         capture.nr_cpus,
         _find_page_bytes(host),
@@ -71,7 +67,7 @@ def measure_needs(config: Config, host: Host, *, kernel: str = "") -> CaptureNee
         release=prepared.kernel.release if prepared else host.release,
         remarks=tuple(remarks),
         kernel_evidence=kernel_evidence,
-        image_evidence="the initramfs unpacked" if is_built else "of a usual initramfs unpacked",
+        image_evidence=image.evidence,
     )
 
 
@@ -102,6 +98,35 @@ def read_measured(host: Host, release: str) -> tuple[MeasuredNeed | None, str]:
     if take_fingerprint(kernel, b"", "", (), 0)[name] != found.fingerprint.get(name):
         return None, f"the rehearsal of {found.when} does not count: it was of another kernel"
     return MeasuredNeed(int(found.needed_bytes), int(found.peak_bytes), release, found.when), ""
+
+
+@dataclass(frozen=True)
+class _Image:
+    file_bytes: int
+    unpacked_bytes: int
+    modules: tuple[str, ...]
+    evidence: str
+
+
+_TYPICAL_IMAGE = _Image(8 * MIB, 24 * MIB, (), "of a usual initramfs unpacked")
+
+
+def _measure_image(config: Config, prepared: Prepared | None, host: Host, remarks: list[str]) -> _Image:
+    if prepared is None:
+        return _TYPICAL_IMAGE
+    paths = StatePaths.of(host)
+    try:
+        # Of an image that is several archives, one after the other, the size is not so easily told.
+        if config.capture.image == "own" and not find_stale(prepared, read_state(paths.state), paths.image):
+            content = paths.image.read_bytes()
+            packed = bool(detect_compression(content))
+            unpacked_bytes = len(unpack(content, where=str(paths.image))) if packed else len(content)
+            return _Image(len(content), unpacked_bytes, prepared.resolved.modules, "the armed initramfs unpacked")
+        built = build(config, prepared, host)
+    except (OSError, PostpanicError) as exc:
+        remarks.append(f"the image cannot be built, so a usual one is counted: {exc}")
+        return _TYPICAL_IMAGE
+    return _Image(len(built.content), built.unpacked_bytes, built.modules, "the initramfs unpacked")
 
 
 def _measure_kernel(prepared: Prepared | None, host: Host, remarks: list[str]) -> tuple[int, str]:
