@@ -17,6 +17,7 @@ import msgspec
 
 from postpanic.cli.listen_show import Show
 from postpanic.errors import PostpanicError
+from postpanic.evidence.netconsole.disk import DiskQueue
 from postpanic.evidence.netconsole.listener import Limits, Listener
 from postpanic.evidence.netconsole.logs import OTHER_HOSTS, HostLogs
 from postpanic.evidence.netconsole.receive import Receiver, Sender, name_sender, open_socket, share_by_sender
@@ -59,6 +60,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             hosts_limit=self.hosts_limit,
             open_limit=_raise_file_limit() // 2,
             others=f"{OTHER_HOSTS}.{process}" if process else OTHER_HOSTS,
+            disk=DiskQueue(in_background=True),
         )
 
     def name_of(self, sender: Sender) -> str:
@@ -210,6 +212,7 @@ def _listen(
     finally:
         if logs is not None:
             logs.close()
+            logs.disk.close()
     tell(count())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from datetime import UTC, datetime
 
 import msgspec
@@ -62,6 +63,7 @@ class Show:
         self._announcer = announcer
         self._as_json = as_json
         self._quiet = quiet
+        self._lock = threading.RLock()
 
     def lines(self, host: str, stamp: bytes, lines: list[bytes]) -> None:
         """Print the lines of a host."""
@@ -70,7 +72,11 @@ class Show:
         sys.stdout.buffer.flush()
 
     def event(self, event: Event, now_s: float) -> None:
-        """Print an event, and announce it if it is a report."""
+        """Print an event, and announce it if it is a report; may be called by several threads."""
+        with self._lock:
+            self._event(event, now_s)
+
+    def _event(self, event: Event, now_s: float) -> None:
         document = event.pop("document", None)
         if event["event"] == "report":
             told = {**document, "path": event["path"]} if isinstance(document, dict) else None
@@ -86,14 +92,16 @@ class Show:
             print(f"{event['received']} {event['host']} boots anew", flush=True)
 
     def problem(self, message: str) -> None:
-        """Say what went wrong; may be called by another thread."""
-        if self._as_json:
-            self._print_json({"event": "problem", "message": message})
-        else:
-            print(f"warning: {message}", file=sys.stderr, flush=True)
+        """Say what went wrong; may be called by several threads."""
+        with self._lock:
+            self._event({"event": "problem", "message": message}, 0.0)
 
     def statistics(self, counts: dict[str, int]) -> None:
         """Print what was received."""
+        with self._lock:
+            self._statistics(counts)
+
+    def _statistics(self, counts: dict[str, int]) -> None:
         counts = {**counts, "announced": self._announcer.told, "kept_back": self._announcer.kept_back}
         if self._as_json:
             self._print_json({"event": "statistics", "received": stamp_of(datetime.now(UTC)), **counts})

@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections import OrderedDict
 from contextlib import suppress
 from pathlib import Path
 
 from postpanic.errors import OutputError
+from postpanic.evidence.netconsole.disk import DiskQueue
 
 __all__ = ["LOG_NAME", "OTHER_HOSTS", "HostLogs", "directory_name"]
 
@@ -33,8 +33,7 @@ _OPEN_LIMIT = 128
 _FEW = 256
 """Logs that are written at once; more of them are written together a little later."""
 _LATER_S = 1.0
-_AT_ONCE_S = 0.05
-_WAITING_BYTES = 16 << 20
+_WAITING_LIMIT = 32 << 20
 _UNUSUAL = re.compile(r"[^A-Za-z0-9._%#-]")
 
 
@@ -69,6 +68,8 @@ class HostLogs:
         Files that are kept open.
     others : str
         Name of the directory of hosts beyond the limit; each process has its own.
+    disk : DiskQueue, optional
+        By whom it is written; by default at once.
 
     Raises
     ------
@@ -86,9 +87,11 @@ class HostLogs:
         min_free_bytes: int = 64 << 20,
         open_limit: int = _OPEN_LIMIT,
         others: str = OTHER_HOSTS,
+        disk: DiskQueue | None = None,
     ) -> None:
         self.directory = directory
         self.others = others
+        self.disk = disk or DiskQueue()
         self.dropped_bytes = 0
         """That could not be written."""
         self.problem = ""
@@ -123,6 +126,10 @@ class HostLogs:
 
     def append(self, place: str, data: bytes) -> None:
         """Append whole lines to a log; :meth:`write` brings them there."""
+        if self._waiting_bytes > _WAITING_LIMIT:
+            # The disk has stood still for long; there is no end of what comes.
+            self.dropped_bytes += len(data)
+            return
         waiting = self._waiting.get(place)
         if waiting is None:
             self._waiting[place] = [data]
@@ -136,21 +143,21 @@ class HostLogs:
 
         What cannot be written is counted: a full disk must not end the listening.
         """
-        if not self._waiting:
+        if not self._waiting or not self.disk.is_free:
             return
-        is_late = now_s - self._written_s >= _LATER_S or self._waiting_bytes >= _WAITING_BYTES
-        if len(self._waiting) > _FEW and not is_late:
+        if len(self._waiting) > _FEW and now_s - self._written_s < _LATER_S:
             return
         self._written_s = now_s
-        deadline = time.monotonic() + _AT_ONCE_S
-        for place in list(self._waiting):
-            data = b"".join(self._waiting.pop(place))
-            self._waiting_bytes -= len(data)
-            self._write(place, data)
-            if time.monotonic() > deadline and self._waiting_bytes < _WAITING_BYTES:
-                # Many new hosts at once, or a slow disk: packets are fetched meanwhile.
-                self._written_s = 0.0
-                break
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        waiting, self._waiting, self._waiting_bytes = self._waiting, {}, 0
+
+        def write_all() -> None:
+            for place, parts in waiting.items():
+                self._write(place, b"".join(parts))
+
+        self.disk.do(write_all)
 
     def _write(self, place: str, data: bytes) -> None:
         if not self._has_room:
@@ -173,6 +180,9 @@ class HostLogs:
 
     def check_room(self) -> None:
         """Look whether the file system has room; called every few seconds."""
+        self.disk.do(self._check_room)
+
+    def _check_room(self) -> None:
         with suppress(OSError):
             state = os.statvfs(self.directory)
             free = state.f_bavail * state.f_frsize
@@ -184,9 +194,10 @@ class HostLogs:
 
     def close(self) -> None:
         """Write what waits, and close all files; they are opened anew when there is something to write."""
-        waiting, self._waiting, self._waiting_bytes = self._waiting, {}, 0
-        for place, parts in waiting.items():
-            self._write(place, b"".join(parts))
+        self._hand_over()
+        self.disk.do(self._close_all)
+
+    def _close_all(self) -> None:
         for place in list(self._files):
             self._close(place)
 

@@ -33,7 +33,7 @@ class Recorder(Outlet):
     Parameters
     ----------
     emit : callable
-        Gets each event.
+        Gets each event; is called by the thread of *logs* as well.
     logs : HostLogs, optional
         Where lines go and reports are stored; without it nothing is stored.
     write_lines : callable, optional
@@ -105,12 +105,17 @@ class Recorder(Outlet):
         place = logs.place(host)
         if store.has_room(place, report.signature, self._clock()):
             document = document_of(host, report, received, logs.directory / place / LOG_NAME)
-            try:
-                event["path"] = str(store.store(place, document))
-            except OutputError as exc:
-                self._emit({"event": "problem", "message": str(exc)})
-            if self._with_documents:
-                event["document"] = document
+            logs.disk.do(lambda: self._store(store, place, document, event))
+            return
+        self._emit(event)
+
+    def _store(self, store: ReportStore, place: str, document: dict[str, object], event: Event) -> None:
+        try:
+            event["path"] = str(store.store(place, document))
+        except OutputError as exc:
+            self._emit({"event": "problem", "message": str(exc)})
+        if self._with_documents:
+            event["document"] = document
         self._emit(event)
 
     def on_pause(self, now_s: float) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
@@ -107,11 +108,13 @@ def _run(number: int, writing: int, work: Callable[[int, Callable[[Event], None]
         # The first process hears of the terminal's keys, and tells us.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         with os.fdopen(writing, "wb", buffering=0) as pipe:
+            lock = threading.Lock()
 
             def emit(event: Event) -> None:
                 data = msgspec.json.encode(event) + b"\n"
-                while data:
-                    data = data[pipe.write(data) or 0 :]
+                with lock:
+                    while data:
+                        data = data[pipe.write(data) or 0 :]
 
             work(number, emit)
         status = 0
