@@ -71,24 +71,30 @@ def test_the_signature_is_that_of_the_same_crash_of_another_boot(
 
 
 def test_two_processors_at_once(evidence: Callable[..., Evidence]) -> None:
-    """They warn at the same moment, lines between lines, and oops at the same moment; the machine stays up."""
+    """
+    They warn at the same moment, lines between lines, and oops at the same moment; the machine stays up.
+
+    Nothing in the lines says of which processor they are. How far they are mixed
+    is chance: a report that lost some, or got another's, has to say so.
+    """
     texts = read_texts(evidence("blk"))
     assert {form.split()[0] for form in texts} == {"console", "netconsole", "pstore", "pstore_blk", "mtdoops"}
     expected = {
-        (Kind.WARNING, "both_warn_left", "both-left", 0, None),
-        (Kind.WARNING, "both_warn_right", "both-right", 1, None),
-        (Kind.NULL_DEREFERENCE, "both_left", "both-left", 0, 64),
-        (Kind.NULL_DEREFERENCE, "both_right", "both-right", 1, 256),
+        (Kind.WARNING, "both_warn_left"): ("both-left", 0, None),
+        (Kind.WARNING, "both_warn_right"): ("both-right", 1, None),
+        (Kind.NULL_DEREFERENCE, "both_left"): ("both-left", 0, 64),
+        (Kind.NULL_DEREFERENCE, "both_right"): ("both-right", 1, 256),
     }
     signatures = set()
     for form, text in texts.items():
         reports = find_reports(text)
-        facts = [(report.kind, report.function, report.comm, report.cpu, report.address) for report in reports]
-        assert set(facts) == expected, form
-        assert len(facts) == 4, form
-        assert not any(report.is_panic or report.damage for report in reports), form
+        assert len(reports) == len(expected), form
+        assert {(report.kind, report.function) for report in reports} == set(expected), form
+        for report in reports:
+            facts = (report.comm, report.cpu, report.address)
+            assert facts == expected[report.kind, report.function] or report.damage, form
+        assert not any(report.is_panic for report in reports), form
         # The warnings came first, so what follows may follow from them.
         assert [report.consequence_of for report in reports] == [None, 0, 0, 0], form
-        signatures.add(frozenset(report.signature for report in reports))
+        signatures.add(tuple(report.signature for report in reports))
     assert len(signatures) == 1
-    assert len(signatures.pop()) == 4
