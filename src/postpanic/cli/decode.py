@@ -52,7 +52,7 @@ DEBUG_ROOTS = (Path("/usr/lib/debug"), Path("/"))
     help="Look for modules in PATH: a directory tree or a file. May be repeated.",
 )
 @click.option(
-    "-r", "--release", default="", metavar="RELEASE", help="The kernel's release, where the log does not say it."
+    "-r", "--release", default="", metavar="RELEASE", help="Take the symbols of this release, whatever the log says."
 )
 @click.option(
     "-b", "--base", default="", metavar="PATH", help="Take PATH off the front of source files (default: found out)."
@@ -181,9 +181,7 @@ def _annotate(store: SymbolStore, chosen: DecodeArguments) -> None:
             context = log.context or (find_context(log.whole) if log.whole is not None else None)
             annotator = Annotator(store, context)
             for raw in log.lines():
-                line = raw.decode("utf-8", "surrogateescape")
-                body = line.removesuffix("\n")
-                write(f"{annotator.annotate(body)}{line[len(body) :]}".encode("utf-8", "surrogateescape"))
+                write(annotator.annotate_bytes(raw))
                 if log.whole is None:
                     # Whoever waits at the other end of a pipe sees each line when it comes.
                     flush()

@@ -11,6 +11,8 @@ to the first byte then; in the others the first one or two instructions are wron
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from postpanic.analysis.code.instructions import Disassembler, Instruction
 from postpanic.analysis.decode.opcodes import BITS, RARE_BITS
 
@@ -23,6 +25,7 @@ _MOST_BYTES = 16
 _REX_W, _OPERAND_SIZE = 8, 0x66
 
 
+@lru_cache(maxsize=256)
 def decode_before(
     disassembler: Disassembler,
     data: bytes,
@@ -31,7 +34,7 @@ def decode_before(
     *,
     function_start: int | None = None,
     boundary: int | None = None,
-) -> list[Instruction]:
+) -> tuple[Instruction, ...]:
     """
     Decode the instructions before a known one.
 
@@ -50,18 +53,18 @@ def decode_before(
 
     Returns
     -------
-    list of Instruction
+    tuple of Instruction
         They end where the known one begins; empty if there are none.
     """
     if disassembler.machine not in _LONGEST:
-        return _decode_words(disassembler, data, end, vaddr)
+        return tuple(_decode_words(disassembler, data, end, vaddr))
     if boundary is not None and (known := _chain(disassembler, data, boundary, end, vaddr)) is not None:
-        return known
+        return tuple(known)
     if function_start is not None and 0 <= function_start < end:
         inside = _chain(disassembler, data, function_start, end, vaddr)
         if inside is not None:
-            return [*_search(disassembler, data, function_start, vaddr), *inside]
-    return _search(disassembler, data, end, vaddr)
+            return (*_search(disassembler, data, function_start, vaddr), *inside)
+    return tuple(_search(disassembler, data, end, vaddr))
 
 
 def _decode_words(disassembler: Disassembler, data: bytes, end: int, vaddr: int) -> list[Instruction]:

@@ -13,10 +13,29 @@ from postpanic.analysis.decode.locate import Locator
 from postpanic.analysis.decode.spots import Spot, SpotReader
 from postpanic.analysis.decode.store import SymbolStore
 from postpanic.evidence.lines import split_line
+from postpanic.evidence.oops.demangle import demangle
 
 __all__ = ["Annotator"]
 
 _MOST_CALLERS = 256
+
+
+def is_touched(raw: bytes) -> bool:
+    """Tell whether a line may name a place, or say which kernel wrote it."""
+    return (
+        b"0x" in raw
+        or b"[<" in raw
+        or b"Code: " in raw
+        or b"ainted" in raw
+        or b"Linux version " in raw
+        or b"Kernel Offset: " in raw
+        or b"IP: " in raw
+        or b"PC is at" in raw
+        or b"pc : " in raw
+        or b"NIP" in raw
+        or b"era : " in raw
+        or b"Krnl PSW" in raw
+    )
 
 
 class Annotator:
@@ -34,6 +53,14 @@ class Annotator:
         self._context = context or LogContext()
         self._readers: dict[str, SpotReader] = {}
         self._locator: Locator | None = None
+
+    def annotate_bytes(self, raw: bytes) -> bytes:
+        """Do the same with a line as it lies in a file, with its end; most lines are passed on without a look."""
+        if not is_touched(raw):
+            return raw
+        line = raw.decode("utf-8", "surrogateescape")
+        body = line.removesuffix("\n")
+        return f"{self.annotate(body)}{line[len(body) :]}".encode("utf-8", "surrogateescape")
 
     def annotate(self, line: str) -> str:
         """Put the locations into a line, and the instructions of a ``Code:`` line into lines of their own behind it."""
@@ -88,5 +115,6 @@ class Annotator:
                 size = locator.kernel.size_of(place.symbol)
                 yield f" {place.symbol.name}+{place.vaddr - place.symbol.vaddr:#x}/{size:#x}"
             if found.text:
-                yield f" ({found.text})"
+                readable = demangle(spot.function)
+                yield f" ({found.text})" if readable == spot.function else f" ({readable} at {found.text})"
         yield text[start:]

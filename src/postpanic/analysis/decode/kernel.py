@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,8 @@ __all__ = ["KernelSymbols", "Place", "SourceLine"]
 
 _FIRST_MODULE_VADDR = 0x100000
 _ALIGNMENT = 0x1000
+_MOST_MODULE_FILES = 16
+"""Of one name are looked at: one with source lines is preferred."""
 _NO_SYMBOLS = frozenset({drgn.SymbolKind.SECTION, drgn.SymbolKind.FILE})
 _KERNEL = ""
 _LANDMARKS = (
@@ -170,17 +173,16 @@ class KernelSymbols:
             if module not in self._parts:
                 self._take(_Part(module, origin, build_id if not module else "", SymbolTable(listed), has_lines=False))
 
-    def load_module(self, name: str, path: Path, scratch: Path) -> None:
+    def load_module(self, name: str, path: Path) -> None:
         """
-        Take a module's symbols from its file.
+        Take a module's symbols from its file, which is not packed.
 
         Raises
         ------
         FileFaultError
             If the file cannot be read.
         """
-        unpacked = unpack_module(path, scratch)
-        facts = read_elf_facts(unpacked)
+        facts = read_elf_facts(path)
         start = self._next_vaddr
         module = self._prog.relocatable_module(name, start, create=True)
         vaddr = start
@@ -194,12 +196,12 @@ class KernelSymbols:
         module.address_ranges = [(start, vaddr)]
         self._next_vaddr = vaddr
         try:
-            module.try_file(unpacked, force=True)
+            module.try_file(path, force=True)
             symbols = list(_symbols_within(self._prog, start, vaddr))
         except (OSError, ValueError, LookupError, drgn.FaultError) as exc:
             raise MismatchError(f"cannot be used as a module: {exc}", where=str(path)) from exc
         code = _in_file(replace(facts, sections=moved))
-        self._take(_Part(name, str(unpacked), facts.build_id, SymbolTable(symbols, ends), facts.has_lines, code))
+        self._take(_Part(name, str(path), facts.build_id, SymbolTable(symbols, ends), facts.has_lines, code))
 
     def _take(self, part: _Part) -> None:
         self._parts[part.name] = part
@@ -284,25 +286,32 @@ class KernelSymbols:
         if module in self._parts or module in self._missing or not module:
             return self._parts.get(module)
         reason = "no file of it was found"
-        for path in self.modules.find(module, build_id):
+        best: tuple[Path, Path] | None = None
+        for path in islice(self.modules.find(module, build_id), _MOST_MODULE_FILES):
             try:
-                facts_id = self._try_module(module, path, build_id, scratch)
+                unpacked = unpack_module(path, scratch)
+                facts = read_elf_facts(unpacked)
             except PostpanicError as exc:
                 reason = str(exc)
                 continue
-            if not facts_id:
-                return self._parts[module]
-            reason = f"{path}: its build ID is {facts_id}, the log has {build_id}"
-        self._missing[module] = reason
-        return None
+            if build_id and facts.build_id and facts.build_id != build_id:
+                reason = f"{path}: its build ID is {facts.build_id}, the log has {build_id}"
+            elif facts.has_lines or best is None:
+                best = path, unpacked
+                if facts.has_lines:
+                    break
+        if best is not None and (problem := self._try_module(module, *best)):
+            best, reason = None, problem
+        if best is None:
+            self._missing[module] = reason
+        return self._parts.get(module)
 
-    def _try_module(self, module: str, path: Path, build_id: str, scratch: Path) -> str:
-        """Take a module's file unless the log says that another one was loaded: then return the file's build ID."""
-        unpacked = unpack_module(path, scratch)
-        found = read_elf_facts(unpacked).build_id
-        if build_id and found and found != build_id:
-            return found
-        self.load_module(module, unpacked, scratch)
+    def _try_module(self, module: str, path: Path, unpacked: Path) -> str:
+        """Read a module's file; give the reason if that fails."""
+        try:
+            self.load_module(module, unpacked)
+        except PostpanicError as exc:
+            return str(exc)
         self.sources[module] = str(path)
         return ""
 

@@ -36,7 +36,7 @@ class SymbolOptions:
     roots : tuple of Path
         Directories like ``/usr/lib/debug``, searched by build ID and release.
     release : str
-        Of the kernel, where the log does not say it.
+        Of the kernel, whatever the log says.
     base : str
         Taken off the front of source paths; empty: found out.
     force : bool
@@ -77,7 +77,10 @@ class SymbolStore:
         FileFaultError
             If a file that the user named cannot be used.
         """
-        release = release or self.options.release
+        if self.options.release:
+            if release not in {"", self.options.release}:
+                self._remark(f"the log is of release {release}, the symbols of {self.options.release} as asked for")
+            release, build_id = self.options.release, build_id if release in {"", self.options.release} else ""
         key = build_id, release
         if key not in self._locators:
             self._locators[key] = self._share(self._find_kernel(release, build_id))
