@@ -12,16 +12,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from postpanic.capture.initramfs.archive import ImageTree
-from postpanic.evidence.hardware import HardwareError, Verdict, decode_error_status, errors_of, find_hardware_errors
+from postpanic.evidence.hardware import (
+    HardwareError,
+    Verdict,
+    decode_error_status,
+    decode_record_file,
+    errors_of,
+    find_hardware_errors,
+)
 from postpanic.evidence.oops import Kind, find_reports
 from postpanic.process import find_program
 from postpanic.rehearse.kernels import Kernel
 from postpanic.rehearse.machine import Machine, MachineConfig, scale_timeout
 from tests.builders import cper
 from tests.vm.lab import Lab, hold_machine
+from tests.vm.records import Evidence
 
 pytestmark = pytest.mark.vm
 
@@ -233,3 +242,47 @@ def test_records_of_the_last_boot_are_told_apart(printed: Printed) -> None:
 
 def test_records_are_of_a_virtual_machine(printed: Printed) -> None:
     assert all("virtual machine" in error.reason for error in printed.errors)
+
+
+def test_real_machine_check_is_the_same_on_the_console_in_pstore_and_in_the_store(
+    evidence: Callable[..., Evidence],
+) -> None:
+    crash = evidence("erst")
+    (panic,) = (error for error in find_hardware_errors(crash.console) if error.is_panic)
+    (path,) = crash.pstore.glob("mce-erst-*")
+    (shown,) = decode_record_file(path.read_bytes(), path.name)
+    stored = [
+        error
+        for error in decode_record_file(_records_of(crash.directory / "erst.img"), "erst.img")
+        if error.machine_check is not None
+    ]
+    for error in (shown, *stored):
+        assert (error.what, error.part, error.severity, error.paddr, error.cpu) == (
+            panic.what,
+            panic.part,
+            panic.severity,
+            panic.paddr,
+            panic.cpu,
+        )
+    assert len(stored) == 1
+    assert stored[0].machine_check == shown.machine_check
+    ours, theirs = panic.machine_check, shown.machine_check
+    assert ours is not None
+    assert theirs is not None
+    # What a text does not print: the capabilities, the kernel's own grade.
+    assert ours == msgspec.structs.replace(theirs, mcgcap=0, severity=0)
+
+
+def _records_of(store: Path) -> bytes:
+    """Give what firmware keeps from its first record on; before it is the store's own table."""
+    raw = store.read_bytes()
+    return raw[raw.index(b"CPER") :]
+
+
+def test_next_boot_finds_the_same_error_in_the_bank(evidence: Callable[..., Evidence]) -> None:
+    crash = evidence("erst")
+    whole = find_hardware_errors((crash.directory / "console.log").read_bytes())
+    (panic,) = (error for error in whole if error.is_panic)
+    found = [error for error in whole if error.what == panic.what and not error.is_panic and "when" in error.details]
+    assert found
+    assert "from before the reset" in found[0].details["when"]
