@@ -73,7 +73,7 @@ _STAMPS = re.compile(
     r"|[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d(?:\.\d{1,9})? "  # RFC 3164
     r"|\d\d:\d\d:\d\d(?:\.\d{1,9})? "
     r"|<\d{1,3}>(?:1 )?"
-    r")+"
+    r"){1,6}"
     r"(?:" + _FACILITY + r")?"
 )
 _TAG = re.compile(r"(?:[\w.:-]{1,255} )?(?:kernel|vmunix|klogd?)(?:\[\d{1,10}\])?: ?")

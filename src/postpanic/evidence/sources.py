@@ -28,7 +28,7 @@ _FIELD_LIMIT = 1 << 20
 _DMESG = re.compile(rb'\s{0,64}\{\s{0,64}"dmesg"\s{0,16}:\s{0,16}\[')
 _EXPORT_FIELD = re.compile(rb"(?:__CURSOR|__REALTIME_TIMESTAMP|_BOOT_ID|PRIORITY|MESSAGE|_TRANSPORT)=")
 _JOURNAL = re.compile(
-    rb'\s{0,64}\[?\s{0,64}\{.{0,4096}?"(?:MESSAGE|__CURSOR|_BOOT_ID|__REALTIME_TIMESTAMP)"', re.DOTALL
+    rb'\s{0,64}(?:\[\s{0,64})?\{.{0,4096}?"(?:MESSAGE|__CURSOR|_BOOT_ID|__REALTIME_TIMESTAMP)"', re.DOTALL
 )
 
 

@@ -24,7 +24,7 @@ _HEADER = re.compile(
     r"CPU (\d{1,6}): Machine Check(?: Exception| Event)?: {0,24}(?:0x)?([0-9a-f]{1,16}) Bank (\d{1,3}): "
     r"(?:0x)?([0-9a-f]{1,16})"
 )
-_OLD_HEADER = re.compile(r"CPU (\d{1,6}): Machine Check Exception: {0,24}([0-9a-f]{1,16})\s*$")
+_OLD_HEADER = re.compile(r"CPU (\d{1,6}): Machine Check Exception: {0,24}([0-9a-f]{1,16})\s{0,32}$")
 _OLD_BANK = re.compile(r"\s{0,8}Bank (\d{1,3}): ([0-9a-f]{16})(?:\[([0-9a-f]{16})\])?(?: at ([0-9a-f]{16}))?")
 _RIP = re.compile(r"RIP(?: !INEXACT!)? {0,4}([0-9a-f]{2}):<([0-9a-f]{1,16})>(?: \{([^}]{1,200})\})?")
 _REGISTERS = re.compile(r"\b(TSC|ADDR|MISC|SYND|IPID|PPIN) (?:0x)?([0-9a-f]{1,16})\b")

@@ -35,8 +35,8 @@ Facts = dict[str, Any]
 """Values by the names of the members of ``Report``."""
 
 _CPU = re.compile(
-    r"CPU: ?(\d{1,6}) (?:UID: ?\d{1,10} )?PID: ?(\d{1,10}),? [Cc]omm: (.{0,120}?) (?:Kdump: loaded )?"
-    r"(?:Not tainted|Tainted: ?((?:\[?[A-Z]\]?(?:=[A-Z_]{1,40},?)?| ){1,80})) {0,12}(?:-{3,30} {1,12})?(\S{0,128})"
+    r"CPU: ?(\d{1,6}) (?:UID: ?\d{1,10} )?PID: ?(\d{1,10}),? [Cc]omm: (.{0,80}?) (?:Kdump: loaded )?"
+    r"(?:Not tainted|Tainted: ?([A-Z \[\]=_,]{1,300})) {0,12}(?:-{3,30} {1,12})?(\S{0,128})"
 )
 _BUILD_ID = re.compile(r" ([0-9a-f]{40})\b")
 _PID_OLD = re.compile(
@@ -45,7 +45,7 @@ _PID_OLD = re.compile(
 )
 _WARNING = re.compile(r"WARNING: (?:CPU: (\d{1,6}) PID: (\d{1,10}) )?at ([\w./+-]{1,255}:\d{1,7})(?: (\S{1,255}))?")
 _WARNING_NEW = re.compile(
-    r"WARNING: (?:\[.{1,300}\] )?(?:([\w./+-]{1,255}:\d{1,7}) )?at (\S{1,255}), CPU#(\d{1,6}): (.{1,64})/(\d{1,10})$"
+    r"WARNING: (?:\[.{1,300}\] )?(?:([\w./+-]{1,255}:\d{1,7}) )?at ([^\s,]{1,255}), CPU#(\d{1,6}): (.{1,64})/(\d{1,10})$"
 )
 _BUG_AT = re.compile(r"kernel BUG at ([^\s!]{1,255}:\d{1,7})")
 _IN_SOURCE = re.compile(r" in ([\w./+-]{1,255}:\d{1,7})(?::\d{1,5})?")
