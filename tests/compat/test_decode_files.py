@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import http.server
 import io
 import json
 import lzma
@@ -10,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -272,6 +274,42 @@ def test_debug_directories(built: Built, decode: Callable[..., Printed], tmp_pat
     printed = decode("-d", tmp_path, lines=log(built, built.build_id), as_log=True)
     assert "two.c:5" in printed.out
     assert str(path) in printed.out
+
+
+def test_a_server_of_debug_information(
+    built: Built, decode: Callable[..., Printed], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            found = {built.build_id: built.vmlinux, built.module_build_id: built.module}.get(self.path.split("/")[2])
+            if found is None or not self.path.endswith("/debuginfo"):
+                self.send_error(404)
+                return
+            self.send_response(200)
+            self.send_header("Content-Length", str(found.stat().st_size))
+            self.end_headers()
+            self.wfile.write(found.read_bytes())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("DEBUGINFOD_URLS", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("DEBUGINFOD_CACHE_PATH", str(tmp_path / "cache"))
+        size = next(size for name, _, size in built.module_symbols if name == "llc_show")
+        lines = log(built, built.build_id) + frame("llc_show", 9, size, f" [llc {built.module_build_id}]")
+        without = decode("-d", tmp_path, "-a", lines=lines, as_log=True)
+        assert not asked
+        assert ".c:" not in without.out
+        printed = decode("-d", tmp_path, "-a", "--debuginfod", lines=lines, as_log=True)
+        server.shutdown()
+    assert "two.c:5" in printed.out
+    assert "llc.c:3" in printed.out
+    assert asked
 
 
 def test_where_nothing_is_found(built: Built, decode: Callable[..., Printed], tmp_path: Path) -> None:

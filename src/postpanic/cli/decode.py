@@ -65,6 +65,7 @@ DEBUG_ROOTS = (Path("/usr/lib/debug"), Path("/"))
     multiple=True,
     help="Search DIR by build ID and release (default: /usr/lib/debug and /). May be repeated.",
 )
+@click.option("--debuginfod", is_flag=True, help="Ask debuginfod servers for symbols that are not here.")
 @click.option("-f", "--force", is_flag=True, help="Use VMLINUX even if its build ID is not the log's.")
 @click.option("-a", "--annotate", is_flag=True, help="Print the log itself, with the locations in its lines.")
 @click.option(
@@ -83,6 +84,7 @@ def command(
     release: str,
     base: str,
     debug_dir: tuple[Path, ...],
+    debuginfod: bool,
     force: bool,
     annotate: bool,
     machine_checks: tuple[str, ...],
@@ -138,6 +140,7 @@ def command(
         release=release,
         base=base or chosen.base,
         force=force,
+        debuginfod=debuginfod,
     )
     with tempfile.TemporaryDirectory(prefix="postpanic-") as scratch:
         store = SymbolStore(options, Path(scratch))

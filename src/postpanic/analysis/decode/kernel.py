@@ -7,6 +7,7 @@ relocatable: each gets addresses of its own, where nothing else lies, and a plac
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -19,7 +20,7 @@ from postpanic.analysis.decode.files import ElfFacts, ModuleFiles, Section, read
 from postpanic.analysis.decode.symbols import Match, Symbol, SymbolTable
 from postpanic.errors import MismatchError, PostpanicError
 
-__all__ = ["KernelSymbols", "Place", "SourceLine"]
+__all__ = ["KernelSymbols", "Place", "SourceLine", "fetch_debug_file"]
 
 _FIRST_MODULE_VADDR = 0x100000
 _ALIGNMENT = 0x1000
@@ -95,6 +96,8 @@ class KernelSymbols:
     release: str = ""
     modules: ModuleFiles = field(default_factory=ModuleFiles)
     base: str = ""
+    asks_servers: bool = False
+    """Whether modules that are not here may be asked for by their build IDs."""
     sources: dict[str, str] = field(default_factory=dict)
     """The files of modules as they were found, packed or not."""
     _prog: drgn.Program = field(default_factory=drgn.Program, repr=False)
@@ -300,6 +303,8 @@ class KernelSymbols:
                 best = path, unpacked
                 if facts.has_lines:
                     break
+        if best is None and self.asks_servers and (fetched := fetch_debug_file(build_id)) is not None:
+            best = fetched, fetched
         if best is not None and (problem := self._try_module(module, *best)):
             best, reason = None, problem
         if best is None:
@@ -314,6 +319,19 @@ class KernelSymbols:
             return str(exc)
         self.sources[module] = str(path)
         return ""
+
+
+def fetch_debug_file(build_id: str) -> Path | None:
+    """Get the file of a build ID from the debuginfod servers that the environment names; None: they have none."""
+    if not build_id:
+        return None
+    prog = drgn.Program()
+    prog.set_enabled_debug_info_finders(["debuginfod"])
+    module = prog.extra_module("wanted", create=True)
+    module.build_id = bytes.fromhex(build_id)
+    with contextlib.suppress(drgn.MissingDebugInfoError, OSError, ValueError):
+        prog.load_module_debug_info(module)
+    return Path(module.debug_file_path) if module.debug_file_path else None
 
 
 def _in_file(facts: ElfFacts) -> tuple[Section, ...]:

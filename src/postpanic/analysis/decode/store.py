@@ -14,7 +14,7 @@ from postpanic.analysis.decode.files import (
     read_elf_facts,
     read_release,
 )
-from postpanic.analysis.decode.kernel import KernelSymbols
+from postpanic.analysis.decode.kernel import KernelSymbols, fetch_debug_file
 from postpanic.analysis.decode.locate import Locator
 from postpanic.analysis.decode.maps import read_map
 from postpanic.errors import FileFaultError, PostpanicError, UsageError
@@ -41,6 +41,8 @@ class SymbolOptions:
         Taken off the front of source paths; empty: found out.
     force : bool
         Use the symbols even where their build ID is not the log's.
+    debuginfod : bool
+        Ask debuginfod servers for what is not here, by build ID.
     """
 
     kernel: Path | None = None
@@ -49,6 +51,7 @@ class SymbolOptions:
     release: str = ""
     base: str = ""
     force: bool = False
+    debuginfod: bool = False
 
 
 @dataclass
@@ -110,7 +113,9 @@ class SymbolStore:
                 self._remark(str(exc))
                 continue
             return kernel
-        if release or build_id:
+        if self.options.debuginfod and (fetched := fetch_debug_file(build_id)) is not None:
+            kernel.load_vmlinux(fetched)
+        elif release or build_id:
             self._remark(f"no symbols of kernel {release or build_id} were found")
         return kernel
 
@@ -122,6 +127,7 @@ class SymbolStore:
             release=release,
             modules=ModuleFiles(directories, files, self.options.roots),
             base=self.options.base,
+            asks_servers=self.options.debuginfod,
         )
 
     def _take(self, kernel: KernelSymbols, path: Path, build_id: str) -> str | None:
