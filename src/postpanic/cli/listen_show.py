@@ -30,7 +30,7 @@ _STATISTICS: tuple[tuple[str, str], ...] = (
     ("late", "messages too late to be put in order"),
     ("lost", "messages lost, by the senders' own count"),
     ("left_out", "numbers left out by the senders, or lost"),
-    ("boots", "hosts that began anew"),
+    ("boots", "beginnings anew"),
     ("refused", "packets beyond the rate"),
     ("unwanted", "packets from elsewhere"),
     ("dropped_by_kernel", "packets dropped by our kernel, not fetched in time"),
@@ -89,7 +89,7 @@ class Show:
             what = "panic" if event["is_panic"] else "report"
             print(f"{event['received']} {event['host']} {what}: {event['title']} [{event['signature']}]", flush=True)
         elif event["event"] == "boot" and not self._quiet:
-            print(f"{event['received']} {event['host']} boots anew", flush=True)
+            print(f"{event['received']} {event['host']} begins anew", flush=True)
 
     def problem(self, message: str) -> None:
         """Say what went wrong; may be called by several threads."""

@@ -133,7 +133,7 @@ def test_a_boot_is_told() -> None:
     listener.take([(sender(), packets(Record(b"Linux version 6.1", 1, 0))[0])], 60.0)
     assert outlet.boots == ["192.0.2.7"]
     listener.close(60.0)
-    assert [line for _, line in outlet.lines][-2:] == [b"# booted anew\n", b"<6>[    0.000000] Linux version 6.1\n"]
+    assert [line for _, line in outlet.lines][-2:] == [b"# begins anew\n", b"<6>[    0.000000] Linux version 6.1\n"]
 
 
 def test_losses_are_noted_where_they_were() -> None:

@@ -332,7 +332,7 @@ class Listener:
             source.lost = lost
         for message in messages:
             if message.is_first:
-                source.lines.append(b"# booted anew\n")
+                source.lines.append(b"# begins anew\n")
                 source.last_seq = -2
                 outlet.on_boot(source.name, self._clock())
             if outlet.wants_messages:
