@@ -87,7 +87,7 @@ def command(
     config, subject = _find_subject(config_file, root, kernel, crashkernel)
     options = RehearsalOptions(
         memory_mib=memory_mib or 0,
-        free_bytes=_parse_free(free),
+        free_bytes=_parse_free(free, len(subject.targets)),
         watch=_show_line if show_console else None,
     )
     if not as_json:
@@ -121,7 +121,7 @@ def _find_subject(config_file: Path | None, root: Path | None, kernel: str, cras
     return config, read_subject(config, host, kernel=kernel, crashkernel=crashkernel)
 
 
-def _parse_free(words: tuple[str, ...]) -> dict[int, int]:
+def _parse_free(words: tuple[str, ...], count: int) -> dict[int, int]:
     from postpanic.units import parse_size
 
     found: dict[int, int] = {}
@@ -129,6 +129,8 @@ def _parse_free(words: tuple[str, ...]) -> dict[int, int]:
         number, equals, size = word.partition("=")
         if not equals or not number.isdigit():
             raise UsageError(f"--free {word}: must be NUMBER=SIZE, as 0=1G")
+        if int(number) >= count:
+            raise UsageError(f"--free {word}: there is no target {number}, the last one is {count - 1}")
         found[int(number)] = parse_size(size)
     return found
 

@@ -177,7 +177,7 @@ def _find_reservation(host: Host, asked: str) -> tuple[int, str]:
         return request.size_bytes, "the kernel's command line"
     raise NotReadyError(
         "no memory is reserved for a capture kernel",
-        hint="postpanic crashkernel --set, or rehearse a size by --crashkernel 192M",
+        hint="postpanic crashkernel set, or rehearse a size by --crashkernel 192M",
     )
 
 
