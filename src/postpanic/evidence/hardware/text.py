@@ -68,6 +68,8 @@ _NEEDLES = (
     b"Booting paravirtualized",
     b"Linux version ",
 )
+_FOLLOWED = (b"Machine Check", b" BANK ")
+"""Needles whose lines are followed by lines without any."""
 _MARK = "[Hardware Error]"
 _MARK_WITHIN = 160
 """Characters of a line within which the mark must stand."""
@@ -237,11 +239,11 @@ def _candidate_lines(data: Text) -> Iterator[Line]:
             position, place - LINE_LIMIT // 2
         )
         position = start
-        wanted = _AFTER
-        while position < size and wanted:
+        wanted = 1
+        while position < size and wanted > 0:
             end = _line_end(data, position)
             raw = data[position:end]
-            wanted = _AFTER if any(needle in raw for needle in _NEEDLES) else wanted - 1
+            wanted = _AFTER if any(needle in raw for needle in _FOLLOWED) else wanted - 1
             yield from _lines_of(raw, position)
             position = end + 1 if end < size and data[end] == 10 else end
 
