@@ -13,7 +13,7 @@ __all__ = ["check_loaded", "find_loader", "mend_load"]
 
 GROUP = "capture kernel"
 _RULES = ("etc/udev/rules.d", "run/udev/rules.d", "usr/lib/udev/rules.d", "lib/udev/rules.d")
-_RULE = re.compile(r"kdump|kexec|postpanic")
+_TOOL_RULE, _OUR_RULE = re.compile("kdump|kexec"), re.compile("postpanic")
 _LOADED_FILE = "/sys/kernel/kexec_crash_loaded"
 _COMPARED = frozenset({"kernel", "initramfs", "command line"})
 """What is compared with files: for a tool of the distribution it is a guess which ones it has loaded."""
@@ -106,8 +106,10 @@ def _check_hotplug(subject: Subject) -> Check:
     facts = tuple(reading.fact for reading in readings)
     if all(reading.text == "1" for reading in readings):
         return Check(GROUP, "hotplug", "ok", "the kernel follows memory and processors by itself", facts)
+    # A rule loads what its own tool has.
+    rule = _TOOL_RULE if subject.tool is not None else _OUR_RULE
     for directory in _RULES:
-        rules = [name for name in subject.list_names(directory) if _RULE.search(name)]
+        rules = [name for name in subject.list_names(directory) if rule.search(name)]
         if rules:
             says = Fact(f"/{directory}/{rules[0]}", "loads again")
             return Check(
