@@ -17,6 +17,7 @@ import pytest
 
 from postpanic.analysis.decode.annotate import Annotator
 from postpanic.analysis.decode.codebytes import CodeBytes
+from postpanic.analysis.decode.from_dump import load_dump_symbols
 from postpanic.analysis.decode.kernel import KernelSymbols, Place
 from postpanic.analysis.decode.listing import list_code
 from postpanic.analysis.decode.spots import Spot
@@ -144,6 +145,16 @@ def test_functions_are_found_by_the_size_that_the_kernel_prints(located: Located
             ambiguous += 1
     assert len(wrong) <= len(rows) // 3000, wrong[:5]
     assert ambiguous < 60
+
+
+def test_a_dump_has_the_symbols_of_its_kernel(located: Located) -> None:
+    kernel = KernelSymbols()
+    assert load_dump_symbols(kernel, located.crash.raw) == located.crash.release
+    assert kernel.build_id == located.kernel.build_id
+    asked = [one for one in located.functions if _is_unique(kernel, one[0]) and _is_unique(located.kernel, one[0])]
+    found = [kernel.find(name, None, 0, "", "", Path()) for name, _, _ in asked]
+    assert len(asked) > 100
+    assert [match.symbols[0].vaddr for match in found if match is not None] == [vaddr for _, vaddr, _ in asked]
 
 
 def _objdump(vmlinux: Path, start: int, end: int) -> set[int]:
