@@ -1,5 +1,5 @@
 """
-Write the JSON Schema of each native command's answer.
+Write the JSON Schema of each native command's answer, and of the verbs that answer in the same way.
 
 Usage::
 
@@ -15,6 +15,7 @@ import json
 from pathlib import Path
 
 from postpanic.analysis.commands.catalog import load_commands
+from postpanic.analysis.decode.answer import SHAPES as DECODE_SHAPES
 from postpanic.findings.schema import answer_schema
 
 __all__ = ["SPELLED", "make_schemas"]
@@ -25,9 +26,10 @@ SPELLED = {"*": "star"}
 
 def make_schemas() -> dict[str, str]:
     """Return the text of each schema, by its file name."""
+    shapes = {name: command.shapes for name, command in load_commands().items()}
     return {
-        f"{SPELLED.get(name, name)}.json": json.dumps(answer_schema(name, command.shapes), indent=1) + "\n"
-        for name, command in load_commands().items()
+        f"{SPELLED.get(name, name)}.json": json.dumps(answer_schema(name, known), indent=1) + "\n"
+        for name, known in {**shapes, "decode": DECODE_SHAPES}.items()
     }
 
 
