@@ -38,7 +38,7 @@ CODES: dict[int, tuple[str, str]] = {
     0x0005: ("Internal parity error", "internal parity error"),
     0x0006: ("SMM Handler Code Access Violation", "SMM handler"),
     0x0400: ("Internal Timer error", "internal timer error"),
-    0x0E0B: ("", "generic I/O error"),
+    0x0E0B: ("IO MCA", "generic I/O error"),
     0x000E: ("Generic memory hierarchy", "cache hierarchy, L2"),
     0x0010: ("Instruction TLB Level-0", "instruction TLB error, L0"),
     0x0015: ("Data TLB Level-1", "data TLB error, L1"),
@@ -55,7 +55,7 @@ CODES: dict[int, tuple[str, str]] = {
     0x0A35: ("BUS Level-1 Responed-to-request Data-Read Reserved", "data read, reserved, this processor responded"),
     0x1135: ("corrected filtering", "data cache error, L1, data read"),
 }
-"""By the code: what rasdaemon says, and what we say; empty: it does not know the code on this processor."""
+"""By the code: what rasdaemon says, and what we say."""
 
 INIT = """\
 #!/bin/busybox sh
@@ -109,7 +109,7 @@ def judged(crash_lab: Lab, fetch_kernel: Callable[[str], Kernel], tmp_path_facto
             for bank, code in zip(BANKS, some, strict=False):
                 machine.report_error(bank, STATUS | code)
             for code in some:
-                machine.wait_for(rf"mce_record:.* status= ?{STATUS | code:x}", timeout_s=scale_timeout(8))
+                machine.wait_for(rf"mce_record.* status= ?{STATUS | code:x}", timeout_s=scale_timeout(8))
         console = machine.read_console()
     return _sort(console)
 
@@ -132,12 +132,12 @@ def _initramfs(lab: Lab) -> bytes:
 def _sort(console: str) -> Judged:
     lines, ours, of_line = {}, {}, {}
     for line in console.splitlines():
-        found = re.search(r"mce_record:.* status= ?([0-9a-f]{16})", line)
+        found = re.search(r"mce_record.* status= ?([0-9a-f]{16})", line)
         if found is not None:
             code = int(found[1], 16) & 0xFFFF
             lines[code] = line
             (of_line[code],) = find_hardware_errors(line.encode())
-    rest = "\n".join(line for line in console.splitlines() if "mce_record:" not in line)
+    rest = "\n".join(line for line in console.splitlines() if "mce_record" not in line)
     for error in find_hardware_errors(rest.encode()):
         if error.machine_check is not None:
             ours[error.machine_check.status & 0xFFFF] = error

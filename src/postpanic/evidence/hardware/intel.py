@@ -15,6 +15,7 @@ from postpanic.evidence.hardware.model import Finding, MachineCheck, Part, Sever
 from postpanic.evidence.hardware.status import (
     ADDRV,
     BUS_PARTICIPATION,
+    EN,
     LEVELS,
     MISCV,
     OVER,
@@ -232,7 +233,8 @@ def _severity(check: MachineCheck) -> Severity:
     if not status & UC:
         return Severity.CORRECTED
     if status & PCC:
-        return Severity.FATAL
+        # Without EN it raised no exception, and the machine went on: mostly what the BIOS left at start-up.
+        return Severity.FATAL if status & EN else Severity.UNCORRECTED
     if not _has_recovery(check):
         return Severity.UNCORRECTED
     if not status & (_S | _AR):
@@ -272,6 +274,8 @@ def _details(check: MachineCheck) -> dict[str, str]:
         details["misc"] = f"{check.misc:#x}"
     if status & ADDRV:
         details["address"] = f"{check.addr:#x}"
+    if status & UC and not status & EN:
+        details["enabled"] = "no: it raised no exception"
     if model_code := status >> 16 & 0xFFFF:
         details["model_specific_code"] = f"{model_code:#06x}"
     return details

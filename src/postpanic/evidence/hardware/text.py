@@ -41,9 +41,9 @@ _NEEDLES = (
     b"PCIe Bus Error",
     b"error status/mask=",
     b" BANK ",
-    b"mce_record:",
-    b"mc_event:",
-    b"aer_event:",
+    b"mce_record",
+    b"mc_event",
+    b"aer_event",
     b"NMI: ",
     b"NMI received",
     b"NMI occurred",
@@ -75,6 +75,7 @@ _MARK_WITHIN = 160
 """Characters of a line within which the mark must stand."""
 _MESSAGE_LIMIT = 1024
 """Characters of a message that are read: the kernel's own limit."""
+_MCELOG_TAG = re.compile(r"(?:[\w.:-]{1,255} )?mcelog(?:\[\d{1,10}\])?: ")
 _NUMBER = re.compile(r"\{(\d{1,10})\}$")
 _ABOUT_MEMORY = ("EDAC MC", "Memory failure: ", "memory corruption", "recovery action for", " Bank 255: ")
 _EDAC_PREFIX = re.compile(r"EDAC [\w]{1,24} MC\d{1,3}: ")
@@ -137,6 +138,8 @@ class _Reader:
     def take(self, line: Line) -> None:
         """Read one message."""
         text = line.text[:_MESSAGE_LIMIT]
+        if "mcelog" in text and (tag := _MCELOG_TAG.match(text)) is not None:
+            text = text[tag.end() :]
         place = text.find(_MARK, 0, _MARK_WITHIN)
         number = ""
         if place >= 0:
@@ -146,7 +149,7 @@ class _Reader:
         if any(words in text for words in _ABOUT_MEMORY):
             # What they say belongs to a record that was printed before.
             self._records.finish()
-        if "EDAC " in text or "mc_event:" in text:
+        if "EDAC " in text or "mc_event" in text:
             if self._edac.take(line, text, self._checks.open_memory(line)):
                 return
             text = _EDAC_PREFIX.sub("", text, count=1)

@@ -24,7 +24,7 @@ _EDAC_PCI = re.compile(r"EDAC PCI\d{0,3}: ")
 _EDAC_PCI_ERROR = re.compile(
     r"(Parity Error|SERR|Master Data Parity|Signaled System Error)\b.{0,40}? on ([0-9a-f:.]{7,12})"
 )
-_MC_EVENT = re.compile(r"mc_event: .{0,60}?\b(\d{1,9}) (Corrected|Uncorrected|Deferred|Fatal|Info) errors?:? ?")
+_MC_EVENT = re.compile(r"mc_event\b.{0,120}?\b(\d{1,9}) (Corrected|Uncorrected|Deferred|Fatal|Info) errors?:? ?")
 _EDAC_WORDS = re.compile(r"\b([A-Za-z_]{2,24}): ?(0x[0-9a-f]{1,16}|[\w.:-]{1,40})")
 _OLD_WORDS = re.compile(r"\b(page|offset|grain|syndrome|row|channel) (0x[0-9a-f]{1,16}|\d{1,10})")
 _LABEL = re.compile(r"labels? \"([^\"]{1,120})\"")
@@ -195,7 +195,7 @@ _RECEIVED = re.compile(
     r"(?:message )?received"
 )
 _RECOVERY = re.compile(_BDF + r": AER: (?:device|subordinate device|Downstream devices?).{0,40}(successful|failed)")
-_AER_EVENT = re.compile(r"aer_event: .{0,80}?" + _BDF + r" (.{0,60})")
+_AER_EVENT = re.compile(r"aer_event\b.{0,120}?" + _BDF + r" (.{0,60})")
 
 
 class _Port:

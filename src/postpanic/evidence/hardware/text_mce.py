@@ -48,7 +48,7 @@ _MCELOG = re.compile(r"CPU (\d{1,6})(?: (?:\S{1,40}))? BANK (\d{1,3})(?: (?:TSC 
 _MCELOG_STATUS = re.compile(r"STATUS (?:0x)?([0-9a-f]{1,16})(?: MCGSTATUS (?:0x)?([0-9a-f]{1,16}))?")
 _MCELOG_MORE = re.compile(r"\b(MCGCAP|APICID|SOCKETID|TIME) (?:0x)?([0-9a-f]{1,20})\b")
 _MCELOG_CPUID = re.compile(r"CPUID Vendor (\S{1,16}) Family (\d{1,4}) Model (\d{1,4})(?: Step (\d{1,3}))?")
-_RECORD = re.compile(r"\bmce_record:")
+_RECORD = re.compile(r"\bmce_record\b")
 _RECORD_FIELDS = re.compile(
     r"\b(bank|status|cpu|socketid|misc|addr|mcgstatus|mcgcap|apicid|ipid|synd|ppin|microcode) ?= {0,4}(?:0x)?"
     r"([0-9a-f]{1,16})\b"
@@ -148,7 +148,7 @@ class MachineCheckReader:
             opened = self._start(line, cpu=int(match[1]), bank=int(match[2]), tsc=int(match[3] or "0", 16))
             opened.is_mcelog = True
             return True
-        if "mce_record:" in text and _RECORD.search(text):
+        if "mce_record" in text and _RECORD.search(text):
             return self._record(line, text)
         return False
 

@@ -74,6 +74,12 @@ def test_severity_of_intel(bits: int, severity: Severity) -> None:
     assert decode_status(VAL | EN | bits | 0x134, vendor="intel", family=6, model=0x55).severity is severity
 
 
+def test_error_that_raised_no_exception_is_not_fatal() -> None:
+    error = decode_status(VAL | UC | PCC | ADDRV | 0x0002_0408, bank=4, vendor="Intel", family=6, model=0x7A)
+    assert (error.part, error.severity) == (Part.POWER, Severity.UNCORRECTED)
+    assert error.details["enabled"] == "no: it raised no exception"
+
+
 def test_data_that_was_used_went_bad_elsewhere() -> None:
     error = decode_status(VAL | UC | EN | S | AR | 0x134, vendor="Intel", family=6, model=0x55)
     assert (error.part, error.severity) == (Part.MEMORY, Severity.RECOVERABLE)

@@ -179,8 +179,9 @@ def test_pcie_error_of_older_kernels() -> None:
     assert error.details["role"] == "Transmitter ID"
 
 
-def test_what_mcelog_prints() -> None:
-    error = one(logs.MCELOG.encode())
+@pytest.mark.parametrize("tag", ["", "2017-05-05T08:57:16+02:00 host mcelog: ", "Sep 16 19:51:15 host mcelog[987]: "])
+def test_what_mcelog_prints(tag: str) -> None:
+    error = one("".join(f"{tag}{line}\n" for line in logs.MCELOG.splitlines()).encode())
     assert error.what == "memory controller: scrubbing error, channel 1"
     assert (error.cpu, error.place, error.count) == (0, "socket 1, channel 1", 1)
     assert error.machine_check is not None
@@ -192,6 +193,7 @@ def test_what_mcelog_prints() -> None:
     [
         TRACED,
         BY_RASDAEMON,
+        BY_RASDAEMON.replace("mce_record: ", "mce_record <CANT FIND FIELD v_data>[ERROR] "),
     ],
 )
 def test_trace_events(text: str) -> None:
