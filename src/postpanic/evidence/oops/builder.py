@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+import msgspec
+
 from postpanic.evidence.lines import Line
 from postpanic.evidence.oops import fields
 from postpanic.evidence.oops.fields import note
@@ -117,6 +119,8 @@ class ReportBuilder(TraceReader):
 
     def __init__(self, rule: Rule, variant: str, first: Line, preamble: tuple[str, ...] = ()) -> None:
         super().__init__(rule.kind)
+        if len(first.text) > _KEPT:
+            first = msgspec.structs.replace(first, text=first.text[:_KEPT])
         self.role = rule.role
         self.variant = variant
         self.first = first
@@ -136,8 +140,8 @@ class ReportBuilder(TraceReader):
 
     def add(self, line: Line) -> bool:
         """Take one more line; tell whether it looks like part of a report."""
-        text = line.text
-        self.lines.append(text[:_KEPT])
+        text = line.text if len(line.text) <= _KEPT else line.text[:_KEPT]
+        self.lines.append(text)
         self.end = line.offset
         return self.read(text)
 

@@ -45,7 +45,8 @@ _PID_OLD = re.compile(
 )
 _WARNING = re.compile(r"WARNING: (?:CPU: (\d{1,6}) PID: (\d{1,10}) )?at ([\w./+-]{1,255}:\d{1,7})(?: (\S{1,255}))?")
 _WARNING_NEW = re.compile(
-    r"WARNING: (?:\[.{1,300}\] )?(?:([\w./+-]{1,255}:\d{1,7}) )?at ([^\s,]{1,255}), CPU#(\d{1,6}): (.{1,64})/(\d{1,10})$"
+    r"WARNING: (?:\[.{1,300}\] )?(?:([\w./+-]{1,255}:\d{1,7}) )?at ([^\s,]{1,255}), "
+    r"CPU#(\d{1,6}): (.{1,64})/(\d{1,10})$"
 )
 _BUG_AT = re.compile(r"kernel BUG at ([^\s!]{1,255}:\d{1,7})")
 _IN_SOURCE = re.compile(r" in ([\w./+-]{1,255}:\d{1,7})(?::\d{1,5})?")

@@ -168,7 +168,9 @@ _ASSERTIONS = (
     # kernel/panic.c __warn(); the last form since v6.19
     _rule("WARNING: ", r"WARNING: CPU: \d{1,6} PID: \d{1,10} at ", Kind.WARNING),
     _rule("WARNING: ", r"WARNING: at \S{1,200}:\d", Kind.WARNING),
-    _rule("WARNING: ", r"WARNING: (?:\[.{1,300}\] )?(?:[\w./+-]{1,200}:\d{1,7} )?at [^\s,]{1,255}, CPU#\d", Kind.WARNING),
+    _rule(
+        "WARNING: ", r"WARNING: (?:\[.{1,300}\] )?(?:[\w./+-]{1,200}:\d{1,7} )?at [^\s,]{1,255}, CPU#\d", Kind.WARNING
+    ),
 )
 _HANGS = (
     # kernel/watchdog.c

@@ -259,7 +259,7 @@ class Callers:
     def _begin(self, stream: _Stream, line: Line, rule: Rule, variant: str) -> Iterator[Event]:
         builder = stream.builder
         new = ReportBuilder(rule, variant, line, tuple(stream.recent))
-        new.lines.append(line.text)
+        new.lines.append(new.first.text)
         if builder is not None and stream.waiting and rule.role is Role.DIE:
             yield from self._resume(stream, line)
             builder = stream.builder
