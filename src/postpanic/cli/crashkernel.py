@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -119,8 +120,9 @@ class _Options:
         if self.root is None or self.root.resolve() == Path("/"):
             return running
         releases = [path.name for path in (*self.root.glob("lib/modules/*"), *self.root.glob("usr/lib/modules/*"))]
-        machine = find_machine(self.root) or running.machine
-        return Host(self.root, machine, self.kernel or max(releases, default=""), running.is_root)
+        newest = max(releases, key=lambda name: [int(part) for part in re.findall(r"\d+", name)], default="")
+        release = self.kernel if self.kernel and not self.kernel.startswith("/") else newest
+        return Host(self.root, find_machine(self.root) or running.machine, release, running.is_root)
 
     def confirm(self, question: str) -> None:
         """
@@ -155,14 +157,17 @@ def _show(options: _Options) -> int:
     host = options.find_host()
     tree = BootTree(host)
     reservation = read_reservation(host)
+    faults: list[str] = []
     print_reservation(
         reservation,
-        detect_loaders(tree),
+        detect_loaders(tree, faults),
         read_last_record(tree) if host.is_root else None,
         host,
         as_json=options.as_json,
         quiet=options.quiet,
     )
+    for fault in faults:
+        print(f"warning: {fault}", file=sys.stderr)
     return 0
 
 
@@ -174,7 +179,7 @@ def _find_estimate(options: _Options, host: Host) -> Estimate:
 
     config = read_config(host.path(str(CONFIG_PATH)), must_exist=False)
     if sys.stderr.isatty() and not options.quiet:
-        print("building the image, to see how large it is …", file=sys.stderr)
+        print("looking at kernel and image …", file=sys.stderr)
     needs = measure_needs(config, host, kernel=options.kernel)
     measured, remark = read_measured(host, needs.release)
     if remark:

@@ -15,7 +15,7 @@ from postpanic.capture.bootloader.systemd_boot import SYSTEMD_BOOT
 from postpanic.capture.bootloader.tree import BootTree
 from postpanic.capture.bootloader.uki import UKI
 from postpanic.capture.bootloader.zipl import ZIPL
-from postpanic.errors import NotReadyError, UsageError
+from postpanic.errors import FileFaultError, NotReadyError, UsageError
 
 __all__ = ["LOADERS", "DetectedLoader", "choose_loaders", "detect_loaders", "find_rivals", "plan_unknown"]
 
@@ -54,13 +54,30 @@ class DetectedLoader:
     entries: tuple[BootEntry, ...]
 
 
-def detect_loaders(tree: BootTree) -> list[DetectedLoader]:
-    """Find all boot loaders, the best founded first."""
+def detect_loaders(tree: BootTree, faults: list[str] | None = None) -> list[DetectedLoader]:
+    """
+    Find all boot loaders, the best founded first.
+
+    Parameters
+    ----------
+    faults : list of str, optional
+        Gets what could not be read; without it that is an error.
+
+    Raises
+    ------
+    FileFaultError
+        If a configuration may not be read.
+    """
     found = []
     for loader in LOADERS:
-        evidence = loader.detect(tree)
-        if evidence is not None:
-            found.append(DetectedLoader(loader, evidence, tuple(loader.read_entries(tree))))
+        try:
+            evidence = loader.detect(tree)
+            if evidence is not None:
+                found.append(DetectedLoader(loader, evidence, tuple(loader.read_entries(tree))))
+        except FileFaultError as exc:
+            if faults is None:
+                raise
+            faults.append(f"boot loader {loader.name}: {exc}")
     return sorted(found, key=lambda one: -one.evidence.strength)
 
 

@@ -192,7 +192,7 @@ def read_last_record(tree: BootTree) -> ChangeRecord | None:
     OutputError
         If what is kept of it cannot be read.
     """
-    base = tree.host.path(DIRECTORY)
+    base = tree.place(DIRECTORY)
     try:
         names = sorted(path.name for path in base.iterdir() if path.name.isdigit())
     except OSError:
@@ -269,7 +269,7 @@ def _read_backup(record: ChangeRecord, one: KeptFile) -> bytes | None:
 
 
 def _make_directory(tree: BootTree) -> Path:
-    base = tree.host.path(DIRECTORY)
+    base = tree.place(DIRECTORY)
     try:
         base.mkdir(parents=True, exist_ok=True, mode=0o700)
         numbers = [int(path.name) for path in base.iterdir() if path.name.isdigit()]
@@ -289,7 +289,7 @@ def _check_unchanged(tree: BootTree, edit: FileEdit) -> None:
 
 def _write(tree: BootTree, path: str, content: bytes) -> None:
     """Put a file in the place of another with all that belongs to it; links to it stay."""
-    place = tree.find(path) or tree.host.path(path)
+    place = tree.place(path)
     temporary = place.with_name(f".{place.name}.postpanic")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -355,6 +355,8 @@ def _decode(directory: Path, value: dict[str, object]) -> ChangeRecord:
     if value["schema_version"] != SCHEMA_VERSION:
         raise ValueError(value["schema_version"])
     files = tuple(KeptFile(**one) for one in value["files"])  # type: ignore[attr-defined]
+    if any("/" in one.backup or not one.path.startswith("/") or ".." in one.path.split("/") for one in files):
+        raise ValueError(files)
     return ChangeRecord(
         directory,
         tuple(value["loaders"]),  # type: ignore[arg-type]

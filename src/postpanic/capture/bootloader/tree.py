@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from postpanic.capture.host import Host
 from postpanic.capture.initramfs.root import RootTree
@@ -55,6 +55,33 @@ class BootTree:
     def find(self, path: str) -> Path | None:
         """Return where a file really is, links followed; None if there is none."""
         return self._root.find(path)
+
+    def place(self, path: str) -> Path:
+        """
+        Return where a file is to be made, or is: links of its directories are followed as the machine itself would.
+
+        Raises
+        ------
+        FileFaultError
+            If the path leads through what is no directory.
+        """
+        pure = PurePosixPath("/", path)
+        if ".." in pure.parts:
+            raise FileFaultError("not a path of a configuration file", where=path)
+        found = self.find(path)
+        if found is not None:
+            return found
+        missing: list[str] = []
+        for part in (pure, *pure.parents):
+            resolved = self._root.resolve(str(part))
+            if resolved is not None and (not missing or self._root.is_directory(str(part))):
+                place = self._root.place(resolved)
+                # What looks missing may be a link that leads nowhere within the tree.
+                if missing and (place / missing[-1]).is_symlink():
+                    break
+                return place.joinpath(*reversed(missing))
+            missing.append(part.name)
+        raise FileFaultError("leads through what is no directory, or a link to nowhere", where=path)
 
     def has(self, path: str) -> bool:
         """Tell whether there is such a file."""

@@ -12,7 +12,7 @@ from postpanic.capture.bootloader.grub import GRUB
 from postpanic.capture.bootloader.tree import BootTree, find_machine
 from postpanic.capture.bootloader.uki import read_section
 from postpanic.capture.host import Host
-from postpanic.errors import NotReadyError, UsageError
+from postpanic.errors import FileFaultError, NotReadyError, UsageError
 from tests.builders.boot_trees import build_uki, efi_text, write_tree
 
 
@@ -134,6 +134,17 @@ def test_cut_images_have_no_command_line_and_do_no_harm(tmp_path: Path, length: 
     put(tmp_path, "boot/EFI/Linux/a.efi", build_uki("ro quiet")[:length])
     found = read_section(tree, "/boot/EFI/Linux/a.efi", b".cmdline")
     assert found in (None, b"")
+
+
+def test_what_may_not_be_read_is_said(tmp_path: Path) -> None:
+    tree = open_tree(tmp_path, "debian-12", "extlinux-board")
+    with (tmp_path / "boot/grub/grub.cfg").open("wb") as stream:
+        stream.truncate(5 << 20)
+    with pytest.raises(FileFaultError, match="more than 4 MiB: no configuration"):
+        detect_loaders(tree)
+    faults: list[str] = []
+    assert [one.loader.name for one in detect_loaders(tree, faults)] == ["extlinux"]
+    assert {fault.split(":")[0] for fault in faults} >= {"boot loader grub"}
 
 
 def test_machine_of_a_tree(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from postpanic.capture.bootloader.grub import GRUB
 from postpanic.capture.bootloader.record import apply_plans, leave, read_last_record, undo
 from postpanic.capture.bootloader.tree import BootTree
 from postpanic.capture.host import Host
-from postpanic.errors import FactAbsentError, NotReadyError, OutputError, ProcessError
+from postpanic.errors import FactAbsentError, FileFaultError, NotReadyError, OutputError, PostpanicError, ProcessError
 from tests.builders.boot_trees import write_tree
 
 DEFAULTS = "etc/default/grub"
@@ -138,3 +138,24 @@ def test_a_record_that_is_damaged_is_one_line(tmp_path: Path) -> None:
         record.write_text(text)
         with pytest.raises(OutputError, match="what is kept of the last change cannot be read"):
             undo(tree, leave)
+
+
+def test_nothing_is_written_outside_of_a_tree(tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    tree = BootTree(Host(write_tree(root, "debian-12"), "x86_64", "6.1.0"))
+    outside.mkdir()
+    (root / "etc/default/grub.d").symlink_to(outside)
+    with pytest.raises(FileFaultError, match="leads through what is no directory"):
+        apply_plans(tree, [GRUB.plan(tree, ("160M",))], ("160M",), leave)
+    (root / "etc/default/grub.d").unlink()
+    (root / "etc/default/grub.d").symlink_to("/etc/real.d")
+    (root / "etc/real.d").mkdir()
+    apply_plans(tree, [GRUB.plan(tree, ("160M",))], ("160M",), leave)
+    assert [path.name for path in (root / "etc/real.d").iterdir()] == ["zz-postpanic.cfg"]
+    record = root / "var/lib/postpanic/bootloader/0001/record.json"
+    text = record.read_text()
+    for path in ("../../outside/a", "/etc/../../outside/a"):
+        record.write_text(text.replace("/etc/default/grub.d/zz-postpanic.cfg", path))
+        with pytest.raises(PostpanicError):
+            undo(tree, leave)
+    assert list(outside.iterdir()) == []

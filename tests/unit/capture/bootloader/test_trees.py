@@ -187,6 +187,18 @@ def test_u_boots_own_default_is_kept(tmp_path: Path) -> None:
     assert edit.path == "/etc/u-boot-menu/conf.d/board.conf", "the last one settles it"
 
 
+def test_debian_on_a_raspberry_pi_writes_cmdline_txt_anew(tmp_path: Path) -> None:
+    tree = open_tree(tmp_path, "raspberry-pi-os")
+    hook = tmp_path / "etc/kernel/postinst.d/z50-raspi-firmware"
+    hook.parent.mkdir(parents=True)
+    hook.write_text("#!/bin/sh\n")
+    apply_plans(tree, plan(tree, ("160M",)), ("160M",), leave)
+    assert (tmp_path / "etc/default/raspi-extra-cmdline").read_text() == "crashkernel=160M\n"
+    assert (tmp_path / "boot/firmware/cmdline.txt").read_text().endswith(" rootwait quiet crashkernel=160M\n")
+    undo(tree, leave)
+    assert not (tmp_path / "etc/default/raspi-extra-cmdline").exists()
+
+
 def test_zipl_must_be_run(tmp_path: Path) -> None:
     tree = open_tree(tmp_path, "debian-zipl")
     (found,) = plan(tree, ("256M",))
