@@ -154,7 +154,7 @@ def explain_request(request: ParsedRequest, machine: str) -> list[str]:
         lines = [f"{size}, by the range {_spell_chosen(request)}"]
     else:
         lines = [f"{size}"]
-    if not request.base and not request.is_high:
+    if not request.base and not request.is_high and machine in _KNOW_HIGH:
         lines[0] += f", below 4 GiB if there is room, else above and {low} more below"
     if request.cma_bytes:
         lines.append(f"{format_size(request.cma_bytes)} more at the crash, which processes use until then")
