@@ -30,6 +30,7 @@ _NUMBER = re.compile(r"#?\b0x[0-9a-f]{6,16}\b")
 _THIRTY_TWO = frozenset({"i386", "arm", "armt", "mips", "micromips", "riscv32", "ppc"})
 _VERBS = {(True, True): "reads and writes", (False, True): "writes to"}
 _MOST_BEFORE = 4096
+_UNTAGGED = (1 << 56) - 1
 _WIDEST_BYTES = 16
 """What an instruction may access whose width nothing tells: a pair of registers."""
 
@@ -227,7 +228,7 @@ def _judge(trap: Instruction | None, accesses: Sequence[MemoryAccess], fault_vad
     text = f"{verb} {chosen.text} = {vaddr:#x}" + (f" ({what})" if what else "") + (f", {values}" if values else "")
     if fault_vaddr is None:
         return text
-    if _covers(chosen, fault_vaddr):
+    if _covers(chosen, fault_vaddr, machine):
         return f"{text}: the address of the fault"
     return f"{text}: not the address of the fault, {fault_vaddr:#x}"
 
@@ -235,15 +236,19 @@ def _judge(trap: Instruction | None, accesses: Sequence[MemoryAccess], fault_vad
 def _choose(accesses: Sequence[MemoryAccess], fault_vaddr: int | None, machine: str) -> MemoryAccess | None:
     known = [access for access in accesses if access.vaddr is not None]
     if fault_vaddr is not None:
-        covering = next((access for access in known if _covers(access, fault_vaddr)), None)
+        covering = next((access for access in known if _covers(access, fault_vaddr, machine)), None)
         return covering or (known[0] if known else None)
     return next(
         (access for access in known if is_noncanonical(access.vaddr or 0, machine)), known[0] if known else None
     )
 
 
-def _covers(access: MemoryAccess, vaddr: int) -> bool:
-    return access.vaddr is not None and access.vaddr <= vaddr < access.vaddr + (access.size_bytes or _WIDEST_BYTES)
+def _covers(access: MemoryAccess, vaddr: int, machine: str) -> bool:
+    if access.vaddr is None:
+        return False
+    # The top byte of a pointer of arm64 may be a tag, which the kernel takes off before it prints the address.
+    mask = _UNTAGGED if machine == "aarch64" else ~0
+    return 0 <= (vaddr & mask) - (access.vaddr & mask) < (access.size_bytes or _WIDEST_BYTES)
 
 
 def render_listing(listing: Listing) -> list[str]:

@@ -27,6 +27,7 @@ _ARM_NAMES = {"sb": "r9", "sl": "r10", "r11": "fp", "r12": "ip", "r13": "sp", "r
 _ARM64_NAMES = {"fp": "x29", "x30": "lr", "wsp": "sp"}
 _GPRS_S390 = re.compile(r"(?:Krnl GPRS:)?[ \t]{0,24}((?:[0-9a-f]{16} {1,4}){3}[0-9a-f]{16})[ \t]*$")
 _GPRS_MIPS = re.compile(r"\$ ?(\d{1,2}) {0,4}: ((?:(?:[0-9a-f]{16}|[0-9a-f]{8}) {0,3}){1,4})")
+_GPRS_ARM = re.compile(r"\b(x\d{1,2}|r\d{1,2}|sp|lr|fp|ip) {0,2}: ([0-9a-f]{16}|[0-9a-f]{8})\b")
 _MIPS_NAMES = (
     *("zero", "at", "v0", "v1", "a0", "a1", "a2", "a3", "t0", "t1", "t2", "t3", "t4", "t5", "t6", "t7"),
     *("s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "t8", "t9", "k0", "k1", "gp", "sp", "fp", "ra"),
@@ -103,7 +104,8 @@ def _x86_memory(instruction: Instruction, operand: Any, known: Mapping[str, int]
         if not register:
             continue
         name = decoded.reg_name(register)
-        value = instruction.end if name in {"rip", "eip"} else _x86_register(name, known)
+        # Where the code lay when it ran is not known: of rip nothing can be reckoned.
+        value = None if name in {"rip", "eip"} else _x86_register(name, known)
         if name not in {"rip", "eip"}:
             used.append((name, value))
         total = None if total is None or value is None else total + value * factor
@@ -160,6 +162,10 @@ def _of_others(instruction: Instruction, machine: str, known: Mapping[str, int])
     name = instruction.mnemonic
     is_write = _STORES.match(name) is not None
     operands = [operand for operand in decoded.operands if operand.type == _OP_MEM]
+    if not operands and machine in {"arm", "armt"} and name.startswith(("ldm", "stm")):
+        register = decoded.reg_name(decoded.operands[0].reg)
+        value = _register(register, machine, known)
+        yield MemoryAccess(f"[{register}]", ((register, value),), value, 0, not is_write, is_write)
     if not operands and machine in {"riscv64", "riscv32"}:
         yield from _riscv_compressed(instruction, machine, known, is_write=is_write)
     for operand in operands:
@@ -248,8 +254,17 @@ def _ppc_indexed(decoded: Any, machine: str, known: Mapping[str, int], *, is_wri
 
 
 def read_more_registers(lines: Sequence[str], machine: str) -> dict[str, int]:
-    """Read registers that are printed in rows without their names: ``Krnl GPRS:`` of s390, ``$ 0   :`` of mips."""
+    """
+    Read registers that stand in lines of their machine's own.
+
+    Of arm64 and arm (``x19: … x18: …``), and those in rows without their names (``Krnl GPRS:`` of s390, ``$ 0   :``
+    of mips).
+    """
     found: dict[str, int] = {}
+    if machine in {"aarch64", "arm", "armt"}:
+        for line in lines:
+            for name, digits in _GPRS_ARM.findall(line):
+                found.setdefault(name, int(digits, 16))
     if machine == "s390x":
         start = next((number for number, line in enumerate(lines) if "Krnl GPRS:" in line), None)
         for row, line in enumerate(lines[start : start + 4] if start is not None else ()):

@@ -67,6 +67,13 @@ def test_krnl_code_of_s390() -> None:
     assert found.judgement.endswith("the address of the fault")
 
 
+def test_registers_of_each_machine() -> None:
+    arm64 = ("x29: ffff80000fee38a0", "[1.0] x28: 00000000000000aa x27: 00000000000000bb", "x9 : 0000000000000040")
+    assert read_more_registers(arm64, "aarch64") == {"x29": 0xFFFF80000FEE38A0, "x28": 0xAA, "x27": 0xBB, "x9": 0x40}
+    mips = ("$ 0   : 00000000 00000001 00000002 00000003", "$ 4   : 00000004 00000005", "Hi    : 00000000")
+    assert read_more_registers(mips, "mips") == {"zero": 0, "at": 1, "v0": 2, "v1": 3, "a0": 4, "a1": 5}
+
+
 def test_a_machine_without_disassembler_shows_its_numbers() -> None:
     found = listing("loongarch64", "0040a58c 02bffc04 <28c00000> 4c000020")
     assert found.problem == "code of loongarch64 cannot be disassembled"
@@ -176,6 +183,29 @@ def test_a_machine_without_disassembler_shows_its_numbers() -> None:
             0x30,
             "reads (r3 + r5) = 0x30 (NULL + 0x30), r3 = 0x0, r5 = 0x30: the address of the fault",
         ),
+        (
+            "aarch64",
+            # ldr x26, [x22, x9]: the kernel prints the address without its top byte.
+            "(f8696ada)",
+            {"x22": 0x6161616161616161, "x9": 0x40},
+            0x616161616161A1,
+            "reads [x22, x9] = 0x61616161616161a1 (non-canonical), x22 = 0x6161616161616161, x9 = 0x40: the address of",
+        ),
+        (
+            "arm",
+            "(a8ac410a)",
+            {"ip": 0x1044},
+            0x1044,
+            "writes to [ip] = 0x1044 (NULL + 0x1044), ip = 0x1044: the address of the fault",
+        ),
+        (
+            "x86_64",
+            # mov %gs:0x10(%rip),%eax: where the code lay is not known.
+            "<65> 8b 05 10 00 00 00 90 90 90 90 90 90 90 90 90",
+            {"GS": 0},
+            0x10,
+            "",
+        ),
         ("x86_64", "<0f> 0b 90 90 90 90 90 90 90 90 90 90 90 90 90 90", {"RAX": 0}, None, "ud2"),
         ("aarch64", "(d4210000)", {"x0": 0}, None, "brk"),
     ],
@@ -183,7 +213,9 @@ def test_a_machine_without_disassembler_shows_its_numbers() -> None:
 def test_the_operand_that_was_bad(
     machine: str, text: str, registers: dict[str, int], fault: int | None, judgement: str
 ) -> None:
-    assert listing(machine, text, registers, fault).judgement.startswith(judgement)
+    found = listing(machine, text, registers, fault).judgement
+    assert found.startswith(judgement)
+    assert bool(found) is bool(judgement)
 
 
 def test_an_unknown_register_is_no_zero() -> None:
