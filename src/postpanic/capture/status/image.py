@@ -8,6 +8,7 @@ from pathlib import Path
 from postpanic.capture.arming.arm import find_stale
 from postpanic.capture.arming.prepare import Prepared, prepare
 from postpanic.capture.status.distributions import DEBIAN, DumpTool
+from postpanic.capture.status.kernel_options import find_capture_release, find_config_source
 from postpanic.capture.status.model import Check, Fact, State
 from postpanic.capture.status.reservation import check_next_reservation
 from postpanic.capture.status.subject import Subject
@@ -18,6 +19,13 @@ __all__ = ["check_boot", "check_image"]
 
 GROUP = "image"
 _ARM = "postpanic arm"
+_COMPRESSIONS = {
+    b"\x28\xb5\x2f\xfd": "CONFIG_RD_ZSTD",
+    b"\x1f\x8b": "CONFIG_RD_GZIP",
+    b"\xfd7zXZ\x00": "CONFIG_RD_XZ",
+    b"\x02\x21\x4c\x18": "CONFIG_RD_LZ4",
+    b"BZh": "CONFIG_RD_BZIP2",
+}
 _UNITS = ("postpanic.service", "postpanic-arm.service", "kdump.service", "kdump-early.service", "kdump-tools.service")
 _PLAN_CHANGED = "what is to be saved where changed"
 
@@ -41,7 +49,30 @@ def check_image(subject: Subject) -> Iterator[Check]:
         yield Check(GROUP, "image", state, "there is none", (says,), _ARM if state == "failing" else "")
         return
     yield Check(GROUP, "image", "ok", format_size(size), (Fact(source, f"{size} bytes"),))
+    yield from _check_compression(subject, path, find_capture_release(subject))
     yield _check_fresh(subject, path, source)
+
+
+def _check_compression(subject: Subject, path: Path, release: str) -> Iterator[Check]:
+    """Look whether the capture kernel can unpack the image (``usr/Kconfig``: ``CONFIG_RD_…``)."""
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(6)
+    except OSError:
+        return
+    option = next((option for magic, option in _COMPRESSIONS.items() if head.startswith(magic)), "")
+    config = subject.host.read_kernel_config(release)
+    if not option or config is None:
+        # An archive as it is, which every kernel reads; or nothing is known of the kernel.
+        return
+    name, value = "compression", config.get(option, "n")
+    evidence = (Fact(find_config_source(subject, release), f"{option}={value}"),)
+    if value == "y":
+        yield Check(GROUP, name, "ok", f"the capture kernel can unpack it ({option})", evidence)
+    else:
+        found = f"kernel {release} cannot unpack it: {option} is not set"
+        mend = 'in /etc/postpanic.toml: [capture] image_compression = "auto"; postpanic arm'
+        yield Check(GROUP, name, "failing", found, evidence, mend)
 
 
 def _check_fresh(subject: Subject, path: Path, source: str) -> Check:

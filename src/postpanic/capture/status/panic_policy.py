@@ -18,6 +18,13 @@ __all__ = ["check_panic"]
 
 GROUP = "panic"
 
+_TEXTS = {
+    "kernel.panic_sys_info": "what a panic prints before, by name",
+    "kernel.panic_console_replay": "whether a panic prints the whole log again",
+    "kernel.ftrace_dump_on_oops": "whether an oops prints the trace buffers, which takes long on a serial line",
+    "kernel.traceoff_on_warning": "whether a warning stops tracing",
+}
+
 Values = Mapping[str, int | None]
 Judgement = tuple[State, str, str]
 """State, what was found, mend."""
@@ -47,11 +54,20 @@ def check_panic(subject: Subject) -> Iterator[Check]:
             asked = f"{subject.config_source or 'the default configuration'} asks for {wanted[name]}"
             state, found, mend = "warning", f"{value}, {asked}: something has changed it", "postpanic arm"
         yield Check(GROUP, name, state, found, (Fact(source, str(value)),), mend)
+    yield from _check_texts(subject)
     words = subject.find_words(*_TAINT_WORDS)
     if words:
         found = f"{' '.join(words)} at boot"
         yield Check(GROUP, "command line", "ok", found, (Fact("/proc/cmdline", " ".join(words)),))
     yield _check_order(subject)
+
+
+def _check_texts(subject: Subject) -> Iterator[Check]:
+    """Look at the settings that are texts, where the kernel has them."""
+    for name, summary in _TEXTS.items():
+        reading = subject.read(f"proc/sys/{name.replace('.', '/')}")
+        if reading.text is not None:
+            yield Check(GROUP, name, "ok", f"{reading.text or 'nothing'}: {summary}", (reading.fact,))
 
 
 def _judge(name: str, value: int, values: Values) -> Judgement:
