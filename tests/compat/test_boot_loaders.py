@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from postpanic.capture.bootloader.bls import set_environment
 from postpanic.capture.bootloader.detect import choose_loaders, detect_loaders
 from postpanic.capture.bootloader.model import BootEntry
 from postpanic.capture.bootloader.record import apply_plans, leave, undo
@@ -153,6 +154,28 @@ def test_grub_makes_entries_with_the_words(system: Path, files: dict[str, str]) 
     assert (system / "boot/grub/grub.cfg").read_bytes() == before
     run_in(system, "update-grub")
     assert (system / "boot/grub/grub.cfg").read_bytes() == before, "nothing of ours is left"
+
+
+@pytest.mark.parametrize("values", [("256M",), ("1G,high", "256M,low"), ()])
+def test_grub_editenv_reads_the_environment_block(system: Path, values: tuple[str, ...]) -> None:
+    block = "/boot/grub/grubenv"
+    (system / "boot/grub").mkdir()
+    run_in(system, "grub-editenv", block, "create")
+    run_in(
+        system, "grub-editenv", block, "set", "kernelopts=root=/dev/mapper/rl-root ro crashkernel=auto quiet ", "a=b"
+    )
+    place = system / block.lstrip("/")
+    place.write_text(set_environment(place.read_text(), values))
+    words = " ".join(["ro", *(f"crashkernel={value}" for value in values), "quiet"])
+    listed = list_environment(system, block)
+    assert listed == [f"kernelopts=root=/dev/mapper/rl-root {words} ", "a=b"]
+    run_in(system, "grub-editenv", block, "set", "boot_success=1")
+    assert list_environment(system, block) == [*listed, "boot_success=1"]
+
+
+def list_environment(root: Path, block: str) -> list[str]:
+    shown = run([find_program("chroot"), root, "/usr/bin/grub-editenv", block, "list"], timeout_s=60.0).stdout
+    return shown.decode().splitlines()
 
 
 @pytest.mark.parametrize("settled_by", ["nothing", "default", "package", "cmdline"])
