@@ -188,9 +188,9 @@ def _annotate(store: SymbolStore, chosen: DecodeArguments) -> None:
                 if log.whole is None:
                     # Whoever waits at the other end of a pipe sees each line when it comes.
                     flush()
-    flush()
-    for remark in _remarks(store):
-        print(f"decode: {remark}", file=sys.stderr)
+        flush()
+        for note in annotator.notes:
+            print(f"decode: {note}", file=sys.stderr)
 
 
 @dataclass
@@ -252,10 +252,3 @@ def _open_log(path: Path) -> Iterator[_Log]:
         except OSError as exc:
             raise FileFaultError((exc.strerror or str(exc)).lower(), where=str(path)) from exc
         yield _Log(file, whole)
-
-
-def _remarks(store: SymbolStore) -> Iterator[str]:
-    yield from store.remarks
-    for locator in store.locators():
-        for reason, count in locator.reasons.items():
-            yield reason if count == 1 else f"{reason} ({count} places)"

@@ -157,3 +157,34 @@ def test_annotated_log_has_the_code_below_its_line(vmlinux: Path, log: Path) -> 
     assert lines[place + 4].startswith("=> do_open+0x4")
     kept = [line for line in lines if line.startswith("[")]
     assert kept == LOG.splitlines()
+
+
+def test_what_is_said_of_each_log_is_said_of_each(run_cli: Run, log: Path, vmlinux: Path, tmp_path: Path) -> None:
+    """Symbols are shared by logs of one kernel; what is missing is told for every log."""
+    other = tmp_path / "other.log"
+    other.write_text(LOG.replace("start+0x10/0x40", "nowhere+0x10/0x40"))
+    done = run_cli("decode", "--json", vmlinux, log, other, other)
+    decoder = json.JSONDecoder()
+    documents, place = [], 0
+    while place < len(done.out.rstrip()):
+        document, place = decoder.raw_decode(done.out, place)
+        place += 1
+        documents.append([problem["what"] for problem in document["problems"]])
+    assert [["nowhere: no such symbol"] * (number > 0) for number in range(3)] == documents
+
+
+def test_a_jump_to_nowhere(run_cli: Run, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    text = re.sub(r"Code: .*", "Code: Unable to access opcode bytes at 0xffffffffffffffd6.", LOG)
+    log.write_text(text.replace("do_open+0x4/0x20", "0x0"))
+    done = run_cli("decode", "-d", tmp_path, log)
+    assert "NO CODE: Unable to access opcode bytes at 0xffffffffffffffd6.; the kernel jumped to 0x0 (NULL)" in done.out
+
+
+def test_many_notes_are_not_all_told(run_cli: Run, tmp_path: Path, vmlinux: Path) -> None:
+    log = tmp_path / "log"
+    frames = "".join(f"[    1.000000]  unknown_{number}+0x1/0x2\n" for number in range(100))
+    log.write_text(LOG.replace("[    1.000000]  start+0x10/0x40\n", frames))
+    done = run_cli("decode", vmlinux, log)
+    assert done.err.count("no such symbol") == 16
+    assert "more of that kind" in done.err

@@ -9,7 +9,7 @@ import msgspec
 from postpanic.analysis.decode.codebytes import decode_code, machine_of
 from postpanic.analysis.decode.context import LogContext
 from postpanic.analysis.decode.listing import list_code, render_listing
-from postpanic.analysis.decode.locate import Locator
+from postpanic.analysis.decode.locate import Locator, Notes
 from postpanic.analysis.decode.spots import Spot, SpotReader
 from postpanic.analysis.decode.store import SymbolStore
 from postpanic.evidence.lines import split_line
@@ -53,6 +53,7 @@ class Annotator:
         self._context = context or LogContext()
         self._readers: dict[str, SpotReader] = {}
         self._locator: Locator | None = None
+        self.notes = Notes()
 
     def annotate_bytes(self, raw: bytes) -> bytes:
         """Do the same with a line as it lies in a file, with its end; most lines are passed on without a look."""
@@ -88,7 +89,10 @@ class Annotator:
 
     def _find_locator(self) -> Locator:
         if self._locator is None:
-            self._locator = self._store.find(self._context.release, self._context.build_id)
+            chosen = self._store.find(self._context.release, self._context.build_id)
+            for remark in chosen.remarks:
+                self.notes.add(remark)
+            self._locator = chosen.locator
         return self._locator
 
     def _disassemble(self, line: str) -> list[str]:
@@ -111,6 +115,7 @@ class Annotator:
             yield text[start : spot.end]
             start = spot.end
             found = locator.locate(spot, self._context.slide)
+            self.notes.add(found.reason)
             if not spot.function and (place := found.place) is not None:
                 size = locator.kernel.size_of(place.symbol)
                 yield f" {place.symbol.name}+{place.vaddr - place.symbol.vaddr:#x}/{size:#x}"

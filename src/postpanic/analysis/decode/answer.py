@@ -11,8 +11,9 @@ from postpanic.analysis.decode.addresses import describe_address, describe_value
 from postpanic.analysis.decode.codebytes import decode_code, decode_krnl_code, machine_of
 from postpanic.analysis.decode.context import LogContext, find_context
 from postpanic.analysis.decode.errorcodes import find_error_codes
+from postpanic.analysis.decode.kernel import KernelSymbols
 from postpanic.analysis.decode.listing import Listing, list_code
-from postpanic.analysis.decode.locate import Found, Locator
+from postpanic.analysis.decode.locate import Found, Locator, Notes
 from postpanic.analysis.decode.operands import read_more_registers
 from postpanic.analysis.decode.spots import Spot, SpotReader
 from postpanic.analysis.decode.store import SymbolStore
@@ -88,6 +89,8 @@ REPORTS = _widened(OOPS_SHAPES[0])
 SHAPES = (REPORTS, *HARDWARE_SHAPES, SYMBOLS)
 """Of all tables of the answer."""
 _MOST_INLINE = 64
+_JUMPED = re.compile(r"(?:RIP: 0010:|EIP: |PC is at |pc : |epc : )(?:\[<)?(?:0x)?([0-9a-f]{1,16})(?:>\])?[ \t]*$")
+"""A program counter that is in no function."""
 _CONTROL = re.compile(
     r"(?:CR\d|DR\d|PKRU|EFLAGS|ORIG_RAX|[C-GS]S|RIP|EIP|pc|epc|status|cause|badaddr|pstate|MSR|CR|XER)$"
 )
@@ -137,7 +140,8 @@ def decode_reports(reports: Sequence[Report], store: SymbolStore, context: LogCo
         If a file that the user named cannot be used.
     """
     context = context or LogContext()
-    decoded = [_Decoder(report, store, context) for report in reports]
+    notes = Notes()
+    decoded = [_Decoder(report, store, context, notes) for report in reports]
     plain = answer_of([one.located for one in decoded], "decode")
     names = [column.name for column in plain.table.shape.columns]
     rows = [
@@ -145,36 +149,32 @@ def decode_reports(reports: Sequence[Report], store: SymbolStore, context: LogCo
         for one, row in zip(decoded, plain.table.rows, strict=True)
     ]
     tables = [REPORTS.table(rows), *plain.tables[1:]]
-    if used := list(_used_symbols(store)):
+    if used := list(_used_symbols(decoded)):
         tables.append(SYMBOLS.table(used))
-    return Answer("decode", tuple(tables), (*plain.problems, *_problems(store)))
+    problems = (Problem(note, Reason.NOT_PRESENT) for note in notes)
+    return Answer("decode", tuple(tables), (*plain.problems, *problems))
 
 
-def _used_symbols(store: SymbolStore) -> Iterator[tuple[Cell, ...]]:
-    for locator in store.locators():
-        for name, path, build_id, has_lines in locator.kernel.loaded():
+def _used_symbols(decoded: Sequence[_Decoder]) -> Iterator[tuple[Cell, ...]]:
+    for kernel in {id(one.kernel): one.kernel for one in decoded}.values():
+        for name, path, build_id, has_lines in kernel.loaded():
             yield name or "vmlinux", path, build_id or None, has_lines, None
-        for name, reason in locator.kernel.missing():
+        for name, reason in kernel.missing():
             yield name, None, None, False, reason
-
-
-def _problems(store: SymbolStore) -> Iterator[Problem]:
-    for remark in store.remarks:
-        yield Problem(remark, Reason.NOT_PRESENT)
-    for locator in store.locators():
-        for reason, count in locator.reasons.items():
-            yield Problem(reason if count == 1 else f"{reason} ({count} places)", Reason.NOT_PRESENT)
 
 
 class _Decoder:
     """One report."""
 
-    def __init__(self, report: Report, store: SymbolStore, context: LogContext) -> None:
+    def __init__(self, report: Report, store: SymbolStore, context: LogContext, notes: Notes) -> None:
         self._report = report
+        self._notes = notes
         is_same = not report.release or report.release == context.release
-        self._locator: Locator = store.find(
-            report.release or context.release, report.build_id or (context.build_id if is_same else "")
-        )
+        build_id = report.build_id or (context.build_id if is_same else "")
+        chosen = store.find(report.release or context.release, build_id)
+        for remark in chosen.remarks:
+            notes.add(remark)
+        self._locator: Locator = chosen.locator
         self._slide = report.kaslr_offset if report.kaslr_offset is not None else context.slide if is_same else None
         self._spots = self._read_spots()
         self._machine = machine_of(
@@ -185,6 +185,11 @@ class _Decoder:
             report, traces=tuple(self._locate_trace(trace) for trace in report.traces)
         )
         self.cells: dict[str, Cell] = self._make_cells()
+
+    @property
+    def kernel(self) -> KernelSymbols:
+        """Whose symbols the report was decoded with."""
+        return self._locator.kernel
 
     # ---- locations
 
@@ -227,6 +232,7 @@ class _Decoder:
             yield frame
             return
         found = self._locator.locate(self._spot(frame), self._slide)
+        self._notes.add(found.reason)
         place = found.place
         if place is None or not place.lines:
             yield self._named(frame, found, found.text)
@@ -276,13 +282,16 @@ class _Decoder:
         return list_code(code, spot, place, self._locator.kernel, self._registers, self._report.address)
 
     def _why_no_code(self) -> str:
+        """Say why the kernel printed no code: mostly because it had jumped to where there is none."""
         said = self._report.details.get("code_problem", "")
         if not said:
             return ""
-        lowered = said.lower()
-        if "unable to access" in lowered or "bad rip" in lowered or "bad pc" in lowered or "bad eip" in lowered:
-            return f"{said} (the kernel jumped to an address without code)"
-        return said
+        target = next((match for line in self._report.lines if (match := _JUMPED.search(line))), None)
+        if target is None:
+            return said
+        vaddr = int(target[1], 16)
+        kind = describe_address(vaddr, self._machine)
+        return f"{said}; the kernel jumped to {vaddr:#x}" + (f" ({kind})" if kind else "")
 
     def _meanings(self) -> Iterator[tuple[Cell, ...]]:
         report = self._report

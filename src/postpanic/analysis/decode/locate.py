@@ -7,7 +7,9 @@ One :class:`Locator` serves all logs of one kernel; what it has found once it kn
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -16,9 +18,10 @@ from postpanic.analysis.decode.kernel import KernelSymbols, Place
 from postpanic.analysis.decode.spots import Spot
 from postpanic.analysis.decode.symbols import Fit
 
-__all__ = ["Found", "Locator"]
+__all__ = ["Found", "Locator", "Notes"]
 
 _MOST_CANDIDATES = 8
+_MOST_NOTES = 16
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -51,6 +54,24 @@ class Found(msgspec.Struct, frozen=True):
         return self.places[0] if len(self.places) == 1 else None
 
 
+class Notes:
+    """What the user should know of symbols that are missing or do not fit: each once, with the number of places."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def add(self, text: str) -> None:
+        """Take one in; an empty text is none."""
+        if text:
+            self._counts[text] += 1
+
+    def __iter__(self) -> Iterator[str]:
+        for text, count in islice(self._counts.items(), _MOST_NOTES):
+            yield text if count == 1 else f"{text} ({count} times)"
+        if len(self._counts) > _MOST_NOTES:
+            yield f"and {len(self._counts) - _MOST_NOTES} more of that kind"
+
+
 _NO_SYMBOLS = Found(reason="no symbols of the kernel")
 
 
@@ -67,8 +88,6 @@ class Locator:
 
     kernel: KernelSymbols
     scratch: Path
-    reasons: Counter[str] = field(default_factory=Counter)
-    """Why places were not found, and how many."""
     _known: dict[tuple[object, ...], Found] = field(default_factory=dict, repr=False)
 
     def locate(self, spot: Spot, slide: int | None = None) -> Found:
@@ -84,8 +103,6 @@ class Locator:
         found = self._known.get(key)
         if found is None:
             found = self._known[key] = self._find(spot, slide)
-            if found.reason:
-                self.reasons[found.reason] += 1
         return found
 
     def slide_of(self, spot: Spot) -> int | None:

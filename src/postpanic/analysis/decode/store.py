@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from postpanic.analysis.decode.files import (
     FileKind,
@@ -19,7 +20,7 @@ from postpanic.analysis.decode.locate import Locator
 from postpanic.analysis.decode.maps import read_map
 from postpanic.errors import FileFaultError, PostpanicError, UsageError
 
-__all__ = ["SymbolOptions", "SymbolStore"]
+__all__ = ["Chosen", "SymbolOptions", "SymbolStore"]
 
 
 @dataclass(frozen=True)
@@ -54,19 +55,26 @@ class SymbolOptions:
     debuginfod: bool = False
 
 
+class Chosen(NamedTuple):
+    """The symbols for a log, and what the user should know of the choice."""
+
+    locator: Locator
+    remarks: tuple[str, ...]
+
+
 @dataclass
 class SymbolStore:
     """The kernels that logs were decoded with so far."""
 
     options: SymbolOptions
     scratch: Path
-    remarks: dict[str, None] = field(default_factory=dict)
-    """What the user should know of the symbols: in the order in which it turned out."""
-    _locators: dict[tuple[str, str], Locator] = field(default_factory=dict, repr=False)
+    _chosen: dict[tuple[str, str], Chosen] = field(default_factory=dict, repr=False)
+    _remarks: list[str] = field(default_factory=list, repr=False)
+    """Of the kernel that is being looked for."""
     _given: KernelSymbols | None = field(default=None, repr=False)
     _given_release: str = ""
 
-    def find(self, release: str, build_id: str) -> Locator:
+    def find(self, release: str, build_id: str) -> Chosen:
         """
         Find the symbols for a log.
 
@@ -80,43 +88,41 @@ class SymbolStore:
         FileFaultError
             If a file that the user named cannot be used.
         """
-        if self.options.release:
-            if release not in {"", self.options.release}:
-                self._remark(f"the log is of release {release}, the symbols of {self.options.release} as asked for")
-            release, build_id = self.options.release, build_id if release in {"", self.options.release} else ""
         key = build_id, release
-        if key not in self._locators:
-            self._locators[key] = self._share(self._find_kernel(release, build_id))
-        return self._locators[key]
-
-    def locators(self) -> list[Locator]:
-        """Give what was found so far, each once."""
-        return list({id(locator): locator for locator in self._locators.values()}.values())
+        if key not in self._chosen:
+            self._remarks = []
+            wanted = self.options.release
+            if wanted and release not in {"", wanted}:
+                self._remarks.append(f"the log is of release {release}, the symbols of {wanted}, as asked for")
+                build_id = ""
+            locator = self._share(self._find_kernel(wanted or release, build_id))
+            self._chosen[key] = Chosen(locator, tuple(self._remarks))
+        return self._chosen[key]
 
     def _share(self, kernel: KernelSymbols) -> Locator:
-        known = (locator for locator in self._locators.values() if locator.kernel is kernel)
+        known = (chosen.locator for chosen in self._chosen.values() if chosen.locator.kernel is kernel)
         return next(known, None) or Locator(kernel, self.scratch)
 
     def _find_kernel(self, release: str, build_id: str) -> KernelSymbols:
         if self.options.kernel is not None:
             return self._check_given(release, build_id)
-        for locator in self._locators.values():
-            if build_id and locator.kernel.build_id == build_id:
-                return locator.kernel
+        for chosen in self._chosen.values():
+            if build_id and chosen.locator.kernel.build_id == build_id:
+                return chosen.locator.kernel
         kernel = self._new(release)
         for path in find_kernel_files(self.options.roots, release=release, build_id=build_id):
             try:
                 if (other := self._take(kernel, path, build_id)) is not None:
-                    self._remark(f"{path}: its build ID is {other}, the log has {build_id}: not used")
+                    self._remarks.append(f"{path}: its build ID is {other}, the log has {build_id}: not used")
                     continue
             except PostpanicError as exc:
-                self._remark(str(exc))
+                self._remarks.append(str(exc))
                 continue
             return kernel
         if self.options.debuginfod and (fetched := fetch_debug_file(build_id)) is not None:
             kernel.load_vmlinux(fetched)
         elif release or build_id:
-            self._remark(f"no symbols of kernel {release or build_id} were found")
+            self._remarks.append(f"no symbols of kernel {release or build_id} were found")
         return kernel
 
     def _new(self, release: str) -> KernelSymbols:
@@ -151,13 +157,15 @@ class SymbolStore:
         given = self._given
         if build_id and given.build_id and given.build_id != build_id:
             if not self.options.force:
-                self._remark(
+                self._remarks.append(
                     f"{path}: its build ID is {given.build_id}, the log has {build_id}: not used (--force uses it)"
                 )
                 return self._new(release)
-            self._remark(f"{path}: its build ID is {given.build_id}, the log has {build_id}: used because of --force")
+            self._remarks.append(
+                f"{path}: its build ID is {given.build_id}, the log has {build_id}: used because of --force"
+            )
         elif not build_id and release and self._given_release and release != self._given_release:
-            self._remark(
+            self._remarks.append(
                 f"{path} is of release {self._given_release}, the log of {release}: "
                 "only functions of the same size are located"
             )
@@ -180,6 +188,3 @@ class SymbolStore:
                 raise FileFaultError(
                     f"a {kind}, not a kernel's symbols", where=str(path), hint="give a vmlinux, System.map or dump"
                 )
-
-    def _remark(self, text: str) -> None:
-        self.remarks[text] = None
