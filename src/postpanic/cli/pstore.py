@@ -26,19 +26,13 @@ STORE = Path("/sys/fs/pstore")
 FORMATS = ("pstore", "efivars", "efi-store", "ramoops", "mtdoops", "pstore_blk", "erst")
 
 
-class _Size(click.ParamType[int]):
-    name = "size"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        try:
-            return parse_size(str(value))
-        except ValueError as exc:
-            self.fail(str(exc), param, ctx)
-
-
-SIZE = _Size()
+def _parse_size(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
+    if value is None:
+        return None
+    try:
+        return parse_size(value)
+    except ValueError as exc:
+        raise click.BadParameter(str(exc)) from exc
 
 
 @click.command(cls=Verb, name="pstore")
@@ -59,11 +53,15 @@ SIZE = _Size()
 @click.option("--enable", "service", flag_value="enable", help="Archive at every boot; with --erase also erase.")
 @click.option("--disable", "service", flag_value="disable", help="No longer archive at every boot.")
 @click.option("--format", "kind", type=click.Choice(FORMATS), help="What PATH is, where it is not found out.")
-@click.option("--mem-size", type=SIZE, metavar="SIZE", help="Size of the ramoops area; by default of the file.")
-@click.option("--record-size", type=SIZE, metavar="SIZE", help="Of a dump: ramoops and mtdoops.")
-@click.option("--console-size", type=SIZE, metavar="SIZE", help="Of the console zone of ramoops.")
-@click.option("--ftrace-size", type=SIZE, metavar="SIZE", help="Of the ftrace zones of ramoops together.")
-@click.option("--pmsg-size", type=SIZE, metavar="SIZE", help="Of the zone of ramoops for messages of programs.")
+@click.option(
+    "--mem-size", callback=_parse_size, metavar="SIZE", help="Size of the ramoops area; by default of the file."
+)
+@click.option("--record-size", callback=_parse_size, metavar="SIZE", help="Of a dump: ramoops and mtdoops.")
+@click.option("--console-size", callback=_parse_size, metavar="SIZE", help="Of the console zone of ramoops.")
+@click.option("--ftrace-size", callback=_parse_size, metavar="SIZE", help="Of the ftrace zones of ramoops together.")
+@click.option(
+    "--pmsg-size", callback=_parse_size, metavar="SIZE", help="Of the zone of ramoops for messages of programs."
+)
 @click.option("--ecc", type=click.IntRange(0, 127), metavar="BYTES", help="Parity of each 128 bytes; 1 means 16.")
 def command(
     paths: tuple[Path, ...],
