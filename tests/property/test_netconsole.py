@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from postpanic.evidence.follow import ReportFollower
 from postpanic.evidence.netconsole import lines, packets
 from postpanic.evidence.netconsole.lines import format_message
-from postpanic.evidence.netconsole.listener import Limits, Listener, Outlet
+from postpanic.evidence.netconsole.listener import Listener
+from postpanic.evidence.netconsole.outlet import Outlet
 from postpanic.evidence.netconsole.packets import decode_packet, decode_properties
+from postpanic.evidence.netconsole.sources import Limits
 from postpanic.evidence.netconsole.stream import Message, Stream
 from postpanic.evidence.oops import find_reports
 from tests.builders.netconsole import Record, fragment

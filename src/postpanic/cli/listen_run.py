@@ -18,11 +18,12 @@ import msgspec
 from postpanic.cli.listen_show import Show
 from postpanic.errors import PostpanicError
 from postpanic.evidence.netconsole.disk import DiskQueue
-from postpanic.evidence.netconsole.listener import Limits, Listener
+from postpanic.evidence.netconsole.listener import Listener
 from postpanic.evidence.netconsole.logs import OTHER_HOSTS, HostLogs
 from postpanic.evidence.netconsole.receive import Receiver, Sender, name_sender, open_socket, share_by_sender
 from postpanic.evidence.netconsole.record import Event, Recorder
 from postpanic.evidence.netconsole.serve import collect_statistics, serve
+from postpanic.evidence.netconsole.sources import Limits
 from postpanic.evidence.netconsole.workers import Workers
 
 __all__ = ["Settings", "Signals", "listen_alone", "listen_together"]

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from postpanic.evidence.netconsole.announce import Announcer
-from postpanic.evidence.netconsole.listener import stamp_of
+from postpanic.evidence.netconsole.outlet import stamp_of
 from postpanic.evidence.netconsole.record import Event
 
 __all__ = ["Show"]

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from postpanic.errors import CorruptError, NotReadyError
-from postpanic.evidence.netconsole.listener import Limits, Listener, Outlet
+from postpanic.evidence.netconsole.listener import Listener
 from postpanic.evidence.netconsole.logs import OTHER_HOSTS, HostLogs, directory_name
 from postpanic.evidence.netconsole.names import read_names
+from postpanic.evidence.netconsole.outlet import Outlet
 from postpanic.evidence.netconsole.packets import PACKET_LIMIT
 from postpanic.evidence.netconsole.receive import (
     Receiver,
@@ -25,6 +26,7 @@ from postpanic.evidence.netconsole.receive import (
     share_by_sender,
 )
 from postpanic.evidence.netconsole.record import Event, Recorder
+from postpanic.evidence.netconsole.sources import Limits
 from postpanic.evidence.netconsole.stream import Message
 from postpanic.evidence.oops import Report
 from tests.builders.netconsole import Record, basic, packets

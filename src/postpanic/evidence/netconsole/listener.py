@@ -16,17 +16,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
-from ipaddress import IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv6Address
 
-import msgspec
-
-from postpanic.evidence.follow import ReportFollower, may_begin_report
+from postpanic.evidence.follow import may_begin_report
 from postpanic.evidence.netconsole.lines import format_continuation, format_message, is_continuation
+from postpanic.evidence.netconsole.outlet import Outlet, stamp_of
 from postpanic.evidence.netconsole.receive import Sender, name_sender
-from postpanic.evidence.netconsole.stream import Counters, Message, Stream
+from postpanic.evidence.netconsole.sources import Limits, Source
+from postpanic.evidence.netconsole.stream import Counters, Message
 from postpanic.evidence.oops.model import Report
 
-__all__ = ["PROBE", "Limits", "Listener", "Outlet", "Source", "stamp_of"]
+__all__ = ["PROBE", "Listener"]
 
 PROBE = b"postpanic: netconsole test "
 """What ``listen --setup`` prints to see whether it arrives; then its number and the port for the answer."""
@@ -37,114 +37,6 @@ _SILENCE_S = 2.0
 """After which an open report is taken as it is: a machine that died says nothing more."""
 _PARTIAL_LIMIT = 16384
 _PARTIALS_LIMIT = 512
-
-
-def stamp_of(when: datetime) -> str:
-    """
-    Spell a time of UTC as the logs have it.
-
-    >>> stamp_of(datetime(2026, 11, 21, 19, 40, 3, 120999, UTC))
-    '2026-11-21T19:40:03.120Z'
-    """
-    return f"{when:%Y-%m-%dT%H:%M:%S}.{when.microsecond // 1000:03}Z"
-
-
-class Limits(msgspec.Struct, frozen=True):
-    """
-    What senders may use.
-
-    Parameters
-    ----------
-    sources : int
-        Senders that are remembered.
-    newcomers : int
-        Places of these for senders of one packet alone: a flood of forged addresses pushes out no others.
-    held_bytes : int
-        Of messages that are kept back, all senders together.
-    open_bytes : int
-        Of reports that are open, all senders together.
-    rate : int
-        Packets of one sender in a second; 0: any number.
-    reports : int
-        Of one sender in a minute; beyond that it is not looked at for the rest of it.
-    networks : tuple
-        From which packets are taken; empty: from everywhere.
-    """
-
-    sources: int = 12288
-    newcomers: int = 2048
-    held_bytes: int = 16 << 20
-    open_bytes: int = 8 << 20
-    rate: int = 0
-    reports: int = 120
-    networks: tuple[IPv4Network | IPv6Network, ...] = ()
-
-
-class Source:
-    """One sender."""
-
-    __slots__ = (
-        "count",
-        "fed_s",
-        "follower",
-        "has_plus",
-        "last_caller",
-        "last_seq",
-        "lines",
-        "lost",
-        "minute",
-        "name",
-        "partial",
-        "reports",
-        "second",
-        "stream",
-    )
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.stream = Stream()
-        self.follower = ReportFollower()
-        self.lines: list[bytes] = []
-        self.partial = b""
-        self.last_seq = -2
-        self.last_caller = b""
-        self.has_plus = False
-        self.lost = 0
-        self.fed_s = 0.0
-        self.second = self.count = 0
-        self.minute = self.reports = 0
-
-    def is_beyond(self, reports: int, now_s: float) -> bool:
-        """Tell whether more reports were found in this minute than are looked for."""
-        minute = int(now_s / 60)
-        if minute != self.minute:
-            self.minute, self.reports = minute, 0
-        return self.reports >= reports
-
-
-class Outlet:
-    """What is done with lines and reports; the base does nothing."""
-
-    wants_messages = False
-    """Whether :meth:`on_message` is to be called."""
-
-    def on_lines(self, host: str, stamp: bytes, lines: list[bytes]) -> None:
-        """Take the lines of a host, each with its end; *stamp* is when they came, with a blank behind it."""
-
-    def on_message(self, host: str, message: Message, received: datetime) -> None:
-        """Take one message."""
-
-    def on_report(self, host: str, report: Report, received: datetime) -> None:
-        """Take a report that has ended."""
-
-    def on_boot(self, host: str, received: datetime) -> None:
-        """Learn that a host began anew."""
-
-    def on_pause(self, now_s: float) -> None:
-        """Learn that all lines that are there were given."""
-
-    def on_probe(self, sender: Sender, number: bytes, port: int) -> None:
-        """Learn that somebody tests whether his messages arrive."""
 
 
 class Listener:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from datetime import datetime
 
 from postpanic.errors import OutputError
-from postpanic.evidence.netconsole.listener import Outlet, stamp_of
 from postpanic.evidence.netconsole.logs import LOG_NAME, HostLogs
+from postpanic.evidence.netconsole.outlet import Outlet, stamp_of
 from postpanic.evidence.netconsole.quota import Quota
 from postpanic.evidence.netconsole.receive import Sender
 from postpanic.evidence.netconsole.reports import ReportStore, document_of

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from postpanic.errors import OutputError
-from postpanic.evidence.netconsole.listener import stamp_of
+from postpanic.evidence.netconsole.outlet import stamp_of
 from postpanic.evidence.netconsole.quota import Quota
 from postpanic.evidence.oops.answer import answer_of
 from postpanic.evidence.oops.model import Report
