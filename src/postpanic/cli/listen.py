@@ -164,8 +164,8 @@ def _listen(settings: Settings, show: Show, *, quiet: bool) -> int:
 
 def _read_settings(options: dict[str, Any]) -> Settings:
     from postpanic.cli.listen_run import Settings
-    from postpanic.evidence.netconsole.sources import Limits
     from postpanic.evidence.netconsole.names import read_names
+    from postpanic.evidence.netconsole.sources import Limits
 
     networks = []
     for text in options["allow"]:
