@@ -116,7 +116,7 @@ def decode_code(text: str, machine: str) -> CodeBytes | None:
     What could not be read by the kernel (``????????``) ends what is known on its side of the instruction.
 
     >>> decode_code("48 8b <07> 90", "x86_64")
-    CodeBytes(machine='x86_64', data=b'H\\x8b\\x07\\x90', mark=2, vaddr=None, word_bytes=1)
+    CodeBytes(machine='x86_64', data=b'H\x8b\x07\x90', mark=2, vaddr=None, word_bytes=1)
     """
     order = "big" if machine in _BIG else "little"
     pieces: list[bytes] = []

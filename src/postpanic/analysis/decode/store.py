@@ -112,6 +112,9 @@ class SymbolStore:
         kernel = self._new(release)
         for path in find_kernel_files(self.options.roots, release=release, build_id=build_id):
             try:
+                if detect_file(path) not in {FileKind.KERNEL, FileKind.MAP}:
+                    # Distributions put a text that names the package in place of a large file.
+                    continue
                 if (other := self._take(kernel, path, build_id)) is not None:
                     self._remarks.append(f"{path}: its build ID is {other}, the log has {build_id}: not used")
                     continue
