@@ -14,7 +14,7 @@ from itertools import islice
 import msgspec
 
 from postpanic.evidence.hardware.draft import Draft, Pile
-from postpanic.evidence.hardware.model import Finding, HardwareError, Severity, Source
+from postpanic.evidence.hardware.model import Finding, HardwareError, Part, Severity, Source
 from postpanic.evidence.hardware.text_cper import CperReader
 from postpanic.evidence.hardware.text_devices import AerReader, EdacReader
 from postpanic.evidence.hardware.text_events import EventReader
@@ -84,6 +84,7 @@ _GUESTS = re.compile(
     r"|(?:Hardware name|DMI): (?:QEMU|VMware|Bochs|Red Hat KVM|OpenStack|Google Google Compute|Xen|innotek)"
     r"|(?:Hardware name|DMI): Microsoft Corporation Virtual"
 )
+_MACHINE_CHECK_PANIC = re.compile(r"[Mm]achine check|Not all CPUs entered")
 _PANIC_OVER = re.compile(
     r"not syncing: .{0,80}?(?:[Mm]achine check|Not all CPUs entered|synchronizing machine check|hardware error|SError"
     r"|NMI: |NMI IOCK|Uncorrected|Memory error|UE \w|An NMI occurred)"
@@ -177,11 +178,25 @@ class _Reader:
     def _mark_panic(self, line: Line) -> None:
         """Find the error that the kernel panicked over: the gravest of the last ones, the newest of these."""
         last = [draft for draft in self.pile.drafts[-64:] if draft.finding is not None]
+        message = line.text.partition("not syncing: ")[2][:200].strip()
+        if not last and _MACHINE_CHECK_PANIC.search(message):
+            last = [self._unexplained(line, message)]
         if last:
             worst = max(last, key=lambda draft: (_rank(draft.finding), draft.offset))
             worst.is_panic = True
-            worst.details["panic"] = line.text.partition("not syncing: ")[2][:200]
+            worst.details["panic"] = message
             worst.keep(line)
+
+    def _unexplained(self, line: Line, message: str) -> Draft:
+        """Note a machine check of which nothing is known but that the kernel panicked over it."""
+        draft = Draft(Source.MACHINE_CHECK, line)
+        hint = "broadcast" if "Not all CPUs" in message or "synchronizing" in message else "no-registers"
+        draft.finding = Finding(
+            part=Part.UNKNOWN, severity=Severity.FATAL, what=f"machine check: {message}", hints=frozenset({hint})
+        )
+        draft.lines.clear()
+        self.pile.add(draft)
+        return draft
 
     def _end_open(self) -> None:
         self._records.finish()

@@ -267,6 +267,16 @@ def test_panic_belongs_to_the_gravest_error() -> None:
     assert [error.is_panic for error in find_hardware_errors(text)] == [False, True]
 
 
+def test_machine_check_of_which_nothing_was_printed() -> None:
+    text = "Kernel panic - not syncing: Timeout: Not all CPUs entered broadcast exception handler"
+    error = one(f"[    9.000000] {text}\n".encode())
+    assert (error.severity, error.verdict, error.is_panic) == (Severity.FATAL, Verdict.UNCLEAR, True)
+    assert "firmware holds it" in error.reason
+    assert error.lines == (text,)
+    other = one(b"Kernel panic - not syncing: Fatal machine check on current CPU\n")
+    assert (other.part, other.verdict) == (Part.UNKNOWN, Verdict.HARDWARE)
+
+
 @pytest.mark.parametrize(
     "text",
     [
