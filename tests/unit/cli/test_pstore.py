@@ -96,7 +96,7 @@ def test_geometry_by_the_parameters_of_the_module(tmp_path: Path, run_cli: Run) 
     outcome = run_cli("pstore", "--ecc", "1", "--record-size", "4K", path)
     assert outcome.status == 0
     assert "found by its signatures" not in outcome.out
-    assert "1 bytes corrected by parity" in outcome.out
+    assert "1 byte corrected by parity" in outcome.out
     outcome = run_cli("pstore", "--mem-size", "8K", path)
     assert outcome.status == 64
     assert "mem_size is 8192" in outcome.err

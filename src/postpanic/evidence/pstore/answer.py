@@ -18,7 +18,7 @@ from postpanic.evidence.hardware import (
 from postpanic.evidence.oops.answer import REPORTS, answer_of
 from postpanic.evidence.oops.model import Report
 from postpanic.evidence.pstore.ftrace import Call, decode_calls
-from postpanic.evidence.pstore.model import Crash, Quality, Record, RecordType
+from postpanic.evidence.pstore.model import Crash, Record, RecordType
 from postpanic.evidence.pstore.overlap import first_stamp, last_stamp
 from postpanic.evidence.pstore.sources import Source
 from postpanic.findings.absent import Absent, Reason
@@ -175,7 +175,7 @@ def _row(number: int, crash: Crash, reports: Sequence[Report], place: str | None
         "backend": crash.backend,
         "contents": _contents(crash.records),
         "log": _describe_log(crash.text),
-        "quality": _describe_quality(crash.quality),
+        "quality": str(crash.quality),
         "problems": "\n".join(crash.problems) or None,
         "messages": _last_messages(crash.records),
         "archived": place,
@@ -261,16 +261,6 @@ def _describe_log(text: bytes) -> str | None:
     span = f", {first:.6f} to {last:.6f}" if first is not None and last is not None else ""
     lines = text.count(b"\n") + (not text.endswith(b"\n"))
     return f"{lines} lines, {format_size(len(text))}{span}"
-
-
-def _describe_quality(quality: Quality) -> str:
-    if quality.bad_blocks:
-        return f"{quality.bad_blocks} blocks beyond repair, {quality.corrected_bytes} bytes corrected"
-    if quality.corrected_bytes:
-        return f"{quality.corrected_bytes} bytes corrected by parity"
-    if quality.notes:
-        return "damaged"
-    return "good, by its parity" if quality.is_checked else "nothing known against it"
 
 
 def _summary(number: int, report: Report) -> tuple[Cell, ...]:

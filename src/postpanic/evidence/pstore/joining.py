@@ -135,7 +135,7 @@ def _join_parts(parts: Sequence[Record]) -> Crash:
     for record in ordered:
         quality = quality.joined(record.quality)
         if record.quality.bad_blocks:
-            problems.append(f"{record.name}: {record.quality.bad_blocks} blocks beyond repair")
+            problems.append(f"{record.name}: {record.quality}")
         problems += [f"{record.name}: {note}" for note in record.quality.notes]
     times = [record.time_s for record in ordered if record.time_s is not None]
     return Crash(
@@ -226,7 +226,7 @@ def _joined(earlier: Crash, later: Crash, text: bytes, *problems: str) -> Crash:
 def _of_one(record: Record, text: bytes = b"") -> Crash:
     problems = tuple(f"{record.name}: {note}" for note in record.quality.notes)
     if record.quality.bad_blocks:
-        problems += (f"{record.name}: {record.quality.bad_blocks} blocks beyond repair",)
+        problems += (f"{record.name}: {record.quality}",)
     return Crash(
         text=text,
         records=(record,),

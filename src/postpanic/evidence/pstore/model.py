@@ -56,6 +56,18 @@ class Quality(msgspec.Struct, frozen=True):
         """Whether nothing is known against it."""
         return not (self.bad_blocks or self.notes)
 
+    def __str__(self) -> str:
+        """Spell it in a few words."""
+        corrected = f"{self.corrected_bytes} {'byte' if self.corrected_bytes == 1 else 'bytes'} corrected"
+        if self.bad_blocks:
+            blocks = f"{self.bad_blocks} {'block' if self.bad_blocks == 1 else 'blocks'} beyond repair"
+            return f"{blocks}, {corrected}" if self.corrected_bytes else blocks
+        if self.corrected_bytes:
+            return f"{corrected} by parity"
+        if self.notes:
+            return "damaged"
+        return "good, by its parity" if self.is_checked else "nothing known against it"
+
     def joined(self, other: Quality) -> Quality:
         """Make the marks of two things that became one."""
         return Quality(
