@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from postpanic.capture.host import Host
@@ -21,6 +21,8 @@ __all__ = ["DEBIAN", "FEDORA", "SUSE", "DumpTool", "ToolTarget", "find_tools", "
 DEBIAN, FEDORA, SUSE = "kdump-tools", "kdump-utils", "kdump (openSUSE)"
 DEFAULT_DIRECTORY = "/var/crash"
 DEFAULT_LEVEL = 31
+_MOST_TARGETS, _MOST_SETTINGS = 16, 64
+"""Each tool takes a handful at most; each server among them is asked."""
 
 _ASSIGNMENT = re.compile(r"^[ \t]*(?:export[ \t]+)?([A-Za-z_]\w*)=(.*)$")
 _VALUE = re.compile(r"""'([^'\n]*)'|"((?:[^"\\\n]|\\.)*)"|((?:[^\s'"\\;&|<>()]|\\.)+)""")
@@ -97,7 +99,11 @@ class DumpTool:
 def find_tools(host: Host) -> list[DumpTool]:
     """List the tools whose configuration is on the host."""
     found = [_read_debian(host), _read_fedora(host) or _read_suse(host)]
-    return [tool for tool in found if tool is not None]
+    return [
+        replace(tool, targets=tool.targets[:_MOST_TARGETS], settings=tool.settings[:_MOST_SETTINGS])
+        for tool in found
+        if tool is not None
+    ]
 
 
 def read_assignments(text: str) -> dict[str, str]:

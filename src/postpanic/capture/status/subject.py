@@ -22,7 +22,7 @@ from postpanic.capture.kexec.command_line import split_command_line, word_name
 from postpanic.capture.kexec.verify import Expected, Verification, verify
 from postpanic.capture.resolve import NetworkFinder
 from postpanic.capture.resolve.mounts import Mount, read_mounts
-from postpanic.capture.status.distributions import DumpTool, find_tools
+from postpanic.capture.status.distributions import DEBIAN, DumpTool, find_tools
 from postpanic.capture.status.model import Fact
 from postpanic.errors import PostpanicError, UsageError
 
@@ -315,6 +315,9 @@ class Subject:
         if self.is_armed_by_us or self.is_state_hidden:
             return None
         enabled = [tool for tool in self.tools if tool.is_enabled]
+        if not enabled and self.is_loaded and self.state is None:
+            # Without systemd it is not seen what is started; kdump-tools says it in its own file.
+            enabled = [tool for tool in self.tools if tool.name != DEBIAN]
         is_ours = bool(self.config_source) or self.state is not None
         return enabled[0] if enabled and (self.is_loaded or not is_ours) else None
 
@@ -343,8 +346,15 @@ class Subject:
 
     def list_tool_units(self) -> Iterator[tuple[str, str]]:
         """Yield the units that arm at boot and are enabled: name and link."""
+        masked = {word.partition("=")[2] for word in self.find_words("systemd.mask")}
         for directory in ("etc/systemd/system", "usr/lib/systemd/system", "lib/systemd/system"):
             for wants in self.list_names(directory):
                 if wants.endswith((".wants", ".requires")):
                     for unit in self.list_names(f"{directory}/{wants}"):
-                        yield unit, f"/{directory}/{wants}/{unit}"
+                        if unit not in masked and not self._is_masked(unit):
+                            yield unit, f"/{directory}/{wants}/{unit}"
+
+    def _is_masked(self, unit: str) -> bool:
+        """Tell whether ``systemctl mask`` has taken a unit away."""
+        place = self.host.path(f"etc/systemd/system/{unit}")
+        return place.is_symlink() and place.readlink() == Path("/dev/null")

@@ -496,6 +496,14 @@ FAULTS = [
         "echo 1 >/sys/kernel/config",
     ),
     Fault(
+        "masked",
+        lambda tree: (tree.root / "etc/systemd/system/postpanic.service").symlink_to("/dev/null"),
+        "boot/service",
+        "warning",
+        "nothing arms",
+        "systemctl enable postpanic.service",
+    ),
+    Fault(
         "another tool at boot",
         all_of(
             drop(f"{WANTS}/postpanic.service"),

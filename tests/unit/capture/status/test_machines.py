@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -223,6 +224,14 @@ def test_a_machine_of_fedora(tmp_path: Path) -> None:
     assert tree.check("capture kernel", "loaded").mend == "kdumpctl restart"
 
 
+def test_a_machine_without_systemd_is_known_by_what_is_loaded(tmp_path: Path) -> None:
+    loaded = LoadedHost()
+    tree = make_machine(tmp_path, loaded)
+    tree.put("etc/kdump.conf", "path /var/crash\n")
+    tree.put(f"boot/initramfs-{RELEASE}kdump.img", loaded.initrd)
+    assert tree.examine().armed_by == "kdump-utils"
+
+
 def test_a_machine_of_opensuse_keeps_its_passwords(tmp_path: Path) -> None:
     loaded = LoadedHost()
     tree = make_machine(tmp_path, loaded)
@@ -380,6 +389,7 @@ def spoil(choose: random.Random, content: bytes) -> bytes:
 def test_a_long_file_takes_no_longer_than_it_is_long(tmp_path: Path) -> None:
     """A megabyte of what looks like the beginning of something: with a quadratic pattern this would take hours."""
     tree = arm_debian(tmp_path)
+    tree.answers = defaultdict(str)
     megabyte = 1 << 20
     for name, piece in (
         ("proc/consoles", "a b (\n"),
