@@ -99,6 +99,7 @@ def run_on_host(
     memory_mib: int = 1024,
     disks: Sequence[Path] = (),
     network: bool = False,
+    is_isolated: bool = True,
     packages: Sequence[str] = (),
     files: Mapping[str, bytes | str | Path] | None = None,
     command_timeout_s: float = COMMAND_TIMEOUT_S,
@@ -119,6 +120,8 @@ def run_on_host(
         More disks, ``/dev/vdc`` and so on.
     network : bool
         Whether there is a network card (``virtio_net`` is a module, not loaded).
+    is_isolated : bool
+        Whether its network ends there; else this machine's loopback interface is 10.0.2.2.
     packages : sequence of str
         Of Debian, besides :data:`HOST_PACKAGES`; unpacked only, their maintainers' scripts do not run.
     files : mapping
@@ -134,7 +137,7 @@ def run_on_host(
         job = _Job(commands, files or {}, command_timeout_s, trigger="")
         host = _Host(lab, lab.fetch_kernel(kernel), directory, job, tuple(disks), tuple(packages))
         words = _spell_options(crashkernel, lockdown, options)
-        with host.start(words, memory_mib=memory_mib, network=network) as machine:
+        with host.start(words, memory_mib=memory_mib, network=network, is_isolated=is_isolated) as machine:
             host.wait_done(machine)
             machine.wait_exit(timeout_s=END_TIMEOUT_S)
         return host.read_results()
@@ -224,7 +227,7 @@ class _Host:
         return (self.directory / "root.img", self.directory / "job.img", *self.more_disks)
 
     @contextlib.contextmanager
-    def start(self, options: str, *, memory_mib: int, network: bool) -> Iterator[Machine]:
+    def start(self, options: str, *, memory_mib: int, network: bool, is_isolated: bool = True) -> Iterator[Machine]:
         root, job = self.disks[:2]
         self.directory.mkdir(parents=True, exist_ok=True)
         base = fetch_root_disk(self.lab, self.kernel, self.packages)
@@ -243,6 +246,7 @@ class _Host:
             disks=tuple(map(Disk, self.disks)),
             memory_mib=memory_mib,
             network=network,
+            is_isolated=is_isolated,
         )
         with hold_machine(self.lab.cache_dir):
             self.lab.say(f"{self.kernel.release}: booting a host")
