@@ -175,7 +175,7 @@ def _find_estimate(options: _Options, host: Host) -> Estimate:
     from postpanic.capture.config import CONFIG_PATH, read_config
     from postpanic.capture.crashkernel.estimate import estimate
     from postpanic.capture.crashkernel.needs import measure_needs, read_measured
-    from postpanic.capture.crashkernel.reservation import read_features
+    from postpanic.capture.crashkernel.reservation import has_cma
 
     config = read_config(host.path(str(CONFIG_PATH)), must_exist=False)
     if sys.stderr.isatty() and not options.quiet:
@@ -184,7 +184,7 @@ def _find_estimate(options: _Options, host: Host) -> Estimate:
     measured, remark = read_measured(host, needs.release)
     if remark:
         needs = replace(needs, remarks=(*needs.remarks, remark))
-    return estimate(needs, measured, knows_cma=read_features(host).cma)
+    return estimate(needs, measured, knows_cma=has_cma(host))
 
 
 def _estimate(options: _Options) -> int:

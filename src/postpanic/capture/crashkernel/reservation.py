@@ -13,11 +13,19 @@ from dataclasses import dataclass
 
 from postpanic.capture.crashkernel.parse import ParsedRequest, ParserFeatures, parse_command_line
 from postpanic.capture.host import Host, MemoryRange
-from postpanic.units import GIB, MIB, format_size
+from postpanic.units import MIB, format_size
 
-__all__ = ["HostMemory", "Reservation", "explain_request", "read_features", "read_memory", "read_reservation"]
+__all__ = [
+    "HostMemory",
+    "Reservation",
+    "explain_request",
+    "has_cma",
+    "read_features",
+    "read_memory",
+    "read_reservation",
+]
 
-LOW_LIMIT = 4 * GIB
+_CMA_NEEDS = "if the kernel is built with CONFIG_CMA and its machine has it"
 _LOW_DEFAULT_BYTES = {"x86_64": 256 * MIB}
 _OTHER_LOW_DEFAULT_BYTES = 128 * MIB
 _CMA_SINCE = (6, 17)
@@ -102,6 +110,13 @@ def read_features(host: Host) -> ParserFeatures:
     return ParserFeatures(high=high, cma=cma, auto="" if auto == "n" else auto)
 
 
+def has_cma(host: Host) -> bool:
+    """Tell whether the running kernel is known to lend memory until the crash: its parser, its build, its machine."""
+    config = host.read_kernel_config() or {}
+    # x86 came first; others followed with later releases, which cannot be seen from here.
+    return host.machine == "x86_64" and read_features(host).cma and config.get("CONFIG_CMA", "n") == "y"
+
+
 def read_memory(host: Host) -> HostMemory:
     """Tell how much memory the machine was booted with."""
     found = host.read_io_memory()
@@ -157,7 +172,9 @@ def explain_request(request: ParsedRequest, machine: str) -> list[str]:
     if not request.base and not request.is_high and machine in _KNOW_HIGH:
         lines[0] += f", below 4 GiB if there is room, else above and {low} more below"
     if request.cma_bytes:
-        lines.append(f"{format_size(request.cma_bytes)} more at the crash, which processes use until then")
+        lines.append(
+            f"{format_size(request.cma_bytes)} more at the crash, which processes use until then, {_CMA_NEEDS}"
+        )
     return [*lines, *request.remarks]
 
 

@@ -10,6 +10,7 @@ from postpanic.capture.crashkernel.estimate import CaptureNeeds, MeasuredNeed, e
 from postpanic.capture.crashkernel.needs import read_measured
 from postpanic.capture.crashkernel.reservation import (
     explain_request,
+    has_cma,
     read_features,
     read_memory,
     read_reservation,
@@ -69,8 +70,12 @@ def test_what_a_kernel_knows(tmp_path: Path) -> None:
     assert read_features(make_host(tmp_path, "6.17.0")).cma
     assert read_features(make_host(tmp_path, "7.2.13+deb14")).cma
     assert not read_features(make_host(tmp_path, machine="s390x")).high
+    new = make_host(tmp_path, "6.17.0", boot__config="")
+    assert not has_cma(new), "its build is not known"
+    (tmp_path / "boot/config-6.17.0").write_text("CONFIG_CMA=y\n")
+    assert has_cma(new)
+    assert not has_cma(Host(tmp_path, "s390x", "6.17.0"))
     config = 'CONFIG_CRASH_AUTO_STR="1G-:256M"\n# CONFIG_ARCH_HAS_GENERIC_CRASHKERNEL_RESERVATION is not set\n'
-    (tmp_path / "boot").mkdir()
     (tmp_path / "boot/config-4.18.0").write_text(config)
     found = read_features(make_host(tmp_path, "4.18.0"))
     assert (found.auto, found.high) == ("1G-:256M", False)
