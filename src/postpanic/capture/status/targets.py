@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,11 +79,16 @@ def _check_own(subject: Subject, size: DumpSize | None) -> Iterator[Check]:
         kernel = choose_kernel(subject.kernel or subject.config.capture.kernel, subject.host)
     except PostpanicError as exc:
         kernel = exc
+    names: Counter[str] = Counter()
     for prefix, targets in (("", subject.config.targets), ("fallback ", subject.config.fallbacks)):
         for target in targets:
             name = f"{prefix}{_name(target)}"
+            names[name] += 1
+            if names[name] > 1:
+                name = f"{name} ({names[name]})"
             yield _check_one(subject, name, target, kernel)
-            yield from _check_room_of(subject, name, target, size)
+            own = estimate_dump(subject, target.level[-1]) if target.level else size
+            yield from _check_room_of(subject, name, target, own)
             server = _server_of(target)
             if server is not None:
                 yield _check_server(subject, name, server)

@@ -300,6 +300,17 @@ def test_a_server_needs_a_network_and_an_answer(tmp_path: Path) -> None:
     assert not report.is_ready
 
 
+def test_each_target_has_its_own_level_and_name(tmp_path: Path) -> None:
+    tree = arm_machine(tmp_path)
+    one = '[[target]]\nkind = "file"\npath = "/var/crash"\n'
+    tree.put("etc/postpanic.toml", f"{one}level = 0\n{one}")
+    tree.room = Room(80 << 20, 40 << 30)
+    report = tree.examine()
+    assert report.find("targets", "room file /var/crash").state == "warning", "all of memory hardly fits"
+    assert report.find("targets", "room file /var/crash (2)").state == "ok"
+    assert report.find("targets", "file /var/crash (2)").state == "ok"
+
+
 def test_keys_for_the_capture_kernel_open_an_encrypted_disk(tmp_path: Path) -> None:
     tree = arm_machine(tmp_path)
     tree.machine.add_block("virtual/block/dm-0", dm__uuid="CRYPT-LUKS2-1234-root", dm__name="root")
