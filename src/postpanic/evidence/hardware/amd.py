@@ -199,9 +199,9 @@ def _details(check: MachineCheck) -> dict[str, str]:
     details = {"status": f"{status:#018x}", "flags": flag_names(status, check.vendor)}
     if status & UC and not status & PCC:
         details["class"] = "the task's context is corrupt" if status & TCC else "software can restart"
-    if status & MISCV:
+    if status & MISCV and check.misc:
         details["misc"] = f"{check.misc:#x}"
-    if status & ADDRV:
+    if status & ADDRV and check.addr:
         details["address"] = f"{check.addr:#x}"
     if check.synd:
         details["syndrome"] = f"{check.synd:#x}"
@@ -217,7 +217,7 @@ def _paddr(check: MachineCheck) -> int | None:
     A memory controller reports an address of its own ("normalized"), which the kernel's EDAC driver translates;
     the caches of the core report the system's.
     """
-    if not check.status & ADDRV:
+    if not check.status & ADDRV or not check.addr:
         return None
     if check.ipid:
         unit = find_unit(check.ipid)

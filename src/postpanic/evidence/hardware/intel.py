@@ -270,9 +270,9 @@ def _details(check: MachineCheck) -> dict[str, str]:
         details["corrected_count"] = str(count)
     if not status & UC and _has(check, _TES_P) and (grade := status >> 53 & 3):
         details["threshold"] = ("", "green: below the threshold", "yellow: above the threshold", "reserved")[grade]
-    if status & MISCV:
+    if status & MISCV and check.misc:
         details["misc"] = f"{check.misc:#x}"
-    if status & ADDRV:
+    if status & ADDRV and check.addr:
         details["address"] = f"{check.addr:#x}"
     if status & UC and not status & EN:
         details["enabled"] = "no: it raised no exception"
@@ -283,7 +283,7 @@ def _details(check: MachineCheck) -> dict[str, str]:
 
 def _paddr(check: MachineCheck) -> int | None:
     """Return the address where it is a physical one, without the bits that are not valid."""
-    if not check.status & ADDRV:
+    if not check.status & ADDRV or not check.addr:
         return None
     if check.status & MISCV:
         mode = check.misc >> 6 & 7

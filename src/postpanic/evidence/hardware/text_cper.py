@@ -27,7 +27,9 @@ _SEVERITIES = {
     "corrected": Severity.CORRECTED,
     "info": Severity.INFORMATIONAL,
 }
-_SOURCE = re.compile(r"(?:Hardware error from APEI|APEI generic hardware error|Generic Hardware Error)")
+_SOURCE = re.compile(
+    r"(?:Hardware error (?:from APEI|detected on CPU)|APEI generic hardware error|Generic Hardware Error)"
+)
 _EVENT = re.compile(r"(?:event )?severity: (?:\d, )?(\w{1,20})")
 _SECTION = re.compile(r" ?(?:Error \d{1,4}, type|section: \d{1,4}, severity): (?:\d, )?(\w{1,20})")
 _FRU = re.compile(r" {0,3}fru_text: (.{1,20})")
@@ -291,7 +293,7 @@ def _generic(lines: list[str]) -> dict[str, int | str]:
         elif name in {"level", "target_address", "requestor_id", "responder_id", "IP"} and _is_number(rest):
             fields[name.lower()] = _value(rest)
         elif name == "processor_id":
-            fields["processor_id"] = f"{_value(rest):#x}" if _is_number(rest) else rest[:20]
+            fields["processor_id"] = _spelled(rest)
         elif any(words in kinds for words in stripped.split(", ")):
             fields["kinds"] = " ".join(kinds[words] for words in stripped.split(", ") if words in kinds)
         elif stripped and all(
@@ -303,6 +305,11 @@ def _generic(lines: list[str]) -> dict[str, int | str]:
 
 def _is_number(text: str) -> bool:
     return re.fullmatch(r"0x[0-9a-f]{1,16}|\d{1,19}", text) is not None
+
+
+def _spelled(text: str) -> str:
+    """Spell an identifier as binary records are spelled: without leading zeros."""
+    return f"{_value(text):#x}" if _is_number(text) else text[:20]
 
 
 _STRUCTURE_KEYS = {
@@ -350,9 +357,9 @@ def _structures(lines: list[str]) -> list[dict[str, int | str]]:
 def _structure_line(low: str, fields: dict[str, int | str]) -> None:
     name, _, rest = low.partition(": ")
     if name == "local apic_id":
-        fields["apic_id"] = rest[:20]
+        fields["apic_id"] = _spelled(rest)
     elif low.startswith("multiprocessor affinity register"):
-        fields["mpidr"] = rest[:20]
+        fields["mpidr"] = _spelled(rest)
     elif name == "midr" and _is_number(rest):
         fields["midr"] = _value(rest)
     elif name in {"error structure type", "error_type"}:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 __all__ = [
+    "AER_APEI",
     "AER_NEW",
     "AER_OLD",
+    "AMD_DEFERRED",
+    "AMD_OLD",
     "AMD_SCALABLE",
+    "ARM_PROCESSOR",
     "BROKEN_UP",
     "EDAC_SKYLAKE",
     "FATAL",
@@ -125,6 +129,53 @@ BROKEN_UP = """\
 [   10.000003][    C7] mce: [Hardware Error]: TSC 2
 [   10.000004][    C1] mce: [Hardware Error]: PROCESSOR 0:906ea TIME 1 SOCKET 0 APIC 2 microcode f0
 [   10.000005][    C7] mce: [Hardware Error]: PROCESSOR 0:906ea TIME 1 SOCKET 0 APIC e microcode f0
+"""
+
+
+AMD_OLD = """\
+[Hardware Error]: Error Status: Corrected error, no action required.
+[Hardware Error]: CPU:16 (10:9:1) MC4_STATUS[-|CE|MiscV|-|AddrV|-|-|CECC]: 0x9c0941006a080813
+[Hardware Error]: MC4_ADDR: 0x0000000fd1b2ee30
+[Hardware Error]: MC4 Error (node 2): DRAM ECC error detected on the NB.
+EDAC MC2: 1 CE on mc#2csrow#3channel#0 (csrow:3 channel:0 page:0xfd1b2e offset:0xe30 grain:0 syndrome:0x6a12)
+[Hardware Error]: cache level: L3/GEN, mem/io: MEM, mem-tx: RD, part-proc: RES (no timeout)
+"""
+AMD_DEFERRED = """\
+[Hardware Error]: Deferred error, no action required.
+[Hardware Error]: CPU:0 (17:1:1) MC15_STATUS[Over|-|MiscV|AddrV|-|SyndV|UECC|Deferred|-|-]: 0xdc20b08000000000
+[Hardware Error]: Error Addr: 0x0000000180000080
+[Hardware Error]: IPID: 0x0000009600050f00, Syndrome: 0x0000000000000000
+[Hardware Error]: Unified Memory Controller Extended Error Code: 0
+[Hardware Error]: Unified Memory Controller Error: DRAM ECC error.
+[Hardware Error]: cache level: RESV, tx: INSN
+"""
+ARM_PROCESSOR = """\
+{3}[Hardware Error]: Hardware error from APEI Generic Hardware Error Source: 2
+{3}[Hardware Error]: event severity: recoverable
+{3}[Hardware Error]:  Error 0, type: recoverable
+{3}[Hardware Error]:   section_type: ARM processor error
+{3}[Hardware Error]:   MIDR: 0x00000000481fd010
+{3}[Hardware Error]:   Multiprocessor Affinity Register (MPIDR): 0x0000000081080000
+{3}[Hardware Error]:   running state: 0x1
+{3}[Hardware Error]:   Power State Coordination Interface state: 0
+{3}[Hardware Error]:   Error info structure 0:
+{3}[Hardware Error]:   num errors: 1
+{3}[Hardware Error]:    error_type: 0, cache error
+{3}[Hardware Error]:    error_info: 0x0000000020800091
+{3}[Hardware Error]:     transaction type: Data Access
+{3}[Hardware Error]:     operation type: data read
+{3}[Hardware Error]:     cache level: 2
+{3}[Hardware Error]:     the error has not been corrected
+{3}[Hardware Error]:    physical fault address: 0x0000002023202e80
+{3}[Hardware Error]:   Context info structure 0:
+{3}[Hardware Error]:    register context type: AArch64 general purpose registers
+"""
+AER_APEI = """\
+pcieport 0000:00:01.1: AER: aer_status: 0x00004000, aer_mask: 0x00000000
+pcieport 0000:00:01.1: AER:    [14] CmpltTO
+pcieport 0000:00:01.1: AER: aer_layer=Transaction Layer, aer_agent=Requester ID
+pcieport 0000:00:01.1: AER: aer_uncor_severity: 0x004ef030
+pcieport 0000:00:01.1: AER:   TLP Header: 4a000001 00000004 00000000 00000000
 """
 
 

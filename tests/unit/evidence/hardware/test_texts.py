@@ -84,6 +84,32 @@ def test_form_of_amd_with_the_line_of_edac_in_it() -> None:
     assert error.details["kernel_says"].endswith("cache level: L3/GEN, tx: GEN, mem-tx: RD")
 
 
+def test_form_of_older_amd() -> None:
+    error = one(stamped(logs.AMD_OLD))
+    assert error.what == "northbridge: DRAM ECC error"
+    assert (error.location["dimm"], error.paddr) == ("mc#2csrow#3channel#0", 0xFD1B2EE30)
+    assert error.machine_check is not None
+    assert error.machine_check.family == 0x10
+
+
+def test_deferred_error_of_amd() -> None:
+    error = one(stamped(logs.AMD_DEFERRED))
+    assert (error.part, error.severity) == (Part.MEMORY, Severity.DEFERRED)
+
+
+def test_arm_processor() -> None:
+    error = one(stamped(logs.ARM_PROCESSOR))
+    assert (error.part, error.severity, error.paddr) == (Part.CACHE, Severity.RECOVERABLE, 0x2023202E80)
+    assert error.what == "cache error: data access, data read, level 2"
+    assert error.location == {"mpidr": "0x81080000", "level": "2"}
+
+
+def test_pcie_error_that_firmware_handed_over() -> None:
+    error = one(stamped(logs.AER_APEI))
+    assert (error.severity, error.details["aer_errors"]) == (Severity.FATAL, "CmpltTO")
+    assert error.details["tlp_header"].startswith("4a000001")
+
+
 def test_line_of_edac_tells_the_place_of_the_machine_check_before_it() -> None:
     error = one(stamped(logs.EDAC_SKYLAKE))
     assert error.source is Source.MACHINE_CHECK
