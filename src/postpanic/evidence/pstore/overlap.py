@@ -19,6 +19,8 @@ _ANCHOR_BYTES = 16
 _PLACES = 8
 _LEAST_SHARE = 0.8
 _LEAST_SHARE_OF_CONSOLE = 0.5
+_TAIL_LINES = 48
+_UNSTAMPED = b"[    0.000000]"
 
 
 def _keys(lines: list[bytes]) -> list[bytes]:
@@ -119,14 +121,23 @@ def merge_console(log: bytes, console: bytes) -> bytes | None:
     if not may_overlap(log, console):
         return None
     theirs = console.splitlines(keepends=True)
-    known = {key for key in _keys(log.splitlines()) if len(key) >= _ANCHOR_BYTES and _STAMP.search(key)}
-    shared = [number for number, key in enumerate(_keys(theirs)) if key in known]
+    our_keys, their_keys = _keys(log.splitlines()), _keys(theirs)
+    # Every boot begins with the same lines, before the clock runs.
+    known = {key for key in our_keys if len(key) >= _ANCHOR_BYTES and _STAMP.search(key) and _UNSTAMPED not in key}
+    shared = [number for number, key in enumerate(their_keys) if key in known]
     if not shared:
         return None
     first, last = shared[0], shared[-1]
     if len(shared) < _LEAST_SHARE_OF_CONSOLE * (last - first + 1):
         return None
-    before, after = b"".join(theirs[:first]), b"".join(theirs[last + 1 :])
+    # Of one boot they have the end of one of them in common.
+    if len(theirs) - last > _TAIL_LINES and their_keys[last] not in our_keys[-_TAIL_LINES:]:
+        return None
+    ours = set(our_keys)
+    before, after = (
+        b"".join(theirs[number] for number in numbers if their_keys[number] not in ours)
+        for numbers in (range(first), range(last + 1, len(theirs)))
+    )
     ours_first, ours_last = first_stamp(log), last_stamp(log)
     their_last, their_first = last_stamp(before), first_stamp(after)
     # Where the log has begun, or ended, lines that only the console has are damaged ones.

@@ -117,6 +117,15 @@ def test_console_of_another_boot_is_its_own() -> None:
     assert sorted(crash.reasons for crash in crashes) == [(), ("Panic",)]
 
 
+def test_console_of_another_boot_of_the_same_kernel_is_its_own() -> None:
+    begin = b"".join(b"[    0.000000] BIOS-e820: the same line %d of each boot\n" % number for number in range(40))
+    early = b"".join(b"[    0.00%04d] and some that are the same by chance %d\n" % (n, n) for n in range(1, 9))
+    other = b"".join(b"[   %d.500000] this boot did something else %d\n" % (n, n) for n in range(10, 99))
+    panic = decode_file("dmesg-ramoops-0", build.dump_text("Panic", 1, 1, begin + early + LOG))
+    crashes = join_records([decode_file("console-ramoops-0", begin + early + other), panic])
+    assert sorted(len(crash.records) for crash in crashes) == [1, 1]
+
+
 def test_every_record_is_in_exactly_one_crash() -> None:
     records = [
         *dump("Oops", 1, BOOT + OOPS),
