@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import subprocess
 
-from hypothesis import given, settings
+import pytest
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from postpanic.capture.bootloader.bls import SIGNATURE, set_environment
+from postpanic.capture.bootloader.detect import detect_loaders
 from postpanic.capture.bootloader.entries import parse_entry, set_options
+from postpanic.capture.bootloader.tree import BootTree
 from postpanic.capture.bootloader.words import assign_words, find_values, replace_words
 from postpanic.capture.crashkernel.parse import ROUND_BYTES, ParserFeatures, parse_command_line
+from postpanic.capture.host import Host
 from postpanic.errors import PostpanicError
+from tests.builders.boot_trees import MACHINES, TREES, write_tree
 
 M = 1 << 20
 VALUES = st.lists(st.sampled_from(["160M", "1G,high", "72M,low", "512M-2G:64M,2G-:128M"]), max_size=2, unique=True)
@@ -96,3 +102,20 @@ def test_an_environment_block_keeps_its_size(line: str, values: list[str]) -> No
     assert len(changed) == 1024
     assert "\nboot_success=1\n" in changed
     assert changed.rstrip("#").endswith("\n")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(sorted(TREES)), st.data())
+def test_damaged_configuration_is_an_error_or_nothing(
+    tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject
+) -> None:
+    root = write_tree(tmp_path_factory.mktemp("tree"), name)
+    path = root / data.draw(st.sampled_from(sorted(TREES[name])))
+    content = path.read_bytes()
+    start = data.draw(st.integers(0, len(content)))
+    path.write_bytes(content[:start] + data.draw(st.binary(max_size=40)) + content[data.draw(st.integers(0, 400)) :])
+    tree = BootTree(Host(root, MACHINES.get(name, "x86_64"), "6.1.0"))
+    with contextlib.suppress(PostpanicError):
+        for one in detect_loaders(tree):
+            plan = one.loader.plan(tree, ("160M",))
+            assert all(edit.spell_diff() for edit in plan.edits)

@@ -42,7 +42,7 @@ def replace_words(text: str, values: Sequence[str]) -> str:
     found = list(_WORD.finditer(text))
     if not found:
         body = text.rstrip()
-        separator = " " if new and body and not body.endswith(("=", '"')) else ""
+        separator = " " if body else ""
         return f"{body}{separator}{new}{text[len(body) :]}" if new else text
     pieces, at = [], 0
     for number, match in enumerate(found):

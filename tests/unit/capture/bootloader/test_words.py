@@ -15,6 +15,8 @@ from postpanic.errors import CorruptError
         ("crashkernel=auto ro", ["1M"], "crashkernel=1M ro"),
         ("ro crashkernel=1G,high\tquiet crashkernel=72M,low\n", ["160M"], "ro crashkernel=160M\tquiet\n"),
         ('dyndbg="file a +p" crashkernel=1M', ["2M"], 'dyndbg="file a +p" crashkernel=2M'),
+        ('ro dyndbg="file a +p"', ["2M"], 'ro dyndbg="file a +p" crashkernel=2M'),
+        ("ro init=", ["2M"], "ro init= crashkernel=2M"),
         ("nocrashkernel=1M", ["2M"], "nocrashkernel=1M crashkernel=2M"),
         ("", ["1G,high", "72M,low"], "crashkernel=1G,high crashkernel=72M,low"),
     ],
