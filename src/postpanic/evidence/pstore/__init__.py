@@ -17,7 +17,8 @@ from postpanic.evidence.pstore.joining import join_records
 from postpanic.evidence.pstore.model import Crash, Quality, Record, RecordType
 from postpanic.evidence.pstore.mtdoops import read_mtdoops
 from postpanic.evidence.pstore.ramoops import read_ramoops
-from postpanic.evidence.pstore.ramoops_layout import Layout, find_layout, make_layout
+from postpanic.evidence.pstore.ramoops_layout import Layout, make_layout
+from postpanic.evidence.pstore.ramoops_search import find_layout
 from postpanic.evidence.pstore.zone import read_pstore_blk
 
 __all__ = [

@@ -39,7 +39,7 @@ def find_type(name: str) -> RecordType:
 
 def split_notice(raw: bytes) -> tuple[bytes, Quality]:
     r"""
-    Take the notice off that ramoops puts behind each record when it has parity; ``ECC:`` is in it since 5.13 or so.
+    Take the notice off that ramoops puts behind each record when it has parity; older kernels leave its ``ECC:`` out.
 
     >>> split_notice(b"text\n\nECC: 3 Corrected bytes, 0 unrecoverable blocks\n")
     (b'text\n', Quality(is_checked=True, corrected_bytes=3, bad_blocks=0, notes=()))

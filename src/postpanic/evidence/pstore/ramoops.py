@@ -24,8 +24,8 @@ from postpanic.evidence.pstore.ramoops_layout import (
     Layout,
     RamoopsZone,
     buffer_size,
-    find_layout,
 )
+from postpanic.evidence.pstore.ramoops_search import find_layout
 from postpanic.evidence.pstore.reed_solomon import reed_solomon
 
 __all__ = ["read_ramoops"]
@@ -53,7 +53,7 @@ def read_ramoops(data: Bytes, layout: Layout | None = None) -> list[Record]:
     data : bytes or mmap
         Image of the area; without *layout* it may be of more memory than that.
     layout : Layout, optional
-        Its geometry; by default what :func:`~postpanic.evidence.pstore.ramoops_layout.find_layout` finds.
+        Its geometry; by default what :func:`~postpanic.evidence.pstore.ramoops_search.find_layout` finds.
 
     Raises
     ------

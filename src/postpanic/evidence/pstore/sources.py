@@ -29,7 +29,8 @@ from postpanic.evidence.pstore.erst import read_erst
 from postpanic.evidence.pstore.model import Record
 from postpanic.evidence.pstore.mtdoops import find_pages, read_mtdoops
 from postpanic.evidence.pstore.ramoops import read_ramoops
-from postpanic.evidence.pstore.ramoops_layout import BLOCK_BYTES, Bytes, Layout, find_layout, fit_layout
+from postpanic.evidence.pstore.ramoops_layout import BLOCK_BYTES, Bytes, Layout, fit_layout
+from postpanic.evidence.pstore.ramoops_search import find_layout
 from postpanic.evidence.pstore.zone import KMSG_MAGIC, read_pstore_blk
 from postpanic.units import format_size
 
