@@ -91,7 +91,9 @@ def measure(name: str, hosts: int, rate: int, seconds: float, *, processes: int 
             "4096",
         ]
         command += ["--processes", str(processes)] if processes > 1 else []
-        listener = subprocess.Popen(command, stdout=subprocess.PIPE)
+        out = Path(directory) / "events"
+        with out.open("wb") as file:
+            listener = subprocess.Popen(command, stdout=file)
         time.sleep(1.5)
         words = [sys.executable, __file__, "--blast", str(hosts), "--rate", str(rate), "--seconds", str(seconds)]
         blaster = subprocess.Popen([*words, "--oopses"] if with_oopses else words)
@@ -105,8 +107,8 @@ def measure(name: str, hosts: int, rate: int, seconds: float, *, processes: int 
             child_mb, child_s = use_of(child)
             peak_mb, used_s = peak_mb + child_mb, used_s + child_s
         listener.send_signal(signal.SIGTERM)
-        out, _ = listener.communicate(timeout=60)
-        counts = json.loads(out.splitlines()[-1])
+        listener.wait(timeout=60)
+        counts = json.loads(out.read_bytes().splitlines()[-1])
         lines = sum(count_lines(path) for path in Path(directory).glob("logs/*/messages.log*"))
     sent = int(rate * seconds)
     lost = sent - counts["messages"]

@@ -7,6 +7,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 __all__ = ["DiskQueue"]
 
+_CROWD = 1000
+
 
 class DiskQueue:
     """
@@ -22,11 +24,19 @@ class DiskQueue:
         self._executor = ThreadPoolExecutor(1, "disk") if in_background else None
         self._last: Future[None] | None = None
         self._failure: BaseException | None = None
+        self._brought = 0
+        # Counted by the thread alone, as the others are by the one that brings: no lock is needed.
+        self._done = 0
 
     @property
     def is_free(self) -> bool:
         """Whether all jobs are done."""
         return self._last is None or self._last.done()
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether so many jobs wait that those should be left out that can be."""
+        return self._brought - self._done > _CROWD
 
     def do(self, job: Callable[[], None]) -> None:
         """Have a job done; what an earlier one raised is raised here."""
@@ -35,6 +45,7 @@ class DiskQueue:
         if self._executor is None:
             job()
             return
+        self._brought += 1
         self._last = self._executor.submit(job)
         self._last.add_done_callback(self._note)
 
@@ -45,4 +56,5 @@ class DiskQueue:
             executor.shutdown(wait=True)
 
     def _note(self, done: Future[None]) -> None:
+        self._done += 1
         self._failure = self._failure or done.exception()

@@ -106,8 +106,8 @@ class Recorder(Outlet):
         if store.has_room(place, report.signature, self._clock()):
             document = document_of(host, report, received, logs.directory / place / LOG_NAME)
             logs.disk.do(lambda: self._store(store, place, document, event))
-            return
-        self._emit(event)
+        elif not logs.disk.is_crowded:
+            logs.disk.do(lambda: self._emit(event))
 
     def _store(self, store: ReportStore, place: str, document: dict[str, object], event: Event) -> None:
         try:
@@ -131,7 +131,11 @@ class Recorder(Outlet):
 
     def on_boot(self, host: str, received: datetime) -> None:
         """Tell that a host began anew."""
-        self._emit({"event": "boot", "host": host, "received": stamp_of(received)})
+        event: Event = {"event": "boot", "host": host, "received": stamp_of(received)}
+        if self._logs is None:
+            self._emit(event)
+        elif not self._logs.disk.is_crowded:
+            self._logs.disk.do(lambda: self._emit(event))
 
     def on_probe(self, sender: Sender, number: bytes, port: int) -> None:
         """
