@@ -115,8 +115,6 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         Which record of this storage, where the storage counts (mtdoops, pstore_blk).
     compression : str
         ``deflate``, ``zlib``, ``lzo``, ``lz4``, ``842``, ``zstd``; empty: none.
-    word_bytes : int
-        For ftrace: size of the kernel's pointers where it is known, else 0.
     release : str
         For ftrace: the kernel's version by the signature of the zone.
     quality : Quality
@@ -136,7 +134,6 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     part: int | None = None
     sequence: int | None = None
     compression: str = ""
-    word_bytes: int = 0
     release: str = ""
     quality: Quality = Quality()
 

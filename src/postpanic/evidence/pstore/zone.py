@@ -96,7 +96,6 @@ def _read_zone(
         raw=raw,
         id=number,
         quality=quality,
-        word_bytes=0,
         release="5.9" if kind is RecordType.FTRACE else "",
     )
     numbers[kind] = number + 1
