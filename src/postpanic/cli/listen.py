@@ -31,16 +31,24 @@ _PATH = click.Path(path_type=Path)
 @click.option("--allow", multiple=True, metavar="NETWORK", help="Take packets from there alone; several times.")
 @click.option("--names", "names_path", type=_PATH, metavar="FILE", help="Names of hosts, in the form of /etc/hosts.")
 @click.option("--by-port", is_flag=True, help="Take each port of an address for a host of its own.")
-@click.option("--rate", type=click.IntRange(0), default=0, metavar="N", help="Packets of a host in a second; all.")
+@click.option("--rate", type=click.IntRange(0), default=0, metavar="N", help="Packets of a host in a second at most.")
 @click.option("--rotate", "limit", type=click.IntRange(1, 65536), default=16, metavar="MIB", help="Size of a log; 16.")
 @click.option("--keep", type=click.IntRange(0, 1000), default=4, metavar="N", help="Rotated logs of a host; 4.")
-@click.option("--hosts", type=click.IntRange(1), default=20000, metavar="N", help="Directories at most; 20000.")
+@click.option(
+    "--hosts", type=click.IntRange(1), default=20000, metavar="N", help="Directories of hosts at most; 20000."
+)
 @click.option("--command", "program", default="", metavar="COMMAND", help="Run it with each report on its input.")
 @click.option("--webhook", default="", metavar="URL", help="Post each report there.")
-@click.option("--again", type=click.IntRange(0), default=3600, metavar="S", help="Tell the same after that time; 3600.")
-@click.option("--per-hour", type=click.IntRange(1), default=60, metavar="N", help="Tell no more reports; 60.")
+@click.option(
+    "--again", type=click.IntRange(0), default=3600, metavar="S", help="Tell the same again after so long; 3600."
+)
+@click.option(
+    "--per-hour", type=click.IntRange(1), default=60, metavar="N", help="Tell no more reports in an hour; 60."
+)
 @click.option("--no-answer", is_flag=True, help="Do not answer the tests of --setup.")
-@click.option("--follow", "files", type=_PATH, multiple=True, metavar="FILE", help="Follow a file instead.")
+@click.option(
+    "--follow", "files", type=_PATH, multiple=True, metavar="FILE", help="Follow a file instead; several times."
+)
 @click.option("--from-start", is_flag=True, help="With --follow: read what is in the files already.")
 @click.option("--setup", "receivers", multiple=True, metavar="HOST[:PORT]", help="Make this machine send there.")
 @click.option("--basic", is_flag=True, help="With --setup: text alone, for receivers that know nothing else.")
