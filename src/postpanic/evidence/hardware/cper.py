@@ -35,6 +35,9 @@ __all__ = ["CperRecord", "CperSection", "decode_cper", "decode_error_status", "e
 SECTIONS_LIMIT = 256
 """Sections of one record; firmware writes a handful."""
 
+BODY_LIMIT = 256 << 10
+"""Bytes of one section; firmware's stores have less altogether."""
+
 _HEADER = struct.Struct("<4sHIHIIIQ16s16s16s16sQIQ12x")
 _DESCRIPTOR = struct.Struct("<IIHBxI16s16sI20s")
 _STATUS_BLOCK = struct.Struct("<5I")
@@ -234,7 +237,9 @@ def decode_error_status(data: bytes, *, where: str = "") -> CperRecord:
         body = offset + (_ENTRY_WITH_TIME if revision >= _WITH_TIME else _DATA_ENTRY.size)
         if revision >= _WITH_TIME and valid & 4:
             timestamp = timestamp or _decode_time(data[offset + _DATA_ENTRY.size : body])
-        sections.append(_section(guid, grade, valid, flags, fru_id, fru_text, data[body : body + size], size))
+        sections.append(
+            _section(guid, grade, valid, flags, fru_id, fru_text, data[body : body + min(size, BODY_LIMIT)], size)
+        )
         offset = body + size
     return CperRecord(
         severity=findings.SEVERITIES.get(severity, Severity.UNCORRECTED),
@@ -246,7 +251,9 @@ def decode_error_status(data: bytes, *, where: str = "") -> CperRecord:
 
 def _described_section(data: bytes, place: int) -> CperSection:
     offset, length, _revision, valid, flags, guid, fru_id, severity, fru_text = _DESCRIPTOR.unpack_from(data, place)
-    return _section(guid, severity, valid, flags, fru_id, fru_text, data[offset : offset + length], length)
+    return _section(
+        guid, severity, valid, flags, fru_id, fru_text, data[offset : offset + min(length, BODY_LIMIT)], length
+    )
 
 
 def _section(

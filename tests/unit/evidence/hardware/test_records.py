@@ -15,6 +15,7 @@ from postpanic.evidence.hardware import (
     decode_error_status,
     errors_of,
 )
+from postpanic.evidence.hardware.cper import BODY_LIMIT
 from tests.builders import cper
 
 
@@ -241,3 +242,12 @@ def test_too_many_sections() -> None:
     raw[10:12] = b"\xff\xff"
     with pytest.raises(CorruptError, match="65535 sections"):
         decode_cper(bytes(raw))
+
+
+def test_sections_that_claim_the_whole_file_take_no_more_room() -> None:
+    raw = bytearray(cper.record([("12345678-1234-1234-1234-123456789abc", b"")] * 200) + bytes(4 << 20))
+    for number in range(200):
+        raw[128 + 72 * number : 136 + 72 * number] = (0).to_bytes(4, "little") + len(raw).to_bytes(4, "little")
+    record = decode_cper(bytes(raw))
+    assert sum(len(section.body) for section in record.sections) <= 200 * BODY_LIMIT
+    assert all("cut short" in section.damage for section in record.sections)
