@@ -22,6 +22,7 @@ from postpanic.evidence.oops.candidates import Candidates, Text
 from postpanic.evidence.oops.fields import read_error_code, read_kernel_offset
 from postpanic.evidence.oops.kinds import FAMILIES, Family, Kind
 from postpanic.evidence.oops.rules import Role, Rule, match_rule
+from postpanic.evidence.oops.summary import Summary
 
 __all__ = [
     "IDLE_LIMIT",
@@ -97,7 +98,7 @@ _SLAB_SPEAKERS = frozenset({Kind.KASAN, Kind.SLAB, Kind.MEMORY_LEAK})
 class _Stream:
     """What one printk caller says."""
 
-    __slots__ = ("builder", "herald", "idle", "recent", "waiting")
+    __slots__ = ("builder", "herald", "idle", "recent", "summary", "waiting")
 
     def __init__(self) -> None:
         self.builder: ReportBuilder | None = None
@@ -105,6 +106,7 @@ class _Stream:
         self.herald: tuple[ReportBuilder, int] | None = None
         self.idle = 0
         self.recent: deque[str] = deque(maxlen=PREAMBLE_LINES)
+        self.summary = Summary()
 
 
 def find_events(data: Text) -> Iterator[Event]:
@@ -238,13 +240,19 @@ class Callers:
         if is_candidate and (offset := read_kernel_offset(line.text)) is not None:
             yield KernelOffset(*offset)
         builder = stream.builder
+        is_summary = stream.summary.takes(line.text)
         if builder is None:
             stream.recent.append(line.text)
+            return
+        was_ended = builder.is_ended
+        if is_summary and not was_ended:
             return
         if builder.add(line):
             stream.idle = 0
         elif line.time_s is not None or not self._is_timed:
             stream.idle += 1
+        if builder.is_ended and not was_ended and builder.has_died:
+            stream.summary.expect(builder.lines)
         if stream.idle > IDLE_LIMIT or len(builder.lines) > REPORT_LINES_LIMIT:
             yield from self._close(stream)
 
@@ -348,6 +356,7 @@ class Callers:
         for stream in self._streams.values():
             if stream.builder is not None:
                 yield from self._close(stream)
+            stream.summary = Summary()
         yield Boot(text.split()[2][:128] if len(text.split()) > 2 else "")
 
 
