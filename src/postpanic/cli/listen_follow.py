@@ -22,7 +22,6 @@ from postpanic.evidence.oops.model import Report
 __all__ = ["follow_files"]
 
 _POLL_S = 0.25
-_SILENCE_S = 2.0
 
 
 class _Followed:
@@ -86,7 +85,7 @@ def _read(followed: _Followed) -> list[Report]:
         followed.fed_s = now_s
         followed.read_bytes += len(data)
         return followed.follower.feed(data)
-    if followed.follower.is_open and now_s - followed.fed_s >= _SILENCE_S:
+    if followed.follower.is_open and now_s - followed.fed_s >= followed.follower.silence_s:
         return followed.follower.finish()
     return []
 

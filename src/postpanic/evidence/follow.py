@@ -36,6 +36,10 @@ __all__ = ["OPEN_LIMIT_BYTES", "ReportFollower", "may_begin_report"]
 OPEN_LIMIT_BYTES = 1 << 20
 """Text of reports that are open at one time; then they are taken as they are."""
 
+_SILENCE_S = 2.0
+_LONG_SILENCE_S = 5.0
+"""A report that has not come to its end may be slow: consoles that wait for each other, a line of 9,600 baud."""
+
 _TOGETHER = 16
 """Reports that are kept back because another one that began before is still open."""
 
@@ -110,6 +114,11 @@ class ReportFollower:
     def is_open(self) -> bool:
         """Whether a report is being read that may go on."""
         return self._callers is not None
+
+    @property
+    def silence_s(self) -> float:
+        """How long nothing has to come until :meth:`finish` is in place, as far as the text says: seconds."""
+        return _SILENCE_S if self._callers is None or self._callers.has_ended else _LONG_SILENCE_S
 
     @property
     def held_bytes(self) -> int:

@@ -91,6 +91,17 @@ def test_a_report_is_found_when_the_host_falls_silent() -> None:
     assert not listener.is_busy
 
 
+def test_a_report_without_its_end_is_waited_for_longer() -> None:
+    outlet = Collected()
+    listener = listen(outlet)
+    listener.take([(sender(), data) for data in crash()[:20]], 1.0)
+    listener.tick(1.1)
+    listener.tick(5.0)
+    assert outlet.reports == []
+    listener.tick(6.2)
+    assert len(outlet.reports) == 1
+
+
 def test_reports_of_two_hosts_do_not_mix() -> None:
     outlet = Collected()
     listener = listen(outlet)

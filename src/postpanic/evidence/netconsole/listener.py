@@ -33,8 +33,6 @@ PROBE = b"postpanic: netconsole test "
 
 _PROBE = re.compile(rb"postpanic: netconsole test ([0-9a-f]{16})(?: (\d{4,5}))?(?![0-9a-f])")
 _FLUSH_S = 0.05
-_SILENCE_S = 2.0
-"""After which an open report is taken as it is: a machine that died says nothing more."""
 _PARTIAL_LIMIT = 16384
 _PARTIALS_LIMIT = 512
 
@@ -148,7 +146,7 @@ class Listener:
             if now_s - source.fed_s >= 1.0:
                 self._end_line(sender, source)
         for sender, source in list(self._open.items()):
-            if now_s - source.fed_s >= _SILENCE_S:
+            if now_s - source.fed_s >= source.follower.silence_s:
                 self._finish(sender, source)
         self._limit_open()
         self._outlet.on_pause(now_s)

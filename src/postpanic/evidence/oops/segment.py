@@ -208,6 +208,11 @@ class Callers:
         """Whether a report is being read."""
         return self._open > 0
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether all reports that are open have come to the line that ends them; a panic may still follow."""
+        return all(stream.builder is None or stream.builder.is_ended for stream in self._streams.values())
+
     def finish(self) -> Iterator[ReportBuilder]:
         """Yield the reports that are open: there are no more lines."""
         for stream in self._streams.values():
