@@ -16,7 +16,7 @@ import gzip
 import os
 import re
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self, cast
 
@@ -30,6 +30,7 @@ _TEXT_LIMIT_BYTES = 1 << 20
 """A sysctl that is read by more than KMALLOC_MAX_SIZE (4 MiB) at once is ENOMEM: proc_sys_call_handler()."""
 _CONFIG_LIMIT_BYTES = 4 << 20
 _IOMEM_LINE = re.compile(r"^( *)([0-9a-f]+)-([0-9a-f]+) : (.*)$", re.MULTILINE)
+_CMA_LINE = re.compile(r"^([0-9a-f]+)-([0-9a-f]+)$", re.MULTILINE)
 _CONFIG_LINE = re.compile(r"^(?:(CONFIG_\w+)=(.*)|# (CONFIG_\w+) is not set)$", re.MULTILINE)
 # Of the first processor of /proc/cpuinfo, which is number 0.
 _BOOT_APIC_ID = re.compile(r"\Aprocessor\s*: 0$.*?^initial apicid\s*: (\d+)$", re.MULTILINE | re.DOTALL)
@@ -73,11 +74,19 @@ class IoMemory:
         What is reserved, within the system RAM; two ranges where there is a low one.
     is_hidden : bool
         Whether the kernel kept the addresses to itself: it shows zeros to all but root.
+    lent : tuple of MemoryRange
+        What processes use until a crash, and the capture kernel then: ``crashkernel=…,cma`` (6.17). It is in no dump.
     """
 
     system_ram: tuple[MemoryRange, ...]
     crash_kernel: tuple[MemoryRange, ...]
     is_hidden: bool
+    lent: tuple[MemoryRange, ...] = ()
+
+    @property
+    def for_capture(self) -> tuple[MemoryRange, ...]:
+        """All that the capture kernel has: what is reserved, and what is lent."""
+        return self.crash_kernel + self.lent
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -153,7 +162,10 @@ class Host:
 
     def read_io_memory(self) -> IoMemory:
         """Return the map of physical memory."""
-        return IoMemory.parse(self.read_text_as_is("proc/iomem"))
+        found = IoMemory.parse(self.read_text_as_is("proc/iomem"))
+        lines = _CMA_LINE.findall(self._read_kexec("crash_cma_ranges") or "")
+        lent = tuple(MemoryRange(int(first, 16), int(last, 16) + 1, "Crash kernel CMA") for first, last in lines)
+        return replace(found, lent=lent) if lent else found
 
     def read_text_as_is(self, name: str) -> str:
         """Read a text file with the white space around it; empty where it cannot be read."""

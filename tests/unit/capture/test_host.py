@@ -42,6 +42,15 @@ def test_io_memory() -> None:
     assert found.crash_kernel[0].size_bytes == 256 << 20
 
 
+def test_memory_that_is_lent_until_the_crash(tmp_path: Path) -> None:
+    host = put(tmp_path, proc__iomem=IOMEM, sys__kernel__kexec_crash_cma_ranges="33000000-36ffffff\n")
+    found = host.read_io_memory()
+    assert found.lent == (MemoryRange(0x33000000, 0x37000000, "Crash kernel CMA"),)
+    assert found.for_capture == (*found.crash_kernel, *found.lent)
+    (tmp_path / "sys/kernel/kexec_crash_cma_ranges").write_text("")
+    assert host.read_io_memory() == IoMemory.parse(IOMEM)
+
+
 def test_hidden_addresses_are_no_addresses() -> None:
     found = IoMemory.parse("00000000-00000000 : System RAM\n  00000000-00000000 : Crash kernel\n")
     assert found == IoMemory((), (), is_hidden=True)

@@ -115,13 +115,13 @@ class CoverageFault:
 
 def compare_coverage(header: CoreHeader, memory: IoMemory) -> CoverageFault:
     """
-    Compare the memory of a core header with the System RAM less the reservation.
+    Compare the memory of a core header with the System RAM less what the capture kernel has.
 
     Pages that are only partly RAM may count or not; of x86 the low MiB may be
     there or not.
     """
     low = ((0, _LOW_END),) if header.machine == "x86_64" else ()
-    reserved = [(entry.start, entry.end) for entry in memory.crash_kernel]
+    reserved = [(entry.start, entry.end) for entry in memory.for_capture]
     ram = subtract([(entry.start, entry.end) for entry in memory.system_ram], reserved)
     loads = merge(header.loads)
     missing = subtract(subtract(ram, low), loads)

@@ -280,7 +280,7 @@ class _Inspection:
     def _check_usable_memory(self, boot: BootData) -> Check:
         """Look at the memory that the capture kernel may use: the old kernel's would be overwritten."""
         low = [(0, LOW_END)] if boot.kind == "boot parameters" else []
-        reserved = [(entry.start, entry.end) for entry in self._memory.crash_kernel]
+        reserved = [(entry.start, entry.end) for entry in self._memory.for_capture]
         stolen = subtract(subtract(boot.memory, low), reserved)
         usable = sum(end - start for start, end in boot.memory)
         if "memmap=exactmap" in boot.command_line.split():

@@ -55,6 +55,15 @@ def test_header_of_arm64_has_no_text() -> None:
     assert not compare_coverage(header, memory)
 
 
+def test_what_is_lent_until_the_crash_is_in_no_dump() -> None:
+    ram, lent = MemoryRange(0x100000, 0x800000, "System RAM"), MemoryRange(0x300000, 0x400000, "Crash kernel CMA")
+    memory = IoMemory((ram,), (MemoryRange(0x400000, 0x500000, "Crash kernel"),), is_hidden=False, lent=(lent,))
+    raw = build_elf_core([load(0x100000, 0x300000), load(0x500000, 0x800000)], notes=b"").raw
+    assert not compare_coverage(decode_core_header(raw), memory)
+    raw = build_elf_core([load(0x100000, 0x400000), load(0x500000, 0x800000)], notes=b"").raw
+    assert compare_coverage(decode_core_header(raw), memory).foreign == ((0x300000, 0x400000),)
+
+
 def test_arm64_header_of_a_program_that_knew_no_symbols() -> None:
     """What kexec 2.0.25 writes on a kernel whose ``_text`` it cannot find: a load of nearly all addresses."""
     wrong = Segment(0x40000000, filesz=(1 << 64) - 0x1000, memsz=(1 << 64) - 0x1000, offset=0x40000000)
