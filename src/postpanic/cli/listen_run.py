@@ -29,6 +29,7 @@ from postpanic.evidence.netconsole.workers import Workers
 __all__ = ["Settings", "Signals", "listen_alone", "listen_together"]
 
 
+_BUFFER_BYTES = 8 << 20
 _FILES = 32768
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
@@ -158,6 +159,7 @@ class Signals:
 def listen_alone(settings: Settings, show: Show) -> int:
     """Listen with this process alone."""
     with Signals() as signals, open_socket(settings.address, settings.port) as receiving:
+        _check_buffer(receiving, show)
         logs = settings.open_logs()
         _listen(
             settings,
@@ -169,6 +171,16 @@ def listen_alone(settings: Settings, show: Show) -> int:
             write_lines=show.lines if logs is None and not settings.as_json else None,
         )
     return 0
+
+
+def _check_buffer(receiving: socket.socket, show: Show) -> None:
+    """Say so if the kernel gives less than a burst of messages needs."""
+    size = receiving.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+    if size < _BUFFER_BYTES:
+        show.problem(
+            f"only {size >> 10} KiB for packets that wait, a burst will be lost: CAP_NET_ADMIN is needed, or "
+            f"sysctl net.core.rmem_max={_BUFFER_BYTES}"
+        )
 
 
 def _listen(
@@ -228,6 +240,7 @@ def listen_together(settings: Settings, show: Show) -> int:
     Returns 1 if one of them failed.
     """
     sockets = [open_socket(settings.address, settings.port, is_shared=True) for _ in range(settings.processes)]
+    _check_buffer(sockets[0], show)
     if not share_by_sender(sockets):
         show.problem("the kernel cannot divide by sender: the packets of one may come to several processes")
 
