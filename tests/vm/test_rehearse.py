@@ -114,7 +114,7 @@ def describe(root: Path) -> list[tuple[str, int, int]]:
             marks=pytest.mark.matrix,
         ),
         pytest.param(
-            FILE_TARGET + VIRTIO, ("--crashkernel", "56M"), "", "memory", id="too-small", marks=pytest.mark.matrix
+            FILE_TARGET + VIRTIO, ("--crashkernel", "64M"), "", "memory", id="too-small", marks=pytest.mark.matrix
         ),
     ],
 )
