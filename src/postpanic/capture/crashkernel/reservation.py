@@ -112,6 +112,8 @@ def read_features(host: Host) -> ParserFeatures:
 
 def has_cma(host: Host) -> bool:
     """Tell whether the running kernel is known to lend memory until the crash: its parser, its build, its machine."""
+    if _read_cma(host):
+        return True
     config = host.read_kernel_config() or {}
     # x86 came first; others followed with later releases, which cannot be seen from here.
     return host.machine == "x86_64" and read_features(host).cma and config.get("CONFIG_CMA", "n") == "y"

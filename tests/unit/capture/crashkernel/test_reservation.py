@@ -75,6 +75,7 @@ def test_what_a_kernel_knows(tmp_path: Path) -> None:
     (tmp_path / "boot/config-6.17.0").write_text("CONFIG_CMA=y\n")
     assert has_cma(new)
     assert not has_cma(Host(tmp_path, "s390x", "6.17.0"))
+    assert has_cma(make_host(tmp_path / "lent", "7.2.0", "aarch64", sys__kernel__kexec__crash_cma_ranges="1000-1fff\n"))
     config = 'CONFIG_CRASH_AUTO_STR="1G-:256M"\n# CONFIG_ARCH_HAS_GENERIC_CRASHKERNEL_RESERVATION is not set\n'
     (tmp_path / "boot/config-4.18.0").write_text(config)
     found = read_features(make_host(tmp_path, "4.18.0"))
