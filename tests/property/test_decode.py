@@ -8,10 +8,12 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from postpanic.analysis.code.instructions import MACHINES
+from postpanic.analysis.decode import answer, codebytes, context, errorcodes, maps, operands, spots
 from postpanic.analysis.decode.annotate import Annotator
 from postpanic.analysis.decode.answer import decode_text
 from postpanic.analysis.decode.codebytes import decode_code, decode_krnl_code
@@ -81,9 +83,9 @@ def store(tmp_path: Path) -> SymbolStore:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(TEXTS)
 def test_any_text_is_answered(tmp_path: Path, text: bytes) -> None:
-    answer = decode_text(text, store(tmp_path))
-    assert "".join(render_text(answer)) is not None
-    assert encode_json(answer)
+    decoded = decode_text(text, store(tmp_path))
+    assert "".join(render_text(decoded)) is not None
+    assert encode_json(decoded)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80)
@@ -198,3 +200,33 @@ def test_a_damaged_module_is_one_error(tmp_path: Path, pack: object, data: st.Da
     scratch = tmp_path / "scratch"
     scratch.mkdir(exist_ok=True)
     assert "\n" not in _error_of(lambda: read_elf_facts(unpack_module(path, scratch)))
+
+
+_CLASS_OR_ESCAPE = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]")
+_ENDLESS = re.compile(r"[*+]|\{\d+,\}")
+
+
+def _unbounded(pattern: str | bytes) -> bool:
+    """Tell whether something in a pattern may be repeated without an end."""
+    text = pattern.decode("latin-1") if isinstance(pattern, bytes) else pattern
+    return _ENDLESS.search(_CLASS_OR_ESCAPE.sub("x", text)) is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        (f"{module.__name__}.{name}", value)
+        for module in (answer, codebytes, context, errorcodes, maps, operands, spots)
+        for name, value in vars(module).items()
+        if isinstance(value, re.Pattern)
+    ],
+)
+def test_no_pattern_repeats_without_an_end(name: str, pattern: re.Pattern[str]) -> None:
+    """What is bounded takes time that grows with the length of a line, whatever is in it."""
+    assert not _unbounded(pattern.pattern), name
+
+
+def test_the_rule_for_patterns_sees_what_it_must() -> None:
+    assert _unbounded("[ab](?:x|y*)z")
+    assert _unbounded(rb"\d+")
+    assert not _unbounded(r"[a*+b]{1,9}(?:x|y?)\+\*z")

@@ -30,7 +30,7 @@ __all__ = ["command"]
 
 STANDARD_INPUT = Path("-")
 LARGEST_PIPE_BYTES = 1 << 30
-LONGEST_LINE_BYTES = 1 << 20
+LONGEST_LINE_BYTES = 1 << 16
 DEBUG_ROOTS = (Path("/usr/lib/debug"), Path("/"))
 
 

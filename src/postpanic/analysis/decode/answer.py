@@ -89,7 +89,7 @@ REPORTS = _widened(OOPS_SHAPES[0])
 SHAPES = (REPORTS, *HARDWARE_SHAPES, SYMBOLS)
 """Of all tables of the answer."""
 _MOST_INLINE = 64
-_JUMPED = re.compile(r"(?:RIP: 0010:|EIP: |PC is at |pc : |epc : )(?:\[<)?(?:0x)?([0-9a-f]{1,16})(?:>\])?[ \t]*$")
+_JUMPED = re.compile(r"(?:RIP: 0010:|EIP: |PC is at |pc : |epc : )(?:\[<)?(?:0x)?([0-9a-f]{1,16})(?:>\])?[ \t]{0,16}$")
 """A program counter that is in no function."""
 _CONTROL = re.compile(
     r"(?:CR\d|DR\d|PKRU|EFLAGS|ORIG_RAX|[C-GS]S|RIP|EIP|pc|epc|status|cause|badaddr|pstate|MSR|CR|XER)$"

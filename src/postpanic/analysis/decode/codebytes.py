@@ -31,7 +31,7 @@ import msgspec
 __all__ = ["CodeBytes", "decode_code", "decode_krnl_code", "machine_of"]
 
 _WORD = re.compile(r"([<(]?)([0-9a-f]{2}|[0-9a-f]{4}|[0-9a-f]{8})[>)]?$")
-_KRNL = re.compile(r"(?:Krnl Code:)?[ \t]*([#>*]{0,2})[ \t]*([0-9a-f]{8,16}): ?((?:[0-9a-f]{4}){1,3})\b")
+_KRNL = re.compile(r"(?:Krnl Code:)?[ \t]{0,24}([#>*]{0,2})[ \t]{0,4}([0-9a-f]{8,16}): ?((?:[0-9a-f]{4}){1,3})\b")
 _BIG = frozenset({"ppc64", "ppc", "mips", "mips64", "s390x", "micromips"})
 _MOST_BYTES = 4096
 _MACHINES = {

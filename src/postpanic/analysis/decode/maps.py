@@ -20,7 +20,7 @@ from postpanic.units import MIB, format_size
 __all__ = ["decode_map", "is_map", "read_map"]
 
 _LINE = re.compile(
-    rb"([0-9a-f]{8}|[0-9a-f]{16}) ([A-Za-z?]) (\S{1,512})(?:[ \t]+\[([\w-]{1,64})\])?[ \t\r]*$", re.MULTILINE
+    rb"([0-9a-f]{8}|[0-9a-f]{16}) ([A-Za-z?]) (\S{1,512})(?:[ \t]{1,4}\[([\w-]{1,64})\])?[ \t\r]{0,8}$", re.MULTILINE
 )
 _LARGEST_BYTES = 256 * MIB
 

@@ -50,9 +50,9 @@ _CHANGED_STACK = frozenset({"do_softirq_own_stack"})
 _PERIOD = re.compile(r" <(?:EOI|<EOE|/IRQ|/NMI)>")
 _FLAGS = re.compile(r" \(([A-Z]{1,4})\)")
 _RAW = re.compile(
-    r"\[<([0-9a-f]{8}|[0-9a-f]{16})>\](?: {1,4}(?:\? )?0x[0-9a-f]{1,16}(?:/0x[0-9a-f]{1,16})?)?(?P<bare>[ \t]*$)?"
+    r"\[<([0-9a-f]{8}|[0-9a-f]{16})>\](?: {1,4}(?:\? )?0x[0-9a-f]{1,16}(?:/0x[0-9a-f]{1,16})?)?(?P<bare>[ \t]{0,16}$)?"
 )
-_BARE = re.compile(r"[ \t]{1,24}(?:\? )?0x([0-9a-f]{8,16})(?:/0x[0-9a-f]{1,16})?[ \t]*$")
+_BARE = re.compile(r"[ \t]{1,24}(?:\? )?0x([0-9a-f]{8,16})(?:/0x[0-9a-f]{1,16})?[ \t]{0,16}$")
 _BESIDE = re.compile(r"(?:\[<?|<)([0-9a-f]{8}|[0-9a-f]{16})>?\][^\w]{0,6}$")
 
 
