@@ -14,7 +14,7 @@ Usage::
 
 The archives are what Debian's ``linux-source-*`` packages hold. The output is
 gzip-compressed text, sorted, free of time stamps: a part, a tab, and the names,
-separated by spaces.
+separated by spaces; last, as ``DISPATCHER``, the functions that call what others registered.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from postpanic.evidence.oops.places import Part, part_of_place
+from postpanic.evidence.oops.places import Part, dispatches, part_of_place
 
 _DEFINITION = re.compile(
     rb"^((?:[A-Za-z_][\w \t*,]*?[ \t*]\n?)?)([A-Za-z_]\w*)[ \t]?\([^;{}#]{0,2000}?\)[^;{}()=]{0,100}\n\{", re.MULTILINE
@@ -73,11 +73,13 @@ def main() -> None:
         part = choose_part(places)
         if part is not None and _OWN.fullmatch(name.lstrip("_")) is None:
             parts[part].add(name.lstrip("_"))
+    callers = {name.lstrip("_") for name, places in found.items() if dispatches_all(places)}
     twice = Counter(name for names in parts.values() for name in names)
     text = "".join(
         f"{part.name}\t{' '.join(sorted(name for name in names if twice[name] == 1))}\n"
         for part, names in sorted(parts.items(), key=lambda pair: pair[0].name)
     )
+    text += f"DISPATCHER\t{' '.join(sorted(callers))}\n"
     buffer = io.BytesIO()
     with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0, filename="") as stream:
         stream.write(text.encode())
@@ -95,6 +97,12 @@ def choose_part(places: list[Definition]) -> Part | None:
         common = whole or core
     parts = {part_of_place(place.path) for place in common}
     return parts.pop() if len(parts) == 1 else None
+
+
+def dispatches_all(places: list[Definition]) -> bool:
+    """Tell whether a name is only defined in files that call what others registered."""
+    common = [place.path for place in places if _RARE.fullmatch(place.path) is None]
+    return bool(common) and all(map(dispatches, common))
 
 
 def definitions(archive: Path) -> Iterator[tuple[str, Definition]]:

@@ -18,14 +18,15 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from postpanic.evidence.oops.dispatch import calls_back
-from postpanic.evidence.oops.functions import Part, part_of, plain_name, syscall_name
+from postpanic.evidence.oops.frames import base_name
+from postpanic.evidence.oops.functions import Part, dispatchers, part_of, plain_name, syscall_name
 from postpanic.evidence.oops.kinds import FAMILIES, Family, Kind
 from postpanic.evidence.oops.model import Blame, Frame, Lock, Section, Trace
 
 __all__ = ["rank"]
 
 _RANKS = 8
-_NO_CALLBACKS = frozenset({Part.ENTRY, Part.INTERRUPT, Part.REPORTING, Part.WAITING})
+_NO_CALLBACKS = frozenset({Part.ENTRY, Part.INTERRUPT, Part.REPORTING, Part.TRACING, Part.WAITING})
 _STALLS = frozenset({Kind.RCU_STALL, Kind.SOFT_LOCKUP, Kind.HARD_LOCKUP, Kind.CSD_LOCK, Kind.WORKQUEUE_LOCKUP})
 _BY_LOCK = frozenset({Kind.DEADLOCK, Kind.LOCK_STATE, Kind.LOCKDEP})
 _FAULTS = frozenset(kind for kind, family in FAMILIES.items() if family in {Family.MEMORY_ACCESS, Family.EXCEPTION})
@@ -89,7 +90,7 @@ def rank(
 
 def _with_server(kind: Kind, frames: list[Frame], ranked: tuple[Blame, ...]) -> tuple[Blame, ...]:
     """Put the function that served the first one third: it is at fault now and then."""
-    if kind in _STALLS or kind in _BY_LOCK or len(ranked) < _SERVER_RANK:
+    if kind in _STALLS or kind in _BY_LOCK or not ranked:
         return ranked
     server: Frame | None = None
     for frame in frames:
@@ -135,10 +136,15 @@ def _rank_callbacks(kind: Kind, frames: list[Frame], ranking: _Ranking) -> None:
         ranking.add("smp_call_function", "waits for the other CPUs")
     for part in _contexts(reliable) if kind in _STALLS else [reliable]:
         for place, (inner, outer) in enumerate(pairwise(part)):
-            if calls_back(outer.function) and part_of(inner.function) not in _NO_CALLBACKS:
+            if calls_back(outer.function) and not _is_generic(inner) and part_of(inner.function) not in _NO_CALLBACKS:
                 if place and _adapts(inner, part[place - 1]):
                     ranking.add(part[place - 1].function, f"{plain_name(inner.function)} only adapts its arguments")
                 ranking.add(inner.function, f"{plain_name(outer.function)} called it")
+
+
+def _is_generic(frame: Frame) -> bool:
+    """Tell whether a function called back belongs to everybody as well: what it calls in turn counts."""
+    return base_name(frame.function).lstrip("_") in dispatchers()
 
 
 def _adapts(wrapper: Frame, inner: Frame) -> bool:

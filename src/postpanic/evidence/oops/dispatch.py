@@ -11,7 +11,7 @@ import re
 from functools import lru_cache
 
 from postpanic.evidence.oops.frames import base_name
-from postpanic.evidence.oops.functions import syscall_name
+from postpanic.evidence.oops.functions import dispatchers, syscall_name
 
 __all__ = ["calls_back"]
 
@@ -48,4 +48,4 @@ def calls_back(function: str) -> bool:
     if call:
         return call in {"ioctl", "compat_ioctl"}
     name = base_name(function).lstrip("_")[:128]
-    return _PATTERN.fullmatch(name) is not None
+    return _PATTERN.fullmatch(name) is not None or name in dispatchers()

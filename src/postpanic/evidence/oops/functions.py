@@ -18,7 +18,7 @@ from postpanic.evidence.oops.demangle import demangle
 from postpanic.evidence.oops.frames import base_name
 from postpanic.evidence.oops.places import Part, part_of_place
 
-__all__ = ["Part", "part_of", "plain_name", "syscall_name"]
+__all__ = ["Part", "dispatchers", "part_of", "plain_name", "syscall_name"]
 
 
 def _any(words: str) -> str:
@@ -154,7 +154,7 @@ _LIBRARY = _any(
 )
 _ALLOCATOR = _any(
     r"""
-    sk_(?:free|destruct) sock_wfree sock_rfree skb_(?:clone|copy|orphan) create_object delete_object\w*
+    alloc_skb\w* sk_(?:free|destruct) sock_wfree sock_rfree skb_(?:clone|copy|orphan) create_object delete_object\w*
     kfree_skb\w* consume_skb skb_release_\w+ (?:napi|dev)_(?:consume|kfree)_skb\w* sk_skb_reason_drop
     skb_free_\w+ free_skb\w* k[zvmc]?[mc]?alloc\w* krealloc\w* kv?z?free\w* kv?m?alloc\w* kcalloc\w* kmem_\w+
     slab_\w+ do_slab_free (?:cache|slub)_(?:alloc|free|grow)\w*
@@ -190,7 +190,7 @@ _WAITING = _any(
     drain_workqueue cancel_(?:delayed_)?work\w* destroy_workqueue kthread_(?:stop|park|flush)\w* freezer_\w+
     try_to_freeze\w* cond_resched\w* context_switch switch_to\w* rcu_note_context\w* completion_\w+ swait_\w+
     complete(?:_all|_on_current_cpu)? refrigerator exp_funnel_lock blk_wait\w* finish_task_switch schedule_tail
-    d_alloc_parallel d_wait\w* find_inode_fast_wait
+    d_alloc_parallel d_wait\w* find_inode_fast_wait wait_rcu_gp\w* rcu_(?:barrier_wait|exp_wait)\w*
     """
 )
 _TRACING = _any(
@@ -216,6 +216,7 @@ _PARTS: tuple[tuple[re.Pattern[str], Part], ...] = tuple(
 )
 
 _TABLE = "services.tsv.gz"
+_DISPATCHER = "DISPATCHER"
 _NOT_SERVICES = re.compile(
     r"console_\w+|kernfs_\w+|process_one_work|\w*unwind_start|fs_reclaim_(?:acquire|release)"
     # What runs timers and keeps their queues; their users call the others.
@@ -226,14 +227,26 @@ _NOT_SERVICES = re.compile(
 
 
 @cache
-def _services() -> dict[str, Part]:
-    """Read the functions that serve by the file they are compiled from; see scripts/generate_services.py."""
+def _table() -> dict[str, str]:
+    """Read the functions of generic files, by what these files are for; see scripts/generate_services.py."""
     raw = resources.files("postpanic.evidence.oops").joinpath(_TABLE).read_bytes()
+    lines = gzip.decompress(raw).decode().splitlines()
+    return {kind: names for kind, _, names in (line.partition("\t") for line in lines)}
+
+
+@cache
+def _services() -> dict[str, Part]:
     parts: dict[str, Part] = {}
-    for line in gzip.decompress(raw).decode().splitlines():
-        part, _, names = line.partition("\t")
-        parts.update(dict.fromkeys(names.split(), Part[part]))
+    for kind, names in _table().items():
+        if kind != _DISPATCHER:
+            parts.update(dict.fromkeys(names.split(), Part[kind]))
     return parts
+
+
+@cache
+def dispatchers() -> frozenset[str]:
+    """Return the functions of the files that call, through a pointer, what others registered."""
+    return frozenset(_table()[_DISPATCHER].split())
 
 
 _RUST_RUNTIME = re.compile(r"<?(?:core|alloc|std|__rustc|_*rustc)(?:::| as )")

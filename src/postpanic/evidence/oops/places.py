@@ -13,7 +13,7 @@ import re
 from enum import StrEnum
 from functools import lru_cache
 
-__all__ = ["Part", "part_of_place"]
+__all__ = ["Part", "dispatches", "part_of_place"]
 
 
 class Part(StrEnum):
@@ -113,12 +113,30 @@ _FILES: tuple[tuple[Part, tuple[str, ...]], ...] = (
 )
 """Which files serve, in the order in which a part is chosen."""
 
+_DISPATCHERS = re.compile(
+    r"kernel/(?:softirq|workqueue|kthread|task_work|irq_work)\.c|kernel/time/(?:timer|hrtimer|posix-timers)\.c"
+    r"|kernel/irq/(?:handle|chip|irqdesc)\.c|fs/(?:read_write|ioctl|open|file_table|readdir|sync|select|eventpoll)\.c"
+    r"|net/socket\.c|net/netlink/genetlink\.c|net/netfilter/nfnetlink\.c"
+    r"|drivers/base/dd\.c|drivers/usb/core/driver\.c|drivers/pci/pci-driver\.c"
+)
+"""Which files call, through a pointer, what others registered."""
+
 _ROOT = re.compile(
     r"(?:^|/)((?:arch|block|crypto|drivers|fs|include|init|io_uring|ipc|kernel|lib|mm|net|rust|security|sound|virt)/"
     r"[\w./+-]{1,200})$"
 )
 _OWN = re.compile("|".join(_OWN_WORK))
 _PARTS = tuple((part, re.compile("|".join(patterns))) for part, patterns in _FILES)
+
+
+def dispatches(path: str) -> bool:
+    """
+    Tell whether the functions of a source file call what others registered.
+
+    >>> dispatches("fs/read_write.c"), dispatches("fs/ext4/file.c")
+    (True, False)
+    """
+    return _DISPATCHERS.fullmatch(path) is not None
 
 
 @lru_cache(maxsize=4096)
