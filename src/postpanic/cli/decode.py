@@ -129,6 +129,8 @@ def command(
     chosen = sort_arguments(files)
     if chosen.records:
         return decode_record_files(chosen.records, as_json=as_json)
+    if not chosen.logs and chosen.dump is None and sys.stdin.isatty():
+        raise UsageError("no LOG, and the standard input is a terminal", hint="decode LOG, or dmesg | decode")
     if chosen.kernel is not None and vmlinux is not None:
         raise UsageError(f"symbols of the kernel twice: {vmlinux} and {chosen.kernel}")
     from postpanic.analysis.decode.store import SymbolOptions, SymbolStore
