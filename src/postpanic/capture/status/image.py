@@ -168,7 +168,7 @@ def check_boot(subject: Subject) -> Iterator[Check]:
         mend = (
             f"systemctl enable {subject.tool.unit}"
             if subject.tool is not None
-            else "systemctl enable postpanic.service (docs/commands/arm.md has the unit)"
+            else "postpanic service --enable"
         )
         yield Check(group, "service", "warning", "nothing arms the machine at the next boot", (says,), mend)
         return
@@ -182,7 +182,7 @@ def check_boot(subject: Subject) -> Iterator[Check]:
     others = [name for name in names if name not in ours]
     if subject.is_armed_by_us and not ours:
         found = f"{others[0]} loads another capture kernel at the next boot, not postpanic"
-        mend = f"systemctl disable {others[0]}; systemctl enable postpanic.service"
+        mend = f"systemctl disable {others[0]}; postpanic service --enable"
         yield Check(group, "service", "warning", found, facts, mend)
         return
     yield Check(group, "service", "ok", f"{', '.join(names)} at each boot", facts)

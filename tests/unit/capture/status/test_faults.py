@@ -501,7 +501,7 @@ FAULTS = [
         "boot/service",
         "warning",
         "nothing arms",
-        "systemctl enable postpanic.service",
+        "postpanic service --enable",
     ),
     Fault(
         "another tool at boot",
@@ -539,7 +539,7 @@ FAULTS = [
         "boot/service",
         "warning",
         "nothing arms",
-        "systemctl enable postpanic.service",
+        "postpanic service --enable",
     ),
     Fault("never rehearsed", forget_rehearsal, "rehearsal/last", "warning", "never rehearsed", "postpanic rehearse"),
     Fault(
