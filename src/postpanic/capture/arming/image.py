@@ -99,7 +99,13 @@ def build(config: Config, prepared: Prepared, host: Host) -> BuiltFile:
         raise NotReadyError(f"a file for the image is at fault: {exc.message}", where=exc.where, hint=exc.hint) from exc
     modules = tuple(Path(line.split(" ", 1)[0]).name.removesuffix(".ko") for line in built.plan.modules)
     return BuiltFile(
-        built.data, built.plan, built.unpacked_bytes, modules, tuple(dict.fromkeys(inputs)), built.compression, built.remarks
+        built.data,
+        built.plan,
+        built.unpacked_bytes,
+        modules,
+        tuple(dict.fromkeys(inputs)),
+        built.compression,
+        built.remarks,
     )
 
 
