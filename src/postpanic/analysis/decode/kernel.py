@@ -26,7 +26,6 @@ _FIRST_MODULE_VADDR = 0x100000
 _ALIGNMENT = 0x1000
 _MOST_MODULE_FILES = 16
 """Of one name are looked at: one with source lines is preferred."""
-_NO_SYMBOLS = frozenset({drgn.SymbolKind.SECTION, drgn.SymbolKind.FILE})
 _KERNEL = ""
 _LANDMARKS = (
     (("kernel_init", "start_kernel"), "init/main.c"),
@@ -340,8 +339,9 @@ def _in_file(facts: ElfFacts) -> tuple[Section, ...]:
 
 def _kernel_symbols(prog: drgn.Program) -> Iterator[Symbol]:
     for symbol in prog.symbols():
-        if symbol.name and symbol.kind not in _NO_SYMBOLS:
-            yield Symbol(symbol.address, symbol.name, symbol.size)
+        # Sections have no name, and source files no address; to ask for the kind takes as long as all the rest.
+        if (vaddr := symbol.address) and (name := symbol.name):
+            yield Symbol(vaddr, name, symbol.size)
 
 
 def _symbols_within(prog: drgn.Program, start: int, end: int) -> Iterable[Symbol]:

@@ -97,9 +97,14 @@ class SymbolTable:
         self._symbols = sorted(symbol for symbol in symbols if not _UNLISTED.match(symbol.name))
         self._vaddrs = [symbol.vaddr for symbol in self._symbols]
         self._ends = sorted(ends)
-        self._by_name: dict[str, list[Symbol]] = {}
+        self._by_name: dict[str, Symbol | list[Symbol]] = {}
         for symbol in self._symbols:
-            self._by_name.setdefault(symbol.name, []).append(symbol)
+            # Most names are those of one symbol: a list for each would take longer than reading them.
+            if (known := self._by_name.setdefault(symbol.name, symbol)) is not symbol:
+                if isinstance(known, list):
+                    known.append(symbol)
+                else:
+                    self._by_name[symbol.name] = [known, symbol]
         self._by_plain_name: dict[str, list[Symbol]] | None = None
 
     def __len__(self) -> int:
@@ -107,7 +112,8 @@ class SymbolTable:
 
     def named(self, name: str) -> list[Symbol]:
         """Give all symbols of a name, by rising address."""
-        return self._by_name.get(name, [])
+        found = self._by_name.get(name, [])
+        return found if isinstance(found, list) else [found]
 
     def find(self, name: str, size: int | None = None, offset: int = 0) -> Match | None:
         """
