@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from postpanic.rehearse.job import PREFIX
-from postpanic.saver.plan import TargetPlan
+from postpanic.saver.plan import RawPlan, TargetPlan
 
 __all__ = ["Link", "State", "judge_console"]
 
@@ -117,8 +117,13 @@ def _judge_host(chain: _Chain, console: str, told: list[str], failure: str) -> N
     chain.add("load", loaded is not None, f"by {loaded}" if loaded else failure or "not loaded")
     verified = find("verified ") or ""
     chain.add("verification", not verified.startswith("bad"), verified or failure)
-    crashed = _CRASHED.search(console.partition(f"{PREFIX}crash ")[2])
-    chain.add("crash", crashed is not None, crashed[0].strip() if crashed else failure or "the machine did not panic")
+    after = console.partition(f"{PREFIX}crash ")[2]
+    crashed = _CRASHED.search(after)
+    found = crashed[0].strip() if crashed else failure or "the machine did not panic"
+    if crashed is None and _BOOTED.search(after):
+        # What is printed in an NMI reaches the log, and no console any more.
+        crashed, found = _BOOTED.search(after), "without a word on the console"
+    chain.add("crash", crashed is not None, found)
 
 
 def _judge_capture(chain: _Chain, after: str) -> None:
@@ -153,6 +158,9 @@ def _judge_target(chain: _Chain, after: str, target: TargetPlan) -> None:
     chain.add(f"target {target.name}", saved is not None, evidence, mend, is_vital=False)
     if saved is None:
         chain.links.append(Link(f"self-test {target.name}", "not reached"))
+        return
+    if isinstance(target, RawPlan):
+        chain.links.append(Link(f"self-test {target.name}", "not proven", "of a raw device nothing is read back"))
         return
     tested = re.search(rf"{_SAVER}{name}: self-test (.*?)\r?$", after, re.MULTILINE)
     said = re.search(rf"{_SAVER}(no self-test.*?)\r?$", after, re.MULTILINE)

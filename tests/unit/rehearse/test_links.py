@@ -6,7 +6,7 @@ import pytest
 
 from postpanic.rehearse.links import Link, judge_console
 from postpanic.rehearse.rehearsal import RehearsalOutcome
-from postpanic.saver.plan import BlockPlan, FilePlan
+from postpanic.saver.plan import BlockPlan, FilePlan, RawPlan
 
 TARGET = FilePlan(name="file /var/crash on vda1", device=BlockPlan(uuid="x"))
 HOST = """[    0.000000] Linux version 6.1.0 (a@b)
@@ -109,3 +109,17 @@ def test_target_without_a_stand_in_is_not_proven() -> None:
     assert outcome.broken == target, "nothing at all was shown to be saved"
     other = Link("target file /x", "held")
     assert RehearsalOutcome(links=(*links, other)).broken is None
+
+
+def test_crash_that_reaches_no_console_is_seen_by_the_capture_kernel() -> None:
+    silent = HOST.partition("[   17.0]")[0]
+    assert judge(silent + BOOTED + STARTED + SAVED)["crash"] == ("held", "without a word on the console")
+    assert judge(silent)["crash"][0] == "broken"
+
+
+def test_self_test_of_a_raw_device_is_not_proven() -> None:
+    target = RawPlan(name="raw x", device=BlockPlan(uuid="x"))
+    console = HOST + BOOTED + STARTED + SAVED.replace("file /var/crash on vda1", "raw x").replace("self-test", "x")
+    links = {link.name: link for link in judge_console(console, (target,), rehearsed=frozenset({0}))}
+    assert links["target raw x"].state == "held"
+    assert links["self-test raw x"].state == "not proven"
