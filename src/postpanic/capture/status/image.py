@@ -165,11 +165,7 @@ def check_boot(subject: Subject) -> Iterator[Check]:
     facts = tuple(Fact(link, "is enabled") for _, link in units)
     if not units:
         says = Fact("/etc/systemd/system/*.wants, /etc/runlevels, /etc/local.d", "nothing that arms")
-        mend = (
-            f"systemctl enable {subject.tool.unit}"
-            if subject.tool is not None
-            else "postpanic service --enable"
-        )
+        mend = f"systemctl enable {subject.tool.unit}" if subject.tool is not None else "postpanic service --enable"
         yield Check(group, "service", "warning", "nothing arms the machine at the next boot", (says,), mend)
         return
     names = list(dict.fromkeys(unit for unit, _ in units))
