@@ -115,7 +115,8 @@ class Disassembler:
     Parameters
     ----------
     machine : str
-        As ``uname -m`` spells it, one of :data:`MACHINES`; ``armt`` is the Thumb code of arm, ``micromips`` that of mips.
+        As ``uname -m`` spells it, one of :data:`MACHINES`; ``armt`` is the Thumb code of arm, ``micromips`` the
+        short one of mips.
     syntax : Syntax
         Of x86.
 
