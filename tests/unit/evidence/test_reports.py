@@ -229,3 +229,24 @@ def test_place_that_a_log_names_decides_where_the_name_does_not() -> None:
     text = texts.PAGE_FAULT.replace("widget_attach+0x2b/0x90 [widget]", "clear_all_of_it+0x2b/0x90 {}")
     plain, symbolised = (find_reports(text.replace("{}", place).encode())[0] for place in ("", "lib/string.c:12"))
     assert (plain.function, symbolised.function) == ("clear_all_of_it", "widget_probe")
+
+
+def test_function_that_calls_itself_filled_the_stack() -> None:
+    frames = "\n".join(["[    9.100000]  walk_tree+0x15/0x70 [widget]"] * 12)
+    text = f"""[    9.000000] BUG: TASK stack guard page was hit at 0000000034226565
+[    9.000000] stack guard page: 0000 [#1] PREEMPT SMP NOPTI
+[    9.000000] CPU: 1 PID: 448 Comm: sender Not tainted 6.1.0 #1
+[    9.000000] RIP: 0010:walk_tree+0x0/0x70 [widget]
+[    9.000000] Call Trace:
+[    9.000000]  <TASK>
+{frames}
+[    9.200000]  widget_ioctl+0x15/0x70 [widget]
+[    9.200000]  __x64_sys_ioctl+0x10/0x70
+[    9.200000]  do_syscall_64+0x10/0x70
+[    9.200000]  </TASK>
+"""
+    (report,) = find_reports(text.encode())
+    assert report.kind is Kind.STACK_OVERFLOW
+    assert report.blame[0].function == "walk_tree"
+    assert report.blame[0].reason == "calls itself 12 times"
+    assert report.blame[0].module == "widget"

@@ -14,6 +14,7 @@ outwards, and pass over what reports, enters the kernel, or serves everybody
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -38,6 +39,8 @@ _SERVER_RANK = 3
 _SERVERS = frozenset({Part.ALLOCATOR, Part.WAITING, Part.LIBRARY, Part.INTERRUPT, Part.ENTRY, Part.LOCKING})
 _SERVING = frozenset({Part.ALLOCATOR, Part.WAITING, Part.LIBRARY})
 _TAKE_LOCKS = frozenset({None, *_FAULTY_TOO})
+_RECURSIONS = 8
+"""Calls of a function by itself, from which on a full stack is its doing."""
 
 
 class _Ranking:
@@ -74,9 +77,10 @@ def rank(
         for function in named:
             ranking.add(function, "the message names it")
     chosen = list(_chosen(kind, traces))
-    if kind in _STALLS or kind is Kind.STACK_OVERFLOW:
-        for frames in chosen:
-            _rank_callbacks(kind, frames, ranking)
+    for trace in chosen if kind in _STALLS or kind is Kind.STACK_OVERFLOW else ():
+        if kind is Kind.STACK_OVERFLOW:
+            _rank_recursion(trace, ranking)
+        _rank_callbacks(kind, trace, ranking)
     for function in named:
         part = part_of(function)
         if part is None or (part in _FAULTY_TOO and kind is not Kind.WARNING):
@@ -128,6 +132,15 @@ def _chosen(kind: Kind, traces: tuple[Trace, ...]) -> Iterator[list[Frame]]:
 
 def _is_grace_period_thread(trace: Trace) -> bool:
     return any(frame.function.startswith(("rcu_gp_kthread", "rcu_gp_fqs_loop")) for frame in trace.frames)
+
+
+def _rank_recursion(frames: list[Frame], ranking: _Ranking) -> None:
+    """Blame a function that calls itself again and again: the stack is full of it."""
+    names = [frame.function for frame in frames if frame.is_reliable]
+    calls = Counter(outer for inner, outer in pairwise(names) if inner == outer)
+    for name, count in calls.most_common(1):
+        if count >= _RECURSIONS:
+            ranking.add(name, f"calls itself {count} times", next(one.module for one in frames if one.function == name))
 
 
 def _rank_callbacks(kind: Kind, frames: list[Frame], ranking: _Ranking) -> None:
