@@ -92,9 +92,10 @@ def command(
     as_json: bool,
 ) -> int:
     """
-    Say what the kernel's reports in a text mean: oopses, warnings, stalls, panics.
+    Say what the kernel's reports in a text mean.
 
-    Each LOG is a text of any kind: a serial console, dmesg, syslog, a journal.
+    Reports are oopses, warnings, stalls, panics; each LOG is a text of any kind:
+    a serial console, dmesg, syslog, a journal.
     Functions get their source lines and inlined callers, the bytes of Code:
     become instructions, and it is said what the one that trapped did, which
     operand was bad, and what error codes, taint letters and addresses mean.

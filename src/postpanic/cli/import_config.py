@@ -31,9 +31,9 @@ __all__ = ["command"]
 @click.option("--json", "as_json", is_flag=True, help="Print configuration and account as JSON.")
 def command(file: Path | None, output: Path | None, force: bool, root: Path | None, as_json: bool) -> int:
     """
-    Take over the configuration of kdump-tools, kdump-utils or openSUSE's kdump.
+    Take over the configuration of another tool.
 
-    Without FILE the host's own is taken: /etc/kdump.conf with
+    These are known: kdump-tools, kdump-utils, openSUSE's kdump. Without FILE the host's own is taken: /etc/kdump.conf with
     /etc/sysconfig/kdump, /etc/default/kdump-tools, or openSUSE's
     /etc/sysconfig/kdump. Printed is a configuration for postpanic; what has no
     counterpart in it is listed on standard error, with the reason.

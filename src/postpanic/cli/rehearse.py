@@ -62,7 +62,7 @@ def command(
     as_json: bool,
 ) -> int:
     """
-    Prove that a crash of this host will be captured, without crashing it.
+    Prove in a virtual machine that a crash will be captured.
 
     The host's own kernel is booted in a virtual machine, with the reservation
     that the host has. There the capture kernel is loaded with the very image
