@@ -33,10 +33,11 @@ def command(file: Path | None, output: Path | None, force: bool, root: Path | No
     """
     Take over the configuration of another tool.
 
-    These are known: kdump-tools, kdump-utils, openSUSE's kdump. Without FILE the host's own is taken: /etc/kdump.conf with
-    /etc/sysconfig/kdump, /etc/default/kdump-tools, or openSUSE's
-    /etc/sysconfig/kdump. Printed is a configuration for postpanic; what has no
-    counterpart in it is listed on standard error, with the reason.
+    These are known: kdump-tools, kdump-utils, openSUSE's kdump. Without FILE
+    the host's own is taken: /etc/kdump.conf with /etc/sysconfig/kdump,
+    /etc/default/kdump-tools, or openSUSE's /etc/sysconfig/kdump. Printed is a
+    configuration for postpanic; what has no counterpart in it is listed on
+    standard error, with the reason.
 
         postpanic import
         postpanic import -o /etc/postpanic.toml
