@@ -250,3 +250,26 @@ def test_function_that_calls_itself_filled_the_stack() -> None:
     assert report.blame[0].function == "walk_tree"
     assert report.blame[0].reason == "calls itself 12 times"
     assert report.blame[0].module == "widget"
+
+
+def test_crash_that_was_asked_for_is_no_consequence() -> None:
+    text = b"""[    9.000000] BUG: Bad page state in process widget  pfn:12345
+[    9.000001] CPU: 0 PID: 7 Comm: widget Not tainted 6.12.1 #1
+[    9.000002] Call Trace:
+[    9.000003]  <TASK>
+[    9.000004]  widget_free+0x15/0x70
+[    9.000005]  </TASK>
+[    9.100000] sysrq: Trigger a crash
+[    9.100001] Kernel panic - not syncing: sysrq triggered crash
+[    9.100002] CPU: 0 PID: 9 Comm: sh Tainted: G    B 6.12.1 #1
+[    9.100003] Call Trace:
+[    9.100004]  <TASK>
+[    9.100005]  panic+0x15/0x70
+[    9.100006]  sysrq_handle_crash+0x15/0x70
+[    9.100007]  </TASK>
+"""
+    before, asked = find_reports(text)
+    assert (before.kind, asked.kind) == (Kind.BAD_PAGE, Kind.SYSRQ)
+    assert asked.comm == "sh"
+    assert asked.consequence_of is None
+    assert asked.message == "sysrq: Trigger a crash"

@@ -17,7 +17,7 @@ from postpanic.capture.collection.record import DumpRecord, Verdict, write_recor
 from postpanic.capture.config import Config, FileTarget
 from postpanic.dumps.open import open_dump
 from postpanic.errors import PostpanicError
-from postpanic.evidence.oops import Report, find_reports
+from postpanic.evidence.oops import Kind, Report, find_reports
 from postpanic.pages.manifest import read_manifest
 from postpanic.pages.verification import check_file, match_files
 from postpanic.saver.recovery import find_raw_dumps, recover_raw_dump, release_raw_dump
@@ -150,6 +150,9 @@ def _find_first_report(dump: SavedDump) -> Report | None:
         return None
     reports = find_reports(text)
     panicked = [report for report in reports if report.is_panic]
+    asked_for = next((report for report in reports if report.kind is Kind.SYSRQ), None)
+    if asked_for is not None:
+        return asked_for
     # The one that began what ended in the panic; warnings of long before are none of it.
     chosen = next((report for report in panicked if report.consequence_of is None), None)
     return chosen or (panicked[0] if panicked else reports[-1] if reports else None)

@@ -199,7 +199,8 @@ def finish_boot(
         is_panic = builder.is_panic or panic_at >= builder.first.offset
         report = kernel.place(_make(builder, is_panic=is_panic, panic_message=panic_message if is_panic else ""))
         if with_notices or not report.is_notice:
-            yield msgspec.structs.replace(report, consequence_of=None if is_first else place)
+            follows = not is_first and report.kind is not Kind.SYSRQ
+            yield msgspec.structs.replace(report, consequence_of=place if follows else None)
             is_first = False
 
 

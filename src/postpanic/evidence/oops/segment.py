@@ -166,6 +166,11 @@ def _preamble_start(data: Text, start: int, floor: int) -> int:
     return place
 
 
+def _is_asked_for(rule: Rule, text: str) -> bool:
+    """Tell whether somebody made the kernel panic: nothing that was reported before has led to it."""
+    return rule.role is Role.PANIC and "sysrq triggered" in text
+
+
 class _Region:
     """A part of the text with reports in it: from the first one's preamble to where all are over."""
 
@@ -277,7 +282,7 @@ class Callers:
             yield from self._resume(stream, line)
             builder = stream.builder
         if builder is not None:
-            if _belongs(builder, rule):
+            if _belongs(builder, rule) and not _is_asked_for(rule, line.text):
                 self._absorb(stream, builder, line, rule)
                 return
             if rule.role in {Role.NOTE, Role.MORE}:
