@@ -11,15 +11,14 @@ Sources: systemd's ``units/systemd-pstore.service.in``, systemd-pstore(8), pstor
 from __future__ import annotations
 
 import configparser
-import os
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from postpanic.capture.arming.state import write_atomically
 from postpanic.capture.host import Host
-from postpanic.errors import NotReadyError, OutputError, PostpanicError
-from postpanic.process import find_program, run
+from postpanic.capture.services import detect_kind, reload_systemd, spell_command
+from postpanic.errors import NotReadyError, OutputError
 
 __all__ = ["UNIT", "PstoreConf", "ServiceChange", "disable_service", "enable_service", "is_enabled", "read_pstore_conf"]
 
@@ -29,7 +28,6 @@ _UNITS = "etc/systemd/system"
 _WANTS = f"{_UNITS}/sysinit.target.wants"
 _CONF_PLACES = ("etc", "run", "usr/local/lib", "usr/lib", "lib")
 _CONF_LIMIT_BYTES = 1 << 16
-_RELOAD_TIMEOUT_S = 60.0
 
 _TEXT = """\
 # Written by "postpanic pstore --enable"; "postpanic pstore --disable" removes it.
@@ -147,24 +145,19 @@ def enable_service(host: Host, *, erase: bool, interpreter: Path | None = None) 
     OutputError
         If the unit cannot be written.
     """
-    if not any(
-        host.path(place).exists() for place in ("run/systemd/system", "usr/lib/systemd/systemd", "lib/systemd/systemd")
-    ):
+    if detect_kind(host) != "systemd":
         raise NotReadyError(
             "there is no systemd",
             hint="have whatever runs at boot run: postpanic pstore --archive --erase",
         )
-    python = interpreter if interpreter is not None else Path(sys.executable)
     options = "--archive --erase" if erase else "--archive"
-    # A word of a unit has its own quoting; what an interpreter's path never has is not worth it.
-    command = f"{python} -m postpanic pstore {options}"
-    if any(character in str(python) for character in " \t\n\"'\\%$;"):
-        raise NotReadyError(f"{python}: a path with such characters cannot be put into a unit")
+    command = f"{spell_command(interpreter)} pstore {options}"
+    prefix = (interpreter or Path(sys.executable)).parent
     unit, link = host.path(f"{_UNITS}/{UNIT}"), host.path(f"{_WANTS}/{UNIT}")
     conf = read_pstore_conf(host)
     try:
         unit.parent.mkdir(parents=True, exist_ok=True)
-        _write(unit, _TEXT.format(command=command, prefix=python.parent))
+        write_atomically(unit, _TEXT.format(command=command, prefix=prefix).encode(), 0o644)
         link.parent.mkdir(parents=True, exist_ok=True)
         if not link.is_symlink():
             link.symlink_to(f"../{UNIT}")
@@ -172,7 +165,7 @@ def enable_service(host: Host, *, erase: bool, interpreter: Path | None = None) 
         raise OutputError(
             f"cannot be written: {(exc.strerror or str(exc)).lower()}", where=str(exc.filename or unit)
         ) from exc
-    return ServiceChange((unit, link), (*_neighbour_notes(conf, erase=erase), *_reload(host)))
+    return ServiceChange((unit, link), (*_neighbour_notes(conf, erase=erase), *reload_systemd(host)))
 
 
 def disable_service(host: Host) -> ServiceChange:
@@ -193,22 +186,7 @@ def disable_service(host: Host) -> ServiceChange:
             continue
         except OSError as exc:
             raise OutputError(f"cannot be removed: {(exc.strerror or str(exc)).lower()}", where=str(path)) from exc
-    return ServiceChange(tuple(removed), _reload(host) if removed else ())
-
-
-def _write(path: Path, text: str) -> None:
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        made = Path(name)
-        made.chmod(0o644)
-        made.rename(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    return ServiceChange(tuple(removed), reload_systemd(host) if removed else ())
 
 
 def _neighbour_notes(conf: PstoreConf, *, erase: bool) -> tuple[str, ...]:
@@ -221,14 +199,3 @@ def _neighbour_notes(conf: PstoreConf, *, erase: bool) -> tuple[str, ...]:
     moves = "moves" if conf.unlink else "copies"
     target = "into the journal" if conf.storage == "journal" else "into its archive, too"
     return (f"systemd-pstore {moves} the records {target} afterwards; with --erase there is one copy",)
-
-
-def _reload(host: Host) -> tuple[str, ...]:
-    """Tell a running systemd; elsewhere it reads its units at the next boot anyway."""
-    if host.root != Path("/") or not host.path("run/systemd/system").is_dir():
-        return ()
-    try:
-        run([find_program("systemctl"), "daemon-reload"], timeout_s=_RELOAD_TIMEOUT_S)
-    except PostpanicError as exc:
-        return (f"systemd was not told: {exc}",)
-    return ()

@@ -77,7 +77,7 @@ def test_without_systemd_there_is_a_hint(tmp_path: Path) -> None:
 
 
 def test_an_interpreter_with_a_path_of_many_words_is_refused(host: Host) -> None:
-    with pytest.raises(NotReadyError, match="unit"):
+    with pytest.raises(NotReadyError, match="cannot be put into a service"):
         enable_service(host, erase=True, interpreter=Path("/opt/my programs/python"))
 
 

@@ -1,7 +1,14 @@
 """What arms the machine at every boot and collects what a crash left: for systemd, OpenRC, local.d."""
 
 from postpanic.capture.services.files import ServiceFile, ServiceKind, detect_kind, list_files
-from postpanic.capture.services.install import ServiceChange, disable, enable, find_enabled
+from postpanic.capture.services.install import (
+    ServiceChange,
+    disable,
+    enable,
+    find_enabled,
+    reload_systemd,
+    spell_command,
+)
 
 __all__ = [
     "ServiceChange",
@@ -12,4 +19,6 @@ __all__ = [
     "enable",
     "find_enabled",
     "list_files",
+    "reload_systemd",
+    "spell_command",
 ]

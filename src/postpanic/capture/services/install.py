@@ -14,7 +14,7 @@ from postpanic.capture.services.files import ServiceFile, ServiceKind, detect_ki
 from postpanic.errors import NotReadyError, OutputError, PostpanicError
 from postpanic.process import find_program, run
 
-__all__ = ["ServiceChange", "disable", "enable", "find_enabled"]
+__all__ = ["ServiceChange", "disable", "enable", "find_enabled", "reload_systemd", "spell_command"]
 
 _KINDS: tuple[ServiceKind, ...] = ("systemd", "openrc", "local.d")
 _PLAIN = re.compile(r"[\w./+:@=-]+")
@@ -70,13 +70,30 @@ def enable(
             "nothing that is known runs services here",
             hint="have whatever runs at boot run: postpanic collect; postpanic arm",
         )
+    files = list_files(chosen, host, spell_command(interpreter, tell), " ".join(tell))
+    changed = [host.path(file.path) for file in files if _put(host, file)]
+    return ServiceChange(chosen, tuple(changed), reload_systemd(host) if changed and chosen == "systemd" else ())
+
+
+def spell_command(interpreter: Path | None = None, words: tuple[str, ...] = ()) -> str:
+    """
+    Spell the command that runs postpanic, so that every kind of service file can take it.
+
+    Parameters
+    ----------
+    words : tuple of str
+        That will follow it; only looked at.
+
+    Raises
+    ------
+    NotReadyError
+        If a word would need quotes: their rules differ from file to file.
+    """
     python = str(interpreter or Path(sys.executable))
-    for word in (python, *tell):
+    for word in (python, *words):
         if not _PLAIN.fullmatch(word):
             raise NotReadyError(f"{word!r} cannot be put into a service", hint="name a script instead")
-    files = list_files(chosen, host, f"{python} -m postpanic", " ".join(tell))
-    changed = [host.path(file.path) for file in files if _put(host, file)]
-    return ServiceChange(chosen, tuple(changed), _reload(host, chosen) if changed else ())
+    return f"{python} -m postpanic"
 
 
 def disable(host: Host) -> ServiceChange:
@@ -100,7 +117,7 @@ def disable(host: Host) -> ServiceChange:
                 raise OutputError(f"cannot be removed: {(exc.strerror or str(exc)).lower()}", where=str(path)) from exc
             removed.append(path)
     found = detect_kind(host) or "systemd"
-    return ServiceChange(found, tuple(removed), _reload(host, found) if removed else ())
+    return ServiceChange(found, tuple(removed), reload_systemd(host) if removed else ())
 
 
 def find_enabled(host: Host) -> list[Path]:
@@ -141,9 +158,9 @@ def _put(host: Host, file: ServiceFile) -> bool:
     return True
 
 
-def _reload(host: Host, kind: ServiceKind) -> tuple[str, ...]:
-    """Tell who is running; elsewhere the files are read at the next boot anyway."""
-    if host.root != Path("/") or kind != "systemd" or not host.path("run/systemd/system").is_dir():
+def reload_systemd(host: Host) -> tuple[str, ...]:
+    """Tell a systemd that runs of new units; elsewhere they are read at the next boot anyway. Returns what to say."""
+    if host.root != Path("/") or not host.path("run/systemd/system").is_dir():
         return ()
     try:
         run([find_program("systemctl"), "daemon-reload"], timeout_s=_TIMEOUT_S)
