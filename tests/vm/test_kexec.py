@@ -146,7 +146,7 @@ def test_every_refusal_has_its_reason(on_host: Run) -> None:
     assert program["status"] == 4
     assert "do not fit into the 96.0 MiB" in large["error"]
     assert "60.0 MiB" in large["error"]
-    assert "crashkernel=" in large["hint"]
+    assert "postpanic crashkernel" in large["hint"]
     assert missing["error"].startswith("/missing: cannot read the initramfs")
     assert "empty" in empty["error"]
     for refused in (disabled, kept):
