@@ -86,6 +86,7 @@ def live(request: pytest.FixtureRequest, fetch_kernel: Callable[[str], Kernel]) 
             command_line="console=ttyS0 panic=-1",
             disks=(Disk(disk),),
             memory_mib=MEMORY_MIB,
+            cpus=1,
         )
         with Machine(config, directory) as machine:
             machine.wait_for(r"^kcore: \d+ segments", timeout_s=90.0, failure=r"^kcore: failed|Kernel panic")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import postpanic.rehearse.machine
 from postpanic.capture.initramfs.archive import ImageTree
 from postpanic.errors import FactAbsentError
 from postpanic.process import find_program, run
@@ -103,6 +104,22 @@ def test_machine_that_ends_early_is_an_error_with_its_console(hello: MachineConf
     with Machine(config, tmp_path) as machine, pytest.raises(MachineError, match="ended before") as failure:
         machine.wait_for("guest: hello", timeout_s=120)
     assert "Kernel panic" in failure.value.console_tail
+
+
+def test_guest_that_falls_silent_while_it_boots_is_started_again(
+    hello: MachineConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Machine(hello, tmp_path, accelerator="tcg") as machine:
+        machine.wait_for(r"^\[ +0\.\d+\] ", timeout_s=60)
+        first = machine.pid
+        machine.pause()
+        monkeypatch.setattr(postpanic.rehearse.machine, "STUCK_S", 0.5)
+        machine.wait_for("guest: hello", timeout_s=60)
+        assert machine.pid != first
+        assert machine.read_console().count("Linux version") == 1
+        monkeypatch.setattr(postpanic.rehearse.machine, "scale_timeout", float)
+        with pytest.raises(MachineError, match="not on the console"):
+            machine.wait_for("never printed", timeout_s=3)
 
 
 def test_qemu_that_does_not_start_says_why(hello: MachineConfig, tmp_path: Path) -> None:

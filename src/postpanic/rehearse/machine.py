@@ -50,9 +50,14 @@ TAIL_LINES = 25
 PROBE_TIMEOUT_S = 20.0
 TERMINATE_TIMEOUT_S = 5.0
 MEMORY_DUMP_TIMEOUT_S = 120.0
+STUCK_S = 20.0
+"""Silence of a kernel that has not come to its first program; see :meth:`Machine.wait_for`."""
 HEADROOM = 4.0
 LOAD_LIMIT = 4.0
 _HINT = "install qemu-system-x86"
+
+_EARLY = re.compile(r"^\[ {0,4}\d\.\d{6}\]")
+_BOOTED = "Run /init as init process"
 
 # mov $0x501,%dx; mov $0x2a,%al; out %al,(%dx); hlt: makes isa-debug-exit end QEMU with (0x2a << 1) | 1.
 _PROBE_CODE = bytes.fromhex("ba0105 b02a ee f4")
@@ -222,12 +227,17 @@ class Machine:
         self._lines_shown = 0
         self.console = directory / "console.log"
         self._messages = directory / "qemu.log"
-        self.command = build_command(config, self.console, accelerator or detect_accelerator())
+        self._accelerator = accelerator or detect_accelerator()
+        self.command = build_command(config, self.console, self._accelerator)
+        self._printed, self._printed_s = 0, time.monotonic()
+        self._is_second_try = False
         self._process: Popen[bytes] | None = None
         self._monitor: Monitor | None = None
 
     def __enter__(self) -> Self:
         self.console.write_bytes(b"")
+        self._lines_shown = 0
+        self._printed, self._printed_s = 0, time.monotonic()
         with self._messages.open("wb") as messages:
             self._process = start(
                 _tie_to_us([find_program(self.command[0], hint=_HINT), *self.command[1:]]),
@@ -260,6 +270,10 @@ class Machine:
         """
         Wait until the console matches *pattern* (a multi-line regular expression).
 
+        Emulation loses a guest now and then while its kernel starts the second
+        processor or changes its clock. One that falls silent that early is
+        started again, once: it has not written anything yet.
+
         Parameters
         ----------
         timeout_s : float
@@ -281,9 +295,26 @@ class Machine:
                 raise self._error(f"the guest reports: {failed[0]}")
             if not running:
                 raise self._error(f"the machine ended before the console had {pattern!r}")
+            if self._is_stuck(text):
+                self._is_second_try = True
+                self._end()
+                self.__enter__()
+                deadline = time.monotonic() + scale_timeout(timeout_s)
             if time.monotonic() > deadline:
                 raise self._error(f"{pattern!r} not on the console within {scale_timeout(timeout_s):.0f} s")
             time.sleep(POLL_S)
+
+    def _is_stuck(self, text: str) -> bool:
+        """Tell whether the kernel has fallen silent before its first program."""
+        if len(text) != self._printed:
+            self._printed, self._printed_s = len(text), time.monotonic()
+        if (
+            self._is_second_try
+            or self._accelerator != "tcg"
+            or time.monotonic() - self._printed_s < scale_timeout(STUCK_S)
+        ):
+            return False
+        return _BOOTED not in text and _EARLY.match(text.rstrip().rsplit("\n", 1)[-1]) is not None
 
     def _show(self, text: str) -> None:
         if self._watch is None:
