@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from postpanic.cli.app import main
 from postpanic.process import find_program, run
 from postpanic.rehearse.disks import make_empty_disk
@@ -32,6 +34,7 @@ COMMANDS = (
 )
 
 
+@pytest.mark.matrix
 def test_a_logical_volume_is_saved_to(crash_lab: Lab, fetch_kernel: Callable[[str], Kernel], tmp_path: Path) -> None:
     fetch_kernel("6.1")
     disk = tmp_path / "volume.img"

@@ -86,7 +86,7 @@ def read(dump: Dump, pfns: NDArray[np.uint64]) -> NDArray[np.uint8]:
     [
         ("6.1", "sysrq-c"),
         ("6.12", "module-null"),
-        ("6.1-generic", "irq-null"),
+        pytest.param("6.1-generic", "irq-null", marks=pytest.mark.matrix),
         pytest.param("6.12", "irq-null", marks=pytest.mark.matrix),
         pytest.param("6.1", "module-spin", marks=pytest.mark.matrix),
         pytest.param("6.12", "out-of-memory", marks=pytest.mark.matrix),

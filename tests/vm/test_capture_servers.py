@@ -131,6 +131,7 @@ def judge_parts(server: HttpServer, tmp_path: Path) -> None:
     assert main(["verify", str(stream)]) == 0
 
 
+@pytest.mark.matrix
 def test_half_a_second_for_each_packet_costs_neither_the_other_dump_nor_the_reboot(
     crash_lab: Lab, tmp_path: Path, ssh_server: SshServer, http_server: HttpServer
 ) -> None:
