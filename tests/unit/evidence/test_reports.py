@@ -268,6 +268,9 @@ def test_crash_that_was_asked_for_is_no_consequence() -> None:
 [    9.100006]  sysrq_handle_crash+0x15/0x70
 [    9.100007]  </TASK>
 """
+    (alone,) = find_reports(text[text.index(b"[    9.100000]") :])
+    assert alone.kind is Kind.SYSRQ
+    assert alone.is_panic
     before, asked = find_reports(text)
     assert (before.kind, asked.kind) == (Kind.BAD_PAGE, Kind.SYSRQ)
     assert asked.comm == "sh"

@@ -282,7 +282,7 @@ class Callers:
             yield from self._resume(stream, line)
             builder = stream.builder
         if builder is not None:
-            if _belongs(builder, rule) and not _is_asked_for(rule, line.text):
+            if _belongs(builder, rule) and (builder.kind is Kind.SYSRQ or not _is_asked_for(rule, line.text)):
                 self._absorb(stream, builder, line, rule)
                 return
             if rule.role in {Role.NOTE, Role.MORE}:
