@@ -90,8 +90,10 @@ def _crash(job: GuestJob, plan: SavePlan) -> None:
     verification = verify(host, Expected(kernel, image, job.command_line))
     _say("; ".join([f"verified {verification.outcome}", *verification.reasons]))
     for name, value in job.settings.items():
-        with suppress(OSError):
+        try:
             host.path(f"proc/sys/{name.replace('.', '/')}").write_text(f"{value}\n")
+        except OSError as exc:
+            _say(f"setting {name}: {exc.strerror}")
     with suppress(PostpanicError):
         mount("debugfs", Path("/sys/kernel/debug"), "debugfs")
     os.sync()

@@ -11,6 +11,7 @@ sfdisk(8); the mkfs programs' manuals.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,6 @@ __all__ = ["CONTROLLERS", "Controller", "StandIn", "choose_controller", "make_st
 _PARTITION_START_BYTES = 1 << 20
 _TABLE_ROOM_BYTES = 2 << 20
 _LEAST_BYTES = {"xfs": 300 << 20, "btrfs": 256 << 20}
-_PACKAGES = {"xfs": "xfsprogs", "btrfs": "btrfs-progs", "vfat": "dosfstools"}
 
 
 @dataclass(frozen=True)
@@ -197,8 +197,10 @@ def _copy_sparsely(source: Path, target: Path, offset: int) -> None:
         while place < size:
             try:
                 start = os.lseek(reader.fileno(), place, os.SEEK_DATA)
-            except OSError:
-                return
+            except OSError as exc:
+                if exc.errno == errno.ENXIO:  # nothing but a hole is left
+                    return
+                raise
             end = os.lseek(reader.fileno(), start, os.SEEK_HOLE)
             while start < end:
                 chunk = os.pread(reader.fileno(), min(end - start, 1 << 20), start)

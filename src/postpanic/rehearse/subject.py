@@ -112,10 +112,15 @@ def read_subject(config: Config, host: Host, *, kernel: str = "", crashkernel: s
     Raises
     ------
     NotReadyError
-        If a kernel, a device, a program is not there, or nothing is reserved.
+        If a kernel, a device, a program is not there, nothing is reserved, or the architecture has no machine here.
     UsageError
         If the configuration, or *crashkernel*, asks for what there is not.
     """
+    if host.machine != "x86_64":
+        raise NotReadyError(
+            f"a machine of {host.machine} cannot be rehearsed yet, only x86_64",
+            hint="postpanic crash-test proves it on the machine itself",
+        )
     if config.capture.image != "own":
         raise NotReadyError(
             f"an image of {config.capture.image} cannot be rehearsed: its disks are stacks that have no stand-in",
