@@ -42,6 +42,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "service": ("service", "Arm this machine at every boot, and collect what a crash left."),
     "split": ("split", "Divide a dump among several files."),
     "status": ("status", "Say whether this machine is ready to capture its crash."),
+    "triage": ("triage", "Say what happened, who is at fault, and how that can be seen."),
     "verify": ("verify", "Say whether a dump is good."),
 }
 """Verb: module of this package, summary. The modules are imported only when their verb is used."""

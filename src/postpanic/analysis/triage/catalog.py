@@ -1,0 +1,21 @@
+"""All detectors: their modules are imported when they are first asked."""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+
+from postpanic.analysis.triage.registry import Detector, declared_detectors
+
+__all__ = ["MODULES", "all_detectors"]
+
+MODULES = ("deliberate", "reported", "faults", "hangs", "memory", "context")
+"""Of this package; a package imports its own modules, each of which declares one detector or a few that belong together."""
+
+
+@cache
+def all_detectors() -> tuple[Detector, ...]:
+    """Import all detectors and return them, the deepest first."""
+    for name in MODULES:
+        importlib.import_module(f"postpanic.analysis.triage.{name}")
+    return declared_detectors()

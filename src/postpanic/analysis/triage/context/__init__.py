@@ -1,0 +1,1 @@
+"""Whose context it was: interrupts, taints, what came before, hardware."""
