@@ -10,7 +10,7 @@ from postpanic.analysis.triage.registry import Detector, declared_detectors
 __all__ = ["MODULES", "all_detectors"]
 
 MODULES = ("deliberate", "reported", "faults", "hangs", "memory", "context")
-"""Of this package; a package imports its own modules, each of which declares one detector or a few that belong together."""
+"""Of this package: modules that declare detectors, and packages that import theirs."""
 
 
 @cache
