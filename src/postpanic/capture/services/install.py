@@ -6,6 +6,7 @@ import re
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from postpanic.capture.arming.state import write_atomically
@@ -19,6 +20,9 @@ __all__ = ["ServiceChange", "disable", "enable", "find_enabled", "reload_systemd
 _KINDS: tuple[ServiceKind, ...] = ("systemd", "openrc", "local.d")
 _PLAIN = re.compile(r"[\w./+:@=-]+")
 _OURS = "postpanic service"
+_NEEDED = ("postpanic", "click", "numpy", "zstandard")
+"""What is looked for: it may lie in several directories."""
+_SHOW_PATH = "import sys; print(*sys.path, sep=chr(10))"
 _TIMEOUT_S = 60.0
 
 
@@ -90,10 +94,33 @@ def spell_command(interpreter: Path | None = None, words: tuple[str, ...] = ()) 
         If a word would need quotes: their rules differ from file to file.
     """
     python = str(interpreter or Path(sys.executable))
-    for word in (python, *words):
-        if not _PLAIN.fullmatch(word):
+    places = ":".join(_find_places(python)) if interpreter is None else ""
+    for word in (python, places, *words):
+        if word and not _PLAIN.fullmatch(word):
             raise NotReadyError(f"{word!r} cannot be put into a service", hint="name a script instead")
-    return f"{python} -m postpanic"
+    # What runs services hands down no PYTHONPATH; of the files only systemd's have a word for the environment.
+    return f"{f'/usr/bin/env PYTHONPATH={places} ' if places else ''}{python} -m postpanic"
+
+
+def _find_places(python: str) -> list[str]:
+    """
+    Find where postpanic is that Python would not find by itself.
+
+    So it is with ``pip install --target`` and with a copied tree, where PYTHONPATH or a script tells it.
+    """
+    try:
+        listed = run([python, "-E", "-c", _SHOW_PATH], cwd=Path("/"), timeout_s=_TIMEOUT_S).stdout.decode()
+    except PostpanicError:
+        return []
+    by_itself = {str(Path(line).resolve()) for line in listed.splitlines() if line}
+    found = (_find_directory(name) for name in _NEEDED)
+    return list(dict.fromkeys(place for place in found if place and place not in by_itself))
+
+
+def _find_directory(name: str) -> str:
+    """Return the entry of the search path that has a package."""
+    spec = find_spec(name)
+    return str(Path(spec.origin).resolve().parent.parent) if spec is not None and spec.origin else ""
 
 
 def disable(host: Host) -> ServiceChange:

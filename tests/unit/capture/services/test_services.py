@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
+import click
 import pytest
 
+import postpanic
 from postpanic.capture.host import Host
 from postpanic.capture.services import ServiceKind, detect_kind, disable, enable, find_enabled
 from postpanic.cli.app import main
@@ -116,3 +119,24 @@ def test_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str], init: ServiceK
     assert call()["state"] == "not enabled"
     assert main([*words, "--enable", "--disable"]) == 64
     assert main([*words, "--init", init]) == 64
+
+
+def test_a_copied_tree_is_found_without_whoever_started_it(tmp_path: Path) -> None:
+    library = tmp_path / "lib"
+    shutil.copytree(
+        Path(postpanic.__file__).parent, library / "postpanic", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    script = "from postpanic.capture.services import spell_command; print(spell_command())"
+    # As an interpreter has it to which nobody has installed postpanic.
+    bare = tmp_path / "env"
+    run([sys.executable, "-m", "venv", "--without-pip", bare], timeout_s=60)
+    packages = next(bare.glob("lib/python3*/site-packages"))
+    (packages / "others.pth").write_text(f"{Path(click.__file__).parent.parent}\n")
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(library)}
+    told = run([bare / "bin/python", "-c", script], env=environment, cwd=tmp_path, timeout_s=60)
+    command = told.stdout.decode().strip()
+    assert command == f"/usr/bin/env PYTHONPATH={library} {bare}/bin/python -m postpanic"
+    shown = run([*command.split(), "service", "--help"], env={"PATH": os.environ["PATH"]}, cwd=Path("/"), timeout_s=60)
+    assert shown.stdout.startswith(b"Usage: ")
+    by_itself = run([sys.executable, "-c", script], cwd=tmp_path, timeout_s=60)
+    assert by_itself.stdout.decode().strip() == f"{sys.executable} -m postpanic"
