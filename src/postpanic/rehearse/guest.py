@@ -14,7 +14,7 @@ import os
 import tarfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
@@ -31,6 +31,7 @@ from postpanic.rehearse.job import (
     NMI,
     OUT_OF_MEMORY,
     PREFIX,
+    SHELL_WORD,
     GuestJob,
     decode_job,
 )
@@ -57,9 +58,12 @@ def main() -> None:
         for result in load_modules(job.modules):
             if not result.is_loaded:
                 _say(f"module {result.path}: {result.error}")
-        if COLLECT_WORD in Path("/proc/cmdline").read_text().split():
+        words = Path("/proc/cmdline").read_text().split()
+        if COLLECT_WORD in words:
             _collect(job, plan)
             _say("collected")
+        elif SHELL_WORD in words:
+            _show_around(plan)
         else:
             _crash(job, plan)
     except PostpanicError as exc:
@@ -81,7 +85,7 @@ def _crash(job: GuestJob, plan: SavePlan) -> None:
     _say(f"kernel {host.release}")
     _say(f"reserved {host.read_number('sys/kernel/kexec_crash_size') or 0}")
     for number, free_bytes in job.free_bytes.items():
-        target = plan.targets[int(number)]
+        target = (*plan.targets, *plan.fallbacks)[int(number)]
         if isinstance(target, FilePlan):
             _leave_free(target, free_bytes)
     kernel, image = Path(KERNEL_PATH), Path(IMAGE_PATH)
@@ -117,10 +121,26 @@ def _take_all_memory() -> None:
         taken.append(area)
 
 
+def _show_around(plan: SavePlan) -> None:
+    """Mount the targets, and leave the rest to whoever sits at the console."""
+    import code
+
+    with ExitStack() as stack:
+        for number, target in enumerate((*plan.targets, *plan.fallbacks)):
+            if isinstance(target, FilePlan):
+                try:
+                    point = stack.enter_context(_mounted(target, "", Path(f"/mnt/{number}")))
+                    _say(f"{target.name} is at {point}")
+                except PostpanicError as exc:
+                    _say(f"target {number}: {exc.message}")
+        _say("a Python prompt; what ends it (Ctrl-D) switches the machine off")
+        with suppress(SystemExit):
+            code.interact(banner="", exitmsg="", local={"__name__": "__console__", "Path": Path})
+
+
 @contextmanager
-def _mounted(plan: FilePlan, options: str) -> Iterator[Path]:
+def _mounted(plan: FilePlan, options: str, point: Path = Path("/mnt/rehearsal")) -> Iterator[Path]:
     device = BlockFinder().find(plan.device, wait_s=_DEVICE_WAIT_S, where=plan.name)
-    point = Path("/mnt/rehearsal")
     point.mkdir(parents=True, exist_ok=True)
     mount(str(device.path), point, plan.filesystem, options)
     try:

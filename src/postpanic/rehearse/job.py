@@ -22,6 +22,7 @@ __all__ = [
     "NMI",
     "OUT_OF_MEMORY",
     "PREFIX",
+    "SHELL_WORD",
     "GuestJob",
     "decode_job",
     "encode_job",
@@ -32,6 +33,8 @@ KERNEL_PATH = "/rehearsal/kernel"
 IMAGE_PATH = "/rehearsal/image"
 COLLECT_WORD = "postpanic.rehearsal=collect"
 """On the kernel's command line: this boot brings out what the capture left."""
+SHELL_WORD = "postpanic.rehearsal=shell"
+"""This one gives its console to whoever looks."""
 PREFIX = "rehearsal: "
 """Of all that the guest says on its console."""
 NMI, OUT_OF_MEMORY = "nmi", "out-of-memory"

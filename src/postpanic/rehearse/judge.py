@@ -34,7 +34,7 @@ _BY_PID_1 = frozenset({"sysrq", "bug", "null", "panic", "stack"})
 
 def judge_dumps(
     saved: Path, targets: Sequence[TargetPlan], rehearsed: frozenset[int], crash: str
-) -> tuple[list[Link], int]:
+) -> tuple[list[Link], int, int]:
     """
     Look at what every target holds.
 
@@ -51,9 +51,11 @@ def judge_dumps(
         One ``dump NAME`` for each target.
     dump_bytes : int
         Size of the largest dump.
+    kept_bytes : int
+        Of memory that is in it, by its manifest; 0: not known.
     """
     links: list[Link] = []
-    largest = 0
+    largest = kept = 0
     for number in sorted(rehearsed):
         name = f"dump {targets[number].name}"
         dumps = [path for path in (saved / str(number)).rglob("*") if path.name in _DUMP_NAMES]
@@ -61,7 +63,8 @@ def judge_dumps(
             links.append(Link(name, "broken", "there is none on the target"))
             continue
         path = max(dumps, key=lambda one: one.stat().st_mtime_ns)
-        largest = max(largest, path.stat().st_size)
+        if path.stat().st_size > largest:
+            largest, kept = path.stat().st_size, _measure_kept(path)
         faults = list(_find_faults(path, crash))
         if faults:
             links.append(Link(name, "broken", "; ".join(faults)))
@@ -70,7 +73,15 @@ def judge_dumps(
             links.append(
                 Link(name, "held", f"{size}, as written, opens without debug information, the right task and log")
             )
-    return links, largest
+    return links, largest, kept
+
+
+def _measure_kept(path: Path) -> int:
+    try:
+        pages = read_manifest(path.with_name(f"{path.name}.manifest.json")).pages
+    except PostpanicError:
+        return 0
+    return pages.written * pages.page_size_bytes
 
 
 def _find_faults(path: Path, crash: str) -> Iterator[str]:

@@ -8,15 +8,17 @@ it was not reached, and is not judged.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from postpanic.rehearse.job import PREFIX
-from postpanic.saver.plan import RawPlan, TargetPlan
+from postpanic.saver.plan import HttpPlan, RawPlan, SavePlan, SshPlan, TargetPlan
 
-__all__ = ["Link", "State", "judge_console"]
+__all__ = ["Link", "State", "find_unused", "judge_console"]
 
-State = Literal["held", "broken", "not reached", "not proven"]
+State = Literal["held", "broken", "not reached", "not proven", "faulted"]
 
 _SAVER = r"^(?:\[[^\]\n]*\] ?)?postpanic: "
 _NO_MEMORY = re.compile(
@@ -43,6 +45,7 @@ class Link:
         ``image``, ``boot``, ``reservation``, ``load``, ``verification``, ``crash``, ``capture kernel``, ``saver``,
         ``target NAME``, ``self-test NAME``, ``reboot``, ``dump NAME``.
     state : str
+        ``faulted``: it broke by what was made to go wrong, and cost nothing.
     evidence : str
         What was found, one line.
     mend : str
@@ -70,7 +73,23 @@ class _Chain:
         return held
 
 
-def judge_console(console: str, targets: tuple[TargetPlan, ...], *, rehearsed: frozenset[int]) -> list[Link]:
+def find_unused(console: str, plan: SavePlan) -> dict[int, str]:
+    """Find the fallbacks that were not needed, by number: why nothing is to be expected of them."""
+    count = len(plan.targets)
+    return {
+        number: "a fallback that was not needed"
+        for number, target in enumerate(plan.fallbacks, count)
+        if f"trying the fallback {target.name}" not in console and re.search(_SAVER + "saved: ", console, re.MULTILINE)
+    }
+
+
+def judge_console(
+    console: str,
+    targets: tuple[TargetPlan, ...],
+    *,
+    rehearsed: frozenset[int],
+    reasons: Mapping[int, str] = MappingProxyType({}),
+) -> list[Link]:
     """
     Judge what a rehearsal printed.
 
@@ -82,6 +101,8 @@ def judge_console(console: str, targets: tuple[TargetPlan, ...], *, rehearsed: f
         Of the plan, fallbacks last.
     rehearsed : frozenset of int
         Numbers of those that had a stand-in.
+    reasons : mapping
+        Why the others had none.
     """
     chain = _Chain([])
     told = re.findall(rf"^{PREFIX}(.*?)\r?$", console, re.MULTILINE)
@@ -93,7 +114,7 @@ def judge_console(console: str, targets: tuple[TargetPlan, ...], *, rehearsed: f
         if number in rehearsed:
             _judge_target(chain, after, target)
         else:
-            chain.links.append(Link(f"target {target.name}", "not proven", "a server has no stand-in here"))
+            chain.links.append(Link(f"target {target.name}", "not proven", reasons.get(number, "it has no stand-in")))
     ended = re.search(_SAVER + r"(rebooting|powering off|halting)", after, re.MULTILINE)
     chain.add("reboot", ended is not None, ended[1] if ended else "the saver did not come to its end", is_vital=False)
     return chain.links
@@ -159,8 +180,9 @@ def _judge_target(chain: _Chain, after: str, target: TargetPlan) -> None:
     if saved is None:
         chain.links.append(Link(f"self-test {target.name}", "not reached"))
         return
-    if isinstance(target, RawPlan):
-        chain.links.append(Link(f"self-test {target.name}", "not proven", "of a raw device nothing is read back"))
+    if isinstance(target, RawPlan | SshPlan | HttpPlan):
+        where = "a raw device" if isinstance(target, RawPlan) else "a server"
+        chain.links.append(Link(f"self-test {target.name}", "not proven", f"of {where} nothing is read back"))
         return
     tested = re.search(rf"{_SAVER}{name}: self-test (.*?)\r?$", after, re.MULTILINE)
     said = re.search(rf"{_SAVER}(no self-test.*?)\r?$", after, re.MULTILINE)

@@ -38,6 +38,7 @@ __all__ = [
     "MachineConfig",
     "MachineError",
     "build_command",
+    "build_console_command",
     "detect_accelerator",
     "scale_timeout",
 ]
@@ -101,8 +102,8 @@ class MachineConfig:
 
     Attributes
     ----------
-    kernel, initrd : Path
-        Loaded by QEMU itself, without a boot loader.
+    kernel, initrd : Path or None
+        Loaded by QEMU itself, without a boot loader; without them the firmware boots from the first disk.
     command_line : str
         The kernel's; name the serial console in it.
     disks : tuple of Disk
@@ -117,10 +118,14 @@ class MachineConfig:
         Whether the guest can tell QEMU where its VMCOREINFO is.
     extra : tuple of str
         More words for QEMU's command.
+    program : str
+        QEMU's, for the machine's architecture.
+    dtb : Path, optional
+        The machine's device tree, where QEMU is not to make it.
     """
 
-    kernel: Path
-    initrd: Path
+    kernel: Path | None
+    initrd: Path | None
     command_line: str
     disks: tuple[Disk, ...] = ()
     memory_mib: int = 1024
@@ -131,6 +136,8 @@ class MachineConfig:
     is_isolated: bool = True
     vmcoreinfo: bool = True
     extra: tuple[str, ...] = ()
+    program: str = "qemu-system-x86_64"
+    dtb: Path | None = None
 
 
 def build_command(config: MachineConfig, console: Path, accelerator: Accelerator) -> list[str]:
@@ -142,12 +149,16 @@ def build_command(config: MachineConfig, console: Path, accelerator: Accelerator
     UsageError
         If a path has a comma, which QEMU's options cannot carry as it is.
     """
-    words = ["qemu-system-x86_64", "-M", config.machine, "-cpu", config.cpu]
+    words = [config.program, "-M", config.machine, "-cpu", config.cpu]
     words += ["-accel", "kvm" if accelerator == "kvm" else "tcg,thread=multi"]
     words += ["-m", str(config.memory_mib), "-smp", str(config.cpus)]
     words += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
     words += ["-qmp", "stdio", "-serial", f"file:{_option_path(console)}"]
-    words += ["-kernel", str(config.kernel), "-initrd", str(config.initrd), "-append", config.command_line]
+    if config.kernel is not None:
+        words += ["-kernel", str(config.kernel), "-append", config.command_line]
+    words += ["-dtb", str(config.dtb)] if config.dtb else []
+    if config.initrd is not None:
+        words += ["-initrd", str(config.initrd)]
     for number, disk in enumerate(config.disks):
         # What the guest wrote outlives QEMU, not a power cut of the host: no need to sync.
         mode = "readonly=on" if disk.read_only else "cache=unsafe"
@@ -159,6 +170,13 @@ def build_command(config: MachineConfig, console: Path, accelerator: Accelerator
     if config.vmcoreinfo:
         words += ["-device", "vmcoreinfo"]
     return [*words, *config.extra]
+
+
+def build_console_command(config: MachineConfig, accelerator: Accelerator) -> list[str]:
+    """Spell QEMU's command for a machine whose console is the terminal; Ctrl-A x ends it."""
+    words = build_command(config, Path("console"), accelerator)
+    first = words.index("-qmp")
+    return [*words[:first], "-serial", "mon:stdio", *words[first + 4 :]]
 
 
 def _option_path(path: Path) -> str:

@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from postpanic.errors import NotReadyError
 from postpanic.process import find_program, run
@@ -96,10 +97,13 @@ class StandIn:
         Its image.
     serial : str
         Of the whole disk, as the plan names it, else one of our own.
+    form : str
+        ``raw``, or ``qcow2`` where it lies over another image.
     """
 
     path: Path
     serial: str
+    form: Literal["raw", "qcow2"] = "raw"
 
 
 def choose_controller(modules: Iterable[str]) -> Controller | None:
@@ -209,7 +213,7 @@ def _copy_sparsely(source: Path, target: Path, offset: int) -> None:
             place = end
 
 
-def spell_disks(controller: Controller, disks: Sequence[StandIn], first: int) -> list[str]:
+def spell_disks(controller: Controller, disks: Sequence[StandIn], first: int, drives: Sequence[str] = ()) -> list[str]:
     """
     Spell the words for QEMU that attach disks to a controller.
 
@@ -217,10 +221,13 @@ def spell_disks(controller: Controller, disks: Sequence[StandIn], first: int) ->
     ----------
     first : int
         Number of the first, for names that no other disk of the machine has.
+    drives : sequence of str
+        File and format of each, instead of those that it has.
     """
     words = [*controller.bus]
     for number, disk in enumerate(disks):
-        words += ["-drive", f"file={disk.path},format=raw,if=none,id=disk{first + number},cache=unsafe"]
+        drive = drives[number] if drives else f"file={disk.path},format={disk.form}"
+        words += ["-drive", f"{drive},if=none,id=disk{first + number},cache=unsafe"]
         device = controller.disk.replace("hba.{n}", f"hba.{number}")
         words += ["-device", device.format(n=first + number, serial=disk.serial)]
     return words

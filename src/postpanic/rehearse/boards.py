@@ -1,0 +1,118 @@
+r"""
+The kinds of machines there are to rehearse on: what QEMU needs to be one, and what its kernel is told.
+
+Sources: QEMU's manual (system emulator targets); ``Documentation/arch/x86/boot.rst`` (``HdrS``),
+``Documentation/arch/arm64/booting.rst`` (``ARM\\x64``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from postpanic.errors import NotReadyError, UsageError
+
+__all__ = ["BOARDS", "Board", "find_board"]
+
+
+@dataclass(frozen=True)
+class Board:
+    """
+    A kind of machine.
+
+    Attributes
+    ----------
+    program : str
+        QEMU's.
+    machine, cpu : str
+        Of its ``-M`` and ``-cpu``.
+    console : str
+        What a kernel calls its serial port.
+    words : str
+        For every kernel there.
+    kernel_magic : tuple of int and bytes
+        Offset in a bootable file, and what is there.
+    kernel_kind : str
+        What such a file is called.
+    takes_dtb : bool
+        Whether it is described by a device tree.
+    """
+
+    program: str
+    machine: str
+    cpu: str
+    console: str
+    words: str
+    kernel_magic: tuple[int, bytes]
+    kernel_kind: str
+    takes_dtb: bool
+
+    @property
+    def command_line(self) -> str:
+        """What every kernel there is told."""
+        return f"console={self.console} {self.words}".strip()
+
+    def check_kernel(self, path: Path) -> None:
+        """
+        Make sure that a file is a kernel for this board.
+
+        Raises
+        ------
+        NotReadyError
+            If it is not, or cannot be read.
+        """
+        offset, magic = self.kernel_magic
+        try:
+            with path.open("rb") as stream:
+                stream.seek(offset)
+                found = stream.read(len(magic))
+        except OSError as exc:
+            raise NotReadyError((exc.strerror or str(exc)).lower(), where=str(path)) from exc
+        if found != magic:
+            raise NotReadyError(
+                f"is no {self.kernel_kind}: at {offset:#x} is {found.hex()}, not {magic.hex()}", where=str(path)
+            )
+
+
+# A kernel that looks whether its timer ticks panics where the machine is emulated on a busy host.
+BOARDS = {
+    "x86_64": Board(
+        program="qemu-system-x86_64",
+        machine="pc",
+        cpu="max,la57=off",
+        console="ttyS0",
+        words="no_timer_check",
+        kernel_magic=(0x202, b"HdrS"),
+        kernel_kind="bzImage of x86",
+        takes_dtb=False,
+    ),
+}
+
+
+def find_board(machine: str, dtb: Path | None = None) -> Board:
+    """
+    Find the board for an architecture.
+
+    Parameters
+    ----------
+    machine : str
+        As ``uname -m`` has it.
+    dtb : Path, optional
+        A device tree, if one is to be used.
+
+    Raises
+    ------
+    NotReadyError
+        If there is none.
+    UsageError
+        If it takes no device tree.
+    """
+    board = BOARDS.get(machine)
+    if board is None:
+        raise NotReadyError(
+            f"a machine of {machine} cannot be rehearsed yet, only {', '.join(BOARDS)}",
+            hint="postpanic crash-test proves it on the machine itself",
+        )
+    if dtb is not None and not board.takes_dtb:
+        raise UsageError(f"--dtb {dtb}: a machine of {machine} is not described by a device tree")
+    return board

@@ -1,0 +1,232 @@
+"""
+Servers that stand in: what is started for each connection, and what the image must have to believe it.
+
+A target keeps its address, its port, its path and its key. What only the real
+server has is made anew: its host key or certificate, which the machine is told
+to trust in place of the real one.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from postpanic.errors import NotReadyError, PostpanicError
+from postpanic.process import find_program, run
+from postpanic.rehearse.servers.http import list_objects
+from postpanic.saver.plan import HttpPlan, NfsPlan, SshPlan
+
+__all__ = ["ServerPlan", "ServerStandIn", "describe_nfs", "gather_objects", "make_http_server", "make_ssh_server"]
+
+ServerPlan = NfsPlan | SshPlan | HttpPlan
+
+_PORTS = {"http": 80, "https": 443}
+_PRIVSEP_DIRECTORY = Path("/run/sshd")
+_DAYS = "3650"
+_STREAM = re.compile(r"(vmcore(?:-incomplete)?\.flat)\.(\d+)")
+
+
+@dataclass(frozen=True)
+class ServerStandIn:
+    """
+    A server.
+
+    Attributes
+    ----------
+    plan : SshPlan or HttpPlan
+        The target, as the machine's saver is to see it.
+    host : str
+        Address or name by which it is reached.
+    port : int
+    command : str
+        What QEMU starts for each connection, which is its standard input and output.
+    received : Path
+        Where it keeps what it gets.
+    files : mapping
+        Of the image, in place of the host's own.
+    unproven : tuple of str
+        What the real server may do otherwise.
+    """
+
+    plan: SshPlan | HttpPlan
+    host: str
+    port: int
+    command: str
+    received: Path
+    files: Mapping[str, bytes]
+    unproven: tuple[str, ...]
+
+
+def describe_nfs() -> str:
+    """Say why an NFS server has no stand-in."""
+    return "an NFS server has no stand-in: those there are serve from a kernel, or need root"
+
+
+def make_ssh_server(
+    plan: SshPlan, key: bytes, directory: Path, received: Path, room_bytes: int | None = None
+) -> ServerStandIn:
+    """
+    Make an SSH server.
+
+    Parameters
+    ----------
+    key : bytes
+        The private key that is in the image; its public half is what the server lets in.
+    directory : Path
+        New; for the server's own files.
+    room_bytes : int or None
+        The most that it takes.
+
+    Raises
+    ------
+    NotReadyError
+        If OpenSSH's server is not installed, or the key is none.
+    """
+    hint = "install openssh-server"
+    try:
+        sshd, keygen = find_program("sshd", hint=hint), find_program("ssh-keygen", hint="install openssh-client")
+    except PostpanicError as exc:
+        raise NotReadyError(exc.message, hint=exc.hint) from exc
+    directory.mkdir()
+    received.mkdir(parents=True)
+    _write_secret(directory / "client", key if key.endswith(b"\n") else key + b"\n")
+    try:
+        run([keygen, "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", directory / "host"])
+        public = run([keygen, "-y", "-P", "", "-f", directory / "client"]).stdout
+    except PostpanicError as exc:
+        raise NotReadyError("the private key cannot be read", where=plan.name) from exc
+    finally:
+        (directory / "client").unlink()
+    (directory / "authorized").write_bytes(public)
+    words: list[str | Path] = ["env", _python_path(), sys.executable, "-m", "postpanic.rehearse.servers.sftp", received]
+    subsystem = _spell(*words, *_optional(room_bytes))
+    config = directory / "sshd_config"
+    config.write_text(
+        f'HostKey "{directory / "host"}"\nAuthorizedKeysFile "{directory / "authorized"}"\nPidFile none\n'
+        "StrictModes no\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
+        "PermitRootLogin prohibit-password\nDisableForwarding yes\nPermitTTY no\nPrintMotd no\n"
+        f"ForceCommand {subsystem}\nSubsystem sftp {subsystem}\n"
+    )
+    host_key = " ".join((directory / "host.pub").read_text().split()[:2])
+    name = plan.server if plan.port == 22 else f"[{plan.server}]:{plan.port}"
+    user = getpass.getuser()
+    unproven = [f"{plan.name}: the real server's host key, and that it lets this key in"]
+    if user != plan.user:
+        unproven.append(f"{plan.name}: the account {plan.user}: in the machine it is {user}")
+    return ServerStandIn(
+        replace(plan, user=user),
+        plan.server,
+        plan.port,
+        _spell_sshd(sshd, config, directory / "sshd.log"),
+        received,
+        {plan.known_hosts: f"{name} {host_key}\n".encode()},
+        tuple(unproven),
+    )
+
+
+def make_http_server(plan: HttpPlan, directory: Path, received: Path, room_bytes: int | None = None) -> ServerStandIn:
+    """
+    Make an HTTP server, or one of HTTPS with a certificate of its own.
+
+    Parameters
+    ----------
+    directory : Path
+        New; for the server's own files and the objects as they come.
+    received : Path
+        Where :func:`gather_objects` puts them together.
+
+    Raises
+    ------
+    NotReadyError
+        If a certificate cannot be made.
+    """
+    parts = urlsplit(plan.url)
+    host = parts.hostname or ""
+    objects = directory / "objects"
+    objects.mkdir(parents=True)
+    received.mkdir(parents=True)
+    words: list[str | Path] = [objects, "-" if room_bytes is None else str(room_bytes)]
+    files: dict[str, bytes] = {}
+    unproven = [f"{plan.name}: that the real server takes it"]
+    if parts.scheme == "https":
+        certificate = _make_certificate(host, directory)
+        words.append(certificate)
+        files[plan.ca_file] = certificate.read_bytes().partition(b"-----BEGIN PRIVATE KEY")[0]
+        unproven.append(f"{plan.name}: the real server's certificate")
+    command = _spell("env", _python_path(), sys.executable, "-m", "postpanic.rehearse.servers.http", *words)
+    return ServerStandIn(plan, host, parts.port or _PORTS[parts.scheme], command, received, files, tuple(unproven))
+
+
+def gather_objects(server: ServerStandIn, directory: Path) -> None:
+    """Name what an HTTP server was sent as the saver named it, and join what was sent in parts."""
+    if not isinstance(server.plan, HttpPlan):
+        return
+    parts = urlsplit(server.plan.url)
+    template = parts.path + (f"?{parts.query}" if parts.query else "")
+    pattern = (
+        re.escape(template).replace(r"\{name\}", r"(?P<name>[^/?&]*)", 1).replace(r"\{file\}", r"(?P<file>[^/?&]*)", 1)
+    )
+    pattern = pattern.replace(r"\{name\}", "[^/?&]*").replace(r"\{file\}", "[^/?&]*")
+    for address, path in list_objects(directory / "objects").items():
+        found = re.fullmatch(pattern, address)
+        if found is None or not path.exists():
+            continue
+        fields = {key: Path(unquote(value)).name for key, value in found.groupdict().items()}
+        place = server.received / (fields.get("name") or "dump") / (fields.get("file") or "vmcore.flat")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(place)
+    for first in sorted(server.received.rglob("*")):
+        part = _STREAM.fullmatch(first.name)
+        if part is not None:
+            with first.with_name(part[1]).open("ab") as whole, first.open("rb") as stream:
+                while data := stream.read(1 << 20):
+                    whole.write(data)
+            first.unlink()
+
+
+def _make_certificate(host: str, directory: Path) -> Path:
+    """Make a certificate that signs itself, and its key, in one file."""
+    kind = "IP" if re.fullmatch(r"[0-9.]+|.*:.*", host) else "DNS"
+    key, certificate, both = directory / "key.pem", directory / "certificate.pem", directory / "server.pem"
+    try:
+        words = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", _DAYS]
+        words += ["-subj", "/CN=rehearsal", "-addext", f"subjectAltName={kind}:{host}"]
+        run([find_program("openssl", hint="install openssl"), *words, "-keyout", key, "-out", certificate])
+    except PostpanicError as exc:
+        raise NotReadyError(f"no certificate can be made: {exc.message}", hint=exc.hint) from exc
+    _write_secret(both, certificate.read_bytes() + key.read_bytes())
+    return both
+
+
+def _spell_sshd(sshd: Path, config: Path, log: Path) -> str:
+    words: list[str | Path] = [sshd, "-i", "-f", config, "-E", log]
+    if os.geteuid() == 0 and not _PRIVSEP_DIRECTORY.is_dir():
+        # Root's sshd wants an empty directory there: it gets one that nobody else sees.
+        make = f"mount -t tmpfs tmpfs /run && mkdir {_PRIVSEP_DIRECTORY} && exec {_spell(*words)}"
+        return _spell(find_program("unshare", hint="install util-linux"), "--mount", "/bin/sh", "-c", make)
+    return _spell(*words)
+
+
+def _python_path() -> str:
+    """Let the server's Python find us wherever we were started from."""
+    return f"PYTHONPATH={Path(__file__).parents[3]}"
+
+
+def _spell(*words: str | Path) -> str:
+    return shlex.join(map(str, words))
+
+
+def _optional(room_bytes: int | None) -> list[str]:
+    return [] if room_bytes is None else [str(room_bytes)]
+
+
+def _write_secret(path: Path, content: bytes) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+        stream.write(content)
