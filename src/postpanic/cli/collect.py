@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from postpanic.cli.verb import Verb
+from postpanic.errors import UsageError
 
 if TYPE_CHECKING:
     from postpanic.evidence.netconsole.announce import Announcer
@@ -25,6 +26,7 @@ __all__ = ["command"]
     "--command", "program", metavar="COMMAND", help="Run for each new dump, with its record as JSON on its input."
 )
 @click.option("--webhook", metavar="URL", help="POST the record of each new dump there.")
+@click.option("--tell-later", is_flag=True, help="Leave the telling to the next time, by --command or --webhook.")
 @click.option("--no-devices", is_flag=True, help="Do not look for dumps on raw devices and swap areas.")
 @click.option("--json", "as_json", is_flag=True, help="Print the new dumps as JSON.")
 def command(
@@ -32,6 +34,7 @@ def command(
     config_path: Path | None,
     program: str | None,
     webhook: str | None,
+    tell_later: bool,
     no_devices: bool,
     as_json: bool,
 ) -> int:
@@ -41,8 +44,9 @@ def command(
     Dumps on raw devices and swap areas are copied into the first directory, and
     the device is given back. Every new dump is compared with its manifest, its
     log is read for what happened, and both are written beside it, where
-    postpanic list finds them. Then whoever is to know is told. Done again it
-    finds nothing new. At boot the service does it (postpanic service).
+    postpanic list finds them. Then whoever is to know is told; where that does
+    not succeed, the next time. Done again it finds nothing new. At boot the
+    service does it (postpanic service).
 
         postpanic collect
         postpanic collect --command "mail -s crash root"
@@ -50,17 +54,20 @@ def command(
 
     The exit status is 2 if a new dump is damaged.
     """
-    from postpanic.capture.collection import collect
+    from postpanic.capture.collection import collect, mark_told
     from postpanic.cli.list import choose_directories, dumps_answer
     from postpanic.cli.recover import list_block_devices
     from postpanic.report.json import encode_json
     from postpanic.report.text import render_text
 
+    if tell_later and (program or webhook):
+        raise UsageError("--tell-later tells nobody: --command and --webhook are for later")
     announcer = _make_announcer(program, webhook)
     show = sys.stderr.isatty() and not as_json
     outcome = collect(
         choose_directories(directory, config_path),
         () if no_devices else list_block_devices(),
+        tell=tell_later or announcer.is_wanted,
         say=(lambda text: print(f"{text} …", file=sys.stderr)) if show else lambda _: None,
     )
     answer = dumps_answer("collect", list(outcome.collected))
@@ -72,10 +79,15 @@ def command(
     else:
         print("nothing new", file=sys.stderr)
     problems = [*outcome.problems]
-    announcer.on_failure = problems.append
-    for row in answer.table.records():
-        announcer.offer(str(row["directory"]), {key: value for key, value in row.items() if value is not None}, 0.0)
-    announcer.close()
+    if announcer.is_wanted:
+        untold: list[str] = []
+        announcer.on_failure = untold.append
+        for row in dumps_answer("collect", list(outcome.untold)).table.records():
+            announcer.offer(str(row["directory"]), {key: value for key, value in row.items() if value is not None}, 0.0)
+        announcer.close()
+        if not untold:
+            mark_told(outcome.untold)
+        problems += untold
     for problem in problems:
         print(f"warning: {problem}", file=sys.stderr)
     bad = any(dump.record is not None and dump.record.verdict == "bad" for dump in outcome.collected)

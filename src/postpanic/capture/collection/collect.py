@@ -7,8 +7,8 @@ and is left alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from postpanic.pages.manifest import read_manifest
 from postpanic.pages.verification import check_file, match_files
 from postpanic.saver.recovery import find_raw_dumps, recover_raw_dump, release_raw_dump
 
-__all__ = ["DEFAULT_DIRECTORY", "CollectOutcome", "collect", "examine", "list_directories"]
+__all__ = ["DEFAULT_DIRECTORY", "CollectOutcome", "collect", "examine", "list_directories", "mark_told"]
 
 DEFAULT_DIRECTORY = Path("/var/crash")
 _LOG_LIMIT_BYTES = 16 << 20
@@ -41,11 +41,14 @@ class CollectOutcome:
         Those that are new, with their records, oldest first.
     problems : tuple of str
         What could not be done.
+    untold : tuple of SavedDump
+        Those that somebody is yet to be told of: new ones, and earlier ones where it did not succeed.
     """
 
     recovered: tuple[Path, ...]
     collected: tuple[SavedDump, ...]
     problems: tuple[str, ...]
+    untold: tuple[SavedDump, ...] = ()
 
 
 def list_directories(config: Config) -> list[Path]:
@@ -59,7 +62,11 @@ def list_directories(config: Config) -> list[Path]:
 
 
 def collect(
-    directories: Sequence[Path], devices: Sequence[Path] = (), *, say: Callable[[str], None] = lambda _: None
+    directories: Sequence[Path],
+    devices: Sequence[Path] = (),
+    *,
+    tell: bool = False,
+    say: Callable[[str], None] = lambda _: None,
 ) -> CollectOutcome:
     """
     Fetch and examine what is new.
@@ -70,6 +77,8 @@ def collect(
         Where dumps lie; those on devices go to the first.
     devices : sequence of Path
         Block devices on which a saver may have left a dump.
+    tell : bool
+        Whether somebody is to be told: records say so until :func:`mark_told`.
     say : callable
         Is told what takes a while.
     """
@@ -87,17 +96,34 @@ def collect(
     except PostpanicError as exc:
         problems.append(str(exc))
     collected: list[SavedDump] = []
+    untold: list[SavedDump] = []
     for dump in find_dumps(directories):
         if dump.record is not None:
+            untold += [dump] if dump.record.untold else []
             continue
         say(f"examining {dump.directory}")
-        record = examine(dump)
+        record = replace(examine(dump), untold=tell)
         try:
             write_record(dump.directory, record)
         except PostpanicError as exc:
             problems.append(f"{dump.directory}: {exc.message}")
-        collected.append(SavedDump(**{**dump.__dict__, "record": record}))
-    return CollectOutcome(tuple(recovered), tuple(collected), tuple(problems))
+        collected.append(replace(dump, record=record))
+    untold += collected if tell else []
+    return CollectOutcome(tuple(recovered), tuple(collected), tuple(problems), tuple(untold))
+
+
+def mark_told(dumps: Iterable[SavedDump]) -> None:
+    """
+    Remember that somebody has been told.
+
+    Raises
+    ------
+    OutputError
+        If a record cannot be written.
+    """
+    for dump in dumps:
+        if dump.record is not None:
+            write_record(dump.directory, replace(dump.record, untold=False))
 
 
 def examine(dump: SavedDump) -> DumpRecord:

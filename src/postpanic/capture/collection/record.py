@@ -36,6 +36,8 @@ class DumpRecord:
         Of the report in its log that came first; empty: there is none.
     release : str
         Of the kernel that crashed.
+    untold : bool
+        Whether somebody is yet to be told of it.
     """
 
     when: str
@@ -45,6 +47,7 @@ class DumpRecord:
     kind: str = ""
     signature: str = ""
     release: str = ""
+    untold: bool = False
     schema_version: int = SCHEMA_VERSION
 
 
@@ -60,8 +63,12 @@ def read_record(directory: Path) -> DumpRecord | None:
     known = {one.name for one in fields(DumpRecord)}
     values = {name: item for name, item in value.items() if name in known}
     faults = values.pop("faults", [])
-    texts = [item for name, item in values.items() if name != "schema_version"]
-    if not isinstance(faults, list) or not all(isinstance(one, str) for one in (*faults, *texts)):
+    texts = [item for name, item in values.items() if name not in ("schema_version", "untold")]
+    if (
+        not isinstance(faults, list)
+        or not isinstance(values.get("untold", False), bool)
+        or not all(isinstance(one, str) for one in (*faults, *texts))
+    ):
         return None
     try:
         return DumpRecord(**values, faults=tuple(faults))

@@ -13,11 +13,11 @@ from typing import Literal
 
 from postpanic.capture.host import Host
 
-__all__ = ["ARM_UNIT", "COLLECT_UNIT", "ServiceFile", "ServiceKind", "detect_kind", "list_files"]
+__all__ = ["ARM_UNIT", "COLLECT_UNIT", "TELL_UNIT", "ServiceFile", "ServiceKind", "detect_kind", "list_files"]
 
 ServiceKind = Literal["systemd", "openrc", "local.d"]
 
-ARM_UNIT, COLLECT_UNIT = "postpanic.service", "postpanic-collect.service"
+ARM_UNIT, COLLECT_UNIT, TELL_UNIT = "postpanic.service", "postpanic-collect.service", "postpanic-tell.service"
 _UNITS = "etc/systemd/system"
 _WRITTEN = '# Written by "postpanic service --enable"; "postpanic service --disable" removes it.\n'
 
@@ -52,8 +52,25 @@ ConditionVirtualization=!container
 
 [Service]
 Type=oneshot
-ExecStart={command} collect{tell}
+ExecStart={command} collect{later}
 # A damaged dump is a finding, no failure of the boot.
+SuccessExitStatus=2
+TimeoutStartSec=0
+
+[Install]
+WantedBy=multi-user.target
+"""
+# So early there is neither a network nor a mail server.
+_TELL = """\
+[Unit]
+Description=Tell of what a crash of the kernel left
+After=network-online.target postpanic-collect.service
+Wants=network-online.target
+ConditionVirtualization=!container
+
+[Service]
+Type=oneshot
+ExecStart={command} collect --no-devices{tell}
 SuccessExitStatus=2
 TimeoutStartSec=0
 
@@ -156,7 +173,7 @@ def list_files(kind: ServiceKind, host: Host, command: str, tell: str = "") -> l
     tell : str
         Options of ``postpanic collect``.
     """
-    words = {"command": command, "tell": f" {tell}" if tell else ""}
+    words = {"command": command, "tell": f" {tell}" if tell else "", "later": " --tell-later" if tell else ""}
     script = "#!/bin/sh\n" + _WRITTEN
     if kind == "systemd":
         reload = (
@@ -165,11 +182,12 @@ def list_files(kind: ServiceKind, host: Host, command: str, tell: str = "") -> l
         found = [
             ServiceFile(f"{_UNITS}/{ARM_UNIT}", _WRITTEN + _ARM.format(**words)),
             ServiceFile(f"{_UNITS}/{COLLECT_UNIT}", _WRITTEN + _COLLECT.format(**words)),
-            *(
-                ServiceFile(f"{_UNITS}/multi-user.target.wants/{unit}", f"../{unit}", is_link=True)
-                for unit in (ARM_UNIT, COLLECT_UNIT)
-            ),
         ]
+        units = [ARM_UNIT, COLLECT_UNIT]
+        if tell:
+            found.append(ServiceFile(f"{_UNITS}/{TELL_UNIT}", _WRITTEN + _TELL.format(**words)))
+            units.append(TELL_UNIT)
+        found += [ServiceFile(f"{_UNITS}/multi-user.target.wants/{unit}", f"../{unit}", is_link=True) for unit in units]
     elif kind == "openrc":
         reload = "/bin/sh -c 'rc-service --ifstarted postpanic restart'"
         header = "#!/sbin/openrc-run\n" + _WRITTEN

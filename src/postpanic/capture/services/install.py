@@ -76,6 +76,9 @@ def enable(
         )
     files = list_files(chosen, host, spell_command(interpreter, tell), " ".join(tell))
     changed = [host.path(file.path) for file in files if _put(host, file)]
+    # What tells somebody, when nobody is to be told any more.
+    wanted = {file.path for file in files}
+    changed += [path for file in _list_ours(host) if file.path not in wanted and (path := _remove(host, file))]
     return ServiceChange(chosen, tuple(changed), reload_systemd(host) if changed and chosen == "systemd" else ())
 
 
@@ -132,25 +135,32 @@ def disable(host: Host) -> ServiceChange:
     OutputError
         If a file cannot be removed.
     """
-    removed: list[Path] = []
-    for kind in _KINDS:
-        for file in reversed(list_files(kind, host, "", "")):
-            path = host.path(file.path)
-            if not _is_ours(path, file):
-                continue
-            try:
-                path.unlink()
-            except OSError as exc:
-                raise OutputError(f"cannot be removed: {(exc.strerror or str(exc)).lower()}", where=str(path)) from exc
-            removed.append(path)
+    removed = [path for file in _list_ours(host) if (path := _remove(host, file))]
     found = detect_kind(host) or "systemd"
     return ServiceChange(found, tuple(removed), reload_systemd(host) if removed else ())
 
 
 def find_enabled(host: Host) -> list[Path]:
     """List the files of the services that are there."""
-    files = [file for kind in _KINDS for file in list_files(kind, host, "", "")]
-    return list(dict.fromkeys(host.path(file.path) for file in files if _is_ours(host.path(file.path), file)))
+    found = [file for file in _list_ours(host) if _is_ours(host.path(file.path), file)]
+    return list(dict.fromkeys(host.path(file.path) for file in reversed(found)))
+
+
+def _list_ours(host: Host) -> list[ServiceFile]:
+    """List all that there may be, links before what they lead to."""
+    return [file for kind in _KINDS for file in reversed(list_files(kind, host, "", "--tell"))]
+
+
+def _remove(host: Host, file: ServiceFile) -> Path | None:
+    """Remove a file if it is there and ours; return where it was."""
+    path = host.path(file.path)
+    if not _is_ours(path, file):
+        return None
+    try:
+        path.unlink()
+    except OSError as exc:
+        raise OutputError(f"cannot be removed: {(exc.strerror or str(exc)).lower()}", where=str(path)) from exc
+    return path
 
 
 def _is_ours(path: Path, file: ServiceFile) -> bool:

@@ -170,3 +170,21 @@ def test_verbs(crashes: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
     capsys.readouterr()
     assert main(["list", str(crashes), "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["tables"][0]["rows"]) == 3
+
+
+def test_what_could_not_be_told_is_told_the_next_time(crashes: Path, tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    script = tmp_path / "tell"
+    script.write_text("#!/bin/sh\nexit 1\n")
+    script.chmod(0o755)
+    words = ["collect", "--no-devices", str(crashes)]
+    assert main([*words, "--tell-later", "--command", str(script)]) == 64
+    assert main([*words, "--tell-later"]) == 2, "some of them are damaged"
+    assert main(words) == 0
+    assert not told.exists()
+    assert main([*words, "--command", str(script)]) == 1
+    script.write_text(f"#!/bin/sh\ncat >>{told}; echo >>{told}\n")
+    assert main([*words, "--command", str(script)]) == 0
+    assert len(told.read_text().splitlines()) == 7
+    assert main([*words, "--command", str(script)]) == 0
+    assert len(told.read_text().splitlines()) == 7, "once is enough"
