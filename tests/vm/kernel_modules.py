@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -16,7 +17,7 @@ from postpanic.rehearse.packages import Archive
 from postpanic.rehearse.programs import ProgramStore
 from postpanic.rehearse.store import Bundle, PackageStore
 
-__all__ = ["build_module"]
+__all__ = ["build_module", "build_modules"]
 
 _KBUILD = re.compile(r"linux-kbuild-[\w.+~]+")
 _BUILD_TIMEOUT_S = 600.0
@@ -52,21 +53,28 @@ def build_module(source: Path, kernel: Kernel, suites: Sequence[str], cache_dir:
     ProcessError
         If the headers cannot be fetched, or it does not build.
     """
+    return build_modules([source], kernel, suites, cache_dir, target)[0]
+
+
+def build_modules(
+    sources: Sequence[Path], kernel: Kernel, suites: Sequence[str], cache_dir: Path, target: Path
+) -> list[Path]:
+    """Build several modules at once, each of one source: see :func:`build_module`."""
     name = f"linux-headers-{kernel.release}"
     _, entry = PackageStore(cache_dir, "headers").fetch(suites, name, _resolve_headers)
     with tempfile.TemporaryDirectory() as directory:
         tree, work = Path(directory, "tree"), Path(directory, "module")
         _make_tree(entry / "usr/src" / name, entry, tree, cache_dir)
         work.mkdir()
-        shutil.copy(source, work)
-        (work / "Makefile").write_text(f"obj-m := {source.stem}.o\n")
+        for source in sources:
+            shutil.copy(source, work)
+        (work / "Makefile").write_text(f"obj-m := {' '.join(f'{source.stem}.o' for source in sources)}\n")
         # The host's compiler, whichever the kernel was built with; its types come from the kernel's.
         words = [f"M={work}", "CC=gcc", "CROSS_COMPILE=", "modules"]
+        words += [f"-j{os.cpu_count() or 1}"] if len(sources) > 1 else []
         words += [f"{option}=" for option in ("CONFIG_DEBUG_INFO_BTF_MODULES", "CONFIG_CC_HAS_MIN_FUNCTION_ALIGNMENT")]
         run([find_program("make"), "-C", tree, *words], timeout_s=_BUILD_TIMEOUT_S)
-        module = target / f"{source.stem}.ko"
-        shutil.copy(work / module.name, module)
-    return module
+        return [Path(shutil.copy(work / f"{source.stem}.ko", target)) for source in sources]
 
 
 def _mirror(source: Path, target: Path, loader: Sequence[str]) -> None:

@@ -1,0 +1,3 @@
+# SPDX-License-Identifier: GPL-2.0
+insmod label.ko
+act write printer /proc/label go

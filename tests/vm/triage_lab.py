@@ -1,0 +1,307 @@
+"""
+Many small crashes: scenarios whose truth is known, for judging what triage says of them.
+
+::
+
+    python -m tests.vm.triage_lab KERNEL [SCENARIO...]    make dumps, say where they are
+    python -m tests.vm.triage_lab --list
+
+One machine a kernel is booted, brought to work and kept as it stands. A
+scenario takes that state up, gets a disk with its modules and programs, and
+crashes; what stands in for the capture kernel says so and halts, and the memory
+is read from outside, by the header that the kernel made for ``/proc/vmcore``.
+So each costs seconds. Only the filtered dump and the console are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import io
+import shutil
+import struct
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from postpanic.capture.initramfs.archive import ImageTree
+from postpanic.capture.initramfs.modules import ModuleTree
+from postpanic.process import find_program, run
+from postpanic.rehearse.cache import build_once, digest_file, digest_recipe, find_entry, hold_lock
+from postpanic.rehearse.disks import make_empty_disk, make_ext4_disk
+from postpanic.rehearse.kernels import Kernel
+from postpanic.rehearse.machine import MachineConfig
+from tests.vm import guest, physical_memory, triage_machine
+from tests.vm.kernel_modules import build_modules
+from tests.vm.lab import FAILURE, KERNELS, Crash, Lab, Recipe, default_cache_dir, hold_machine
+from tests.vm.triage_machine import KeptMachine
+from tests.vm.triage_truth import SCENARIOS_DIR, Truth, list_truths
+
+__all__ = ["TriageDump", "TriageLab"]
+
+BASE_DIR = guest.SCENARIOS_DIR / "triage-base"
+MEMORY_MIB = 512
+CPUS = 2
+COMMAND_LINE = "console=ttyS0 crashkernel=32M"
+MODULES = (
+    *("virtio_net", "loop", "dummy", "overlay", "nf_tables", "nft_ct", "tun", "veth", "bridge", "8021q"),
+    *("fuse", "vfat", "dm_mod"),
+)
+JOB_BYTES, JOB_START_BYTES = 16 << 20, 1 << 20
+DISK_BYTES = 48 << 20
+STAND_TIMEOUT_S = 90.0
+CAPTURED = r"^lab: captured .*elfcorehdr=(0x[0-9a-f]+).*lab-end"
+# Offsets of the boot protocol's header: Documentation/arch/x86/boot.rst.
+_SETUP_SECTORS, _INIT_SIZE, _ENTRY = 0x1F1, 0x260, 0x200
+
+
+@dataclass(frozen=True)
+class TriageDump:
+    """A crash whose truth is known."""
+
+    truth: Truth
+    kernel: str
+    dump: Path
+    console: Path
+
+
+class TriageLab:
+    """
+    Makes the dumps of scenarios, or finds them in the cache.
+
+    Parameters
+    ----------
+    lab : Lab
+        Of which kernels and cache are.
+    """
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.cache_dir = lab.cache_dir
+
+    def find(self, truth: Truth, key: str) -> TriageDump | None:
+        """Return a scenario's dump if it is in the cache."""
+        if truth.recipe:
+            return None
+        entry = find_entry(self.cache_dir / "triage", self._name(truth, key))
+        return self._describe(truth, key, entry) if entry else None
+
+    def crash(self, truth: Truth, key: str) -> TriageDump:
+        """Return the dump of a scenario, from the cache or by crashing a machine now."""
+        if truth.recipe:
+            crash: Crash = self.lab.crash(Recipe.choose(key, truth.recipe))
+            return TriageDump(truth, key, crash.filtered, crash.console)
+
+        def build(target: Path) -> None:
+            started = time.monotonic()
+            self._crash_now(truth, key, target)
+            self.lab.say(f"{key} {truth.name}: {time.monotonic() - started:.1f} s")
+
+        entry = build_once(self.cache_dir / "triage", self._name(truth, key), build)
+        return self._describe(truth, key, entry)
+
+    def build_modules(self, truths: Iterable[Truth], key: str) -> None:
+        """Build the modules of several scenarios at once."""
+        kernel = self.lab.fetch_kernel(key)
+        with hold_lock(self.cache_dir / "triage-modules" / f".{key}.lock"):
+            wanted = {self._module_entry(kernel, path): path for truth in truths for path in truth.module_sources}
+            missing = [path for name, path in wanted.items() if not find_entry(self.cache_dir / "triage-modules", name)]
+            if not missing:
+                return
+            with tempfile.TemporaryDirectory() as directory:
+                built = build_modules(missing, kernel, KERNELS[key].suites, self.cache_dir, Path(directory))
+                for source, module in zip(missing, built, strict=True):
+                    run([find_program("strip"), "--strip-debug", module])
+                    build_once(
+                        self.cache_dir / "triage-modules",
+                        self._module_entry(kernel, source),
+                        lambda target, module=module: Path(shutil.copy(module, target)),  # type: ignore[misc]
+                    )
+
+    def _describe(self, truth: Truth, key: str, entry: Path) -> TriageDump:
+        return TriageDump(truth, key, entry / "dump.kdump", entry / "console.log")
+
+    def _name(self, truth: Truth, key: str) -> str:
+        kernel = self.lab.fetch_kernel(key)
+        recipe = {
+            "base": self._name_base(kernel, truth.boot),
+            "files": [[path.name, digest_file(path)] for path in truth.sources],
+            "iops": truth.disk_iops,
+            "code": [inspect.getsource(physical_memory), inspect.getsource(TriageLab._take_memory)],
+        }
+        return f"{kernel.release}-{truth.name}-{digest_recipe(recipe)}"
+
+    def _name_base(self, kernel: Kernel, boot: str) -> str:
+        recipe = {
+            "kernel": [kernel.package, kernel.version],
+            "boot": boot,
+            "image": _digest_image(self.lab, kernel),
+            "machine": [MEMORY_MIB, CPUS, COMMAND_LINE, JOB_BYTES, DISK_BYTES],
+            "code": inspect.getsource(triage_machine),
+        }
+        return f"{kernel.release}-{digest_recipe(recipe)}"
+
+    def _module_entry(self, kernel: Kernel, source: Path) -> str:
+        return f"{kernel.release}-{source.stem}-{digest_file(source)[:20]}"
+
+    def _config(self, kernel: Kernel, boot: str, directory: Path, more: tuple[str, ...]) -> MachineConfig:
+        return MachineConfig(
+            kernel=kernel.image,
+            initrd=directory / "initrd",
+            command_line=f"{COMMAND_LINE} {boot}".strip(),
+            memory_mib=MEMORY_MIB,
+            cpus=CPUS,
+            network=True,
+            extra=more,
+        )
+
+    def _stand(self, kernel: Kernel, boot: str) -> Path:
+        """Return a directory with the state of a machine at work: ``state``, ``disk.img``, ``initrd``."""
+
+        def build(target: Path) -> None:
+            started = time.monotonic()
+            (target / "initrd").write_bytes(_make_image(self.lab, kernel).encode())
+            job = make_empty_disk(target / "job.img", JOB_BYTES)
+            disk = make_ext4_disk(target / "disk.img", DISK_BYTES)
+            config = self._config(kernel, boot, target, (*_attach(job, 0), *_attach(disk, 1)))
+            with KeptMachine(config, target, watch=self.lab.watch) as machine:
+                machine.wait_for("^lab: standing", timeout_s=STAND_TIMEOUT_S, failure=FAILURE)
+                machine.keep_state(target / "state")
+            for name in ("job.img", "qemu.log"):
+                (target / name).unlink(missing_ok=True)
+            self.lab.say(f"{kernel.release} {boot}: stands after {time.monotonic() - started:.1f} s")
+
+        return build_once(self.cache_dir / "triage-states", self._name_base(kernel, boot), build)
+
+    def _crash_now(self, truth: Truth, key: str, target: Path) -> None:
+        kernel = self.lab.fetch_kernel(key)
+        self.build_modules([truth], key)
+        with hold_machine(self.cache_dir):
+            state = self._stand(kernel, truth.boot)
+            with tempfile.TemporaryDirectory(dir=self.cache_dir) as directory:
+                work = Path(directory)
+                job = self._make_job(truth, kernel, work / "job.img")
+                throttled = f",throttling.iops-total={truth.disk_iops}" if truth.disk_iops else ""
+                disks = (*_attach(job, 0), *_attach(state / "disk.img", 1, f",snapshot=on{throttled}"))
+                config = self._config(kernel, truth.boot, state, (*disks, "-incoming", f"exec:cat {state / 'state'}"))
+                with KeptMachine(config, target, watch=self.lab.watch) as machine:
+                    machine.take_up()
+                    found = machine.wait_for(CAPTURED, timeout_s=truth.timeout_s, failure=FAILURE)
+                    machine.copy_memory(work / "memory")
+                self._take_memory(work / "memory", int(found[1], 16), work, target)
+        (target / "qemu.log").unlink(missing_ok=True)
+
+    @staticmethod
+    def _take_memory(memory: Path, header_paddr: int, work: Path, target: Path) -> None:
+        physical_memory.write_vmcore(memory, header_paddr, work / "vmcore")
+        memory.unlink()
+        words = [sys.executable, "-m", "postpanic", "filter", "-d", "31", work / "vmcore", target / "dump.kdump"]
+        run(words)
+
+    def _make_job(self, truth: Truth, kernel: Kernel, path: Path) -> Path:
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+            archive.add(truth.directory / "run.sh", "run.sh")
+            for source in truth.module_sources:
+                name = f"{source.stem}.ko"
+                archive.add(self.cache_dir / "triage-modules" / self._module_entry(kernel, source) / name, name)
+            for source in truth.program_sources:
+                archive.add(_build_program(self.cache_dir, source), source.stem)
+        make_empty_disk(path, JOB_BYTES)
+        with path.open("r+b") as stream:
+            stream.seek(JOB_START_BYTES)
+            stream.write(buffer.getvalue())
+            stream.truncate(JOB_BYTES)
+        return path
+
+
+def _attach(path: Path, number: int, more: str = "") -> tuple[str, ...]:
+    drive = f"file={path},format=raw,if=none,id=disk{number},cache=unsafe{more}"
+    return ("-drive", drive, "-device", f"virtio-blk-pci,drive=disk{number}")
+
+
+def _build_program(cache_dir: Path, source: Path) -> Path:
+    def build(target: Path) -> None:
+        words = ("-static", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread")
+        run([find_program("gcc", hint="install gcc and libc6-dev"), *words, "-o", target / source.stem, source])
+
+    return build_once(cache_dir / "programs", f"{source.stem}-{digest_file(source)[:20]}", build) / source.stem
+
+
+def _assemble_capture(kernel: Kernel, cache_dir: Path) -> bytes:
+    """Return a kernel image as kexec wants it, whose code is ours: the boot header of a real one, and little else."""
+    source = BASE_DIR / "capture.S"
+
+    def build(target: Path) -> None:
+        run([find_program("gcc"), "-c", "-o", target / "capture.o", source])
+        run([find_program("objcopy"), "-O", "binary", "-j", ".text", target / "capture.o", target / "capture"])
+
+    code = (build_once(cache_dir / "programs", f"capture-{digest_file(source)[:20]}", build) / "capture").read_bytes()
+    with kernel.image.open("rb") as stream:
+        image = bytearray(stream.read(1 << 16))
+    setup_bytes = (image[_SETUP_SECTORS] + 1) * 512
+    image[_INIT_SIZE : _INIT_SIZE + 4] = struct.pack("<I", 1 << 20)
+    del image[setup_bytes + _ENTRY :]
+    return bytes(image) + code.ljust(4096, b"\0")
+
+
+def _make_image(lab: Lab, kernel: Kernel) -> ImageTree:
+    programs = guest.build_programs(lab.cache_dir)
+    image = ImageTree()
+    image.add_file("init", BASE_DIR / "init.sh", 0o755)
+    image.add_directory("dev")
+    image.add_device("dev/console", 5, 1)
+    image.add_program("bin/busybox", find_program("busybox", hint="install busybox-static"))
+    for name in guest.PROGRAMS:
+        image.add_file(f"bin/{name}", programs / name, 0o755)
+    image.add_file("bin/act", _build_program(lab.cache_dir, BASE_DIR / "act.c"), 0o755)
+    image.add_bytes("lib/capture", _assemble_capture(kernel, lab.cache_dir))
+    # An initramfs that is never unpacked; kexec_file_load() refuses an empty one.
+    image.add_bytes("lib/capture.initrd", bytes(4096))
+    modules = ModuleTree(kernel.modules_dir)
+    checksum = ("crc32c_generic",) if "ext4" in modules else ()
+    order = modules.sort_by_dependency((*checksum, *guest.BOOT_MODULES, *MODULES))
+    for name in order:
+        image.add_bytes(f"lib/{name}.ko", modules.read(name))
+    image.add_bytes("lib/modules-in-order", "".join(f"{name}.ko\n" for name in order).encode())
+    return image
+
+
+@cache
+def _digest_image(lab: Lab, kernel: Kernel) -> str:
+    return _make_image(lab, kernel).digest()
+
+
+def main(words: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="tests.vm.triage_lab", description="crash a kernel in many ways")
+    parser.add_argument("kernel", choices=sorted(KERNELS), nargs="?", default="6.1")
+    parser.add_argument("scenarios", nargs="*", help="of scenarios/triage; without any: all")
+    parser.add_argument("--list", action="store_true", help="only say what is in the cache")
+    parser.add_argument("--watch", action="store_true", help="show the console")
+    chosen = parser.parse_args(words)
+    say = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731, T201
+    lab = TriageLab(Lab(default_cache_dir(), say=say, watch=say if chosen.watch else None))
+    truths = [truth for truth in list_truths() if not chosen.scenarios or truth.name in chosen.scenarios]
+    failed = 0
+    if not chosen.list:
+        lab.build_modules(truths, chosen.kernel)
+    for truth in truths:
+        found = lab.find(truth, chosen.kernel)
+        if found is None and not chosen.list:
+            try:
+                found = lab.crash(truth, chosen.kernel)
+            except Exception as exc:  # noqa: BLE001 - the others are wanted all the same
+                failed += 1
+                print(f"{truth.name}: {exc}", file=sys.stderr)  # noqa: T201
+        if found:
+            print(truth.name, chosen.kernel, found.dump)  # noqa: T201
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
