@@ -9,8 +9,10 @@ searched, copied and read aloud.
 from __future__ import annotations
 
 import io
+import math
 import re
 import textwrap
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +36,7 @@ _VARIABLES = {
 }
 _COLOURS = re.compile("|".join(_VARIABLES))
 _PROLOGUE = re.compile(r"\A.*?(?=<svg)", re.DOTALL)
+_IDS = re.compile(r'((?<= )id="|url\(#|xlink:href="#)')
 _SIZE = re.compile(r'(<svg[^>]*?) width="[^"]*"')
 _HEIGHT = re.compile(r'(<svg[^>]*?) height="[^"]*"')
 _WIDTH_INCHES = 9.0
@@ -46,7 +49,7 @@ _MOST_MARKS = 12
 _BINS = 120
 
 
-def draw_picture(picture: Picture, redact: Callable[[str], str] = lambda text: text) -> str:
+def draw_picture(picture: Picture, redact: Callable[[str], str] = lambda text: text, name: str = "picture") -> str:
     """
     Draw a picture.
 
@@ -54,6 +57,8 @@ def draw_picture(picture: Picture, redact: Callable[[str], str] = lambda text: t
     ----------
     redact : callable
         Is given each text before it is drawn.
+    name : str
+        Begins every ``id`` in it: those of a page must differ.
 
     Returns
     -------
@@ -77,7 +82,13 @@ def draw_picture(picture: Picture, redact: Callable[[str], str] = lambda text: t
         # A name may have a dollar sign in it, which begins a formula otherwise.
         "text.parse_math": False,
     }
-    with mpl.rc_context(settings):
+
+    def say(text: str) -> str:
+        return "".join(letter if letter.isprintable() or letter == "\n" else "·" for letter in redact(text))
+
+    with mpl.rc_context(settings), warnings.catch_warnings():
+        # The font only measures: the reader's browser has the glyphs of other scripts.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from")
         figure = Figure(figsize=(_WIDTH_INCHES, _height(picture)), dpi=_SVG_DPI)
         if not isinstance(picture, Graph):
             figure.set_layout_engine("constrained")
@@ -86,12 +97,12 @@ def draw_picture(picture: Picture, redact: Callable[[str], str] = lambda text: t
         axes.patch.set_alpha(0)
         match picture:
             case Bars():
-                _draw_bars(axes, picture, redact)
+                _draw_bars(axes, picture, say)
             case Timeline():
-                _draw_timeline(axes, picture, redact)
+                _draw_timeline(axes, picture, say)
             case Graph():
-                _draw_graph(axes, picture, redact)
-        return _to_svg(figure)
+                _draw_graph(axes, picture, say)
+        return _to_svg(figure, name)
 
 
 def describe_picture(picture: Picture) -> str:
@@ -122,11 +133,12 @@ def _height(picture: Picture) -> float:
             return min(12.0, 1.0 + 0.4 * len(picture.nodes))
 
 
-def _to_svg(figure: Figure) -> str:
+def _to_svg(figure: Figure, name: str) -> str:
     stream = io.StringIO()
     figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     text = _PROLOGUE.sub("", stream.getvalue())
     text = _HEIGHT.sub(r"\1", _SIZE.sub(r"\1", text, count=1), count=1)
+    text = _IDS.sub(lambda found: f"{found[1]}{name}-", text)
     return _COLOURS.sub(lambda found: _VARIABLES[found[0]], text)
 
 
@@ -240,19 +252,16 @@ def _lay_out(graph: nx.DiGraph[str]) -> dict[str, tuple[float, float]]:
 
 
 def _circle(part: nx.DiGraph[str]) -> dict[str, tuple[float, float]]:
-    import networkx as nx
-
     radius = max(1.0, len(part) / 4)
-    return {
-        node: (radius + float(x) * radius, float(y) * radius)
-        for node, (x, y) in nx.circular_layout(_around(part)).items()
-    }
+    order = _around(part)
+    turns = {node: 2 * math.pi * place / len(order) for place, node in enumerate(order)}
+    return {node: (radius - math.cos(turn) * radius, math.sin(turn) * radius) for node, turn in turns.items()}
 
 
 def _around(part: nx.DiGraph[str]) -> list[str]:
     """Give the nodes in the order in which arrows lead from one to the next."""
     order: dict[str, None] = {}
-    node = min(part)
+    node: str = min(part)
     while node not in order:
         order[node] = None
         node = min((each for each in part.successors(node) if each not in order), default=node)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -55,9 +56,11 @@ def render_page(page: Page, redactor: Redactor | None = None) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, finalize=finalize, trim_blocks=True, lstrip_blocks=True
     )
+    numbers = itertools.count(1)
     anchors = {output.command: f"evidence-{number}" for number, output in enumerate(page.evidence, 1)}
     environment.filters.update(
-        svg=lambda picture: Markup(draw_picture(picture, redact)),  # noqa: S704 - matplotlib escapes what it draws
+        # matplotlib escapes what it draws.
+        svg=lambda picture: Markup(draw_picture(picture, redact, f"picture-{next(numbers)}")),  # noqa: S704
         alt=describe_picture,
         text=_plain,
         cell=_cell,
