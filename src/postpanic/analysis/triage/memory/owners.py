@@ -1,0 +1,543 @@
+"""
+Which code took memory that is only known by its amount: objects of a slab cache, pages that nobody accounts for.
+
+Four ways, each of which needs no debug option of the kernel:
+
+* What stands in the objects: a pointer to a function, a table of operations or
+  a variable of a module that is in most of them.
+* Where lists of them begin: a list head in a module's variables that leads to
+  an object, and whose object leads back to it.
+* Who is taking more right now: a module's function that called an allocator
+  that waits for memory, on the stack of a task.
+* Which function of that module calls an allocator at all, by its code.
+
+With ``slub_debug=U`` each object remembers the function itself.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import drgn
+import numpy as np
+from drgn.helpers.linux.mm import phys_to_virt
+from numpy.typing import NDArray
+
+from postpanic.analysis.code.instructions import Disassembler, Flow, Instruction
+from postpanic.analysis.code.listing import CodeReader, Function
+from postpanic.analysis.code.symbols import LoadedModule, SymbolIndex, read_symbols
+from postpanic.analysis.context import UNREADABLE
+from postpanic.analysis.memory.page_structs import member_offset, page_structs
+from postpanic.analysis.memory.slabs.allocator import slab_allocator
+from postpanic.analysis.memory.slabs.objects import read_free_objects, read_objects, slab_of_pfn
+from postpanic.analysis.memory.slabs.pages import find_all_slabs
+from postpanic.analysis.memory.slabs.values import Cache
+from postpanic.analysis.stacks.frames import Frame
+from postpanic.analysis.tasks.scattered import read_scattered
+from postpanic.analysis.triage.scene import Scene
+from postpanic.analysis.workspace import Workspace
+from postpanic.evidence.oops.functions import Part, part_of, plain_name
+from postpanic.findings.verdict import Evidence
+
+__all__ = ["Owner", "find_asker", "find_owner_of_cache", "find_owner_of_pages", "find_taker"]
+
+_SLABS = 96
+_OBJECTS_PER_SLAB = 6
+_WORDS = 512
+"""Of an object: 4 KiB."""
+_WORD = (1 << 64) - 1
+_CALL = 0xE8
+_MODULE_LIMIT_BYTES = 8 << 20
+_USER_FLAG = 0x0001_0000
+"""``SLAB_STORE_USER`` before 6.9."""
+_ALLOCATORS = (
+    "kmalloc", "__kmalloc", "kmem_cache_alloc", "__get_free_pages", "get_zeroed_page", "__alloc_pages", "alloc_pages",
+    "__alloc_skb", "vmalloc", "vzalloc", "__vmalloc", "kvmalloc", "__kvmalloc", "kmemdup", "__page_frag", "alloc_large",
+    "kstrdup", "get_free_pages", "folio_alloc", "__folio_alloc", "krealloc", "devm_kmalloc", "kasprintf", "kvasprintf",
+    "pcpu_alloc", "__alloc_percpu", "dma_alloc", "mempool_alloc", "kcalloc", "kzalloc",
+)  # fmt: skip
+_SLAB_ALLOCATORS = (
+    "kmalloc",
+    "__kmalloc",
+    "kmem_cache_alloc",
+    "kvmalloc",
+    "__kvmalloc",
+    "kmemdup",
+    "kstrdup",
+    "krealloc",
+)
+_PAGE_ALLOCATORS = (
+    "__get_free_pages", "get_zeroed_page", "__alloc_pages", "alloc_pages", "get_free_pages", "folio_alloc",
+    "__folio_alloc", "kmalloc_large", "kmalloc_order", "__kmalloc", "alloc_large", "__page_frag",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """
+    Who took the memory, as far as it can be told.
+
+    Attributes
+    ----------
+    function, module : str
+        Empty: not known. ``vmlinux`` is the kernel itself.
+    evidence : tuple of Evidence
+    is_recorded : bool
+        Whether the kernel recorded it itself (slub_debug).
+    ways : int
+        How many ways led to the module.
+    """
+
+    function: str = ""
+    module: str = ""
+    evidence: tuple[Evidence, ...] = ()
+    is_recorded: bool = False
+    ways: int = 0
+
+
+def _symbols(workspace: Workspace) -> SymbolIndex:
+    return workspace.once("symbols", lambda: read_symbols(workspace.prog, workspace.memory))
+
+
+def find_owner_of_cache(scene: Scene, cache: Cache) -> Owner:
+    """Find who took the objects of a slab cache."""
+    workspace = scene.dump
+    objects = _sample(workspace, cache)
+    if not objects:
+        return Owner()
+    recorded = _recorded(scene, cache, objects)
+    if recorded is not None:
+        return recorded
+    votes: dict[str, list[Evidence]] = defaultdict(list)
+    for module, evidence in _contents(workspace, cache, objects):
+        votes[module].append(evidence)
+    for module, evidence in _list_heads(scene, cache):
+        votes[module].append(evidence)
+    return _settle(scene, votes, _SLAB_ALLOCATORS, cache)
+
+
+def find_owner_of_pages(scene: Scene) -> Owner:
+    """Find who took pages that nobody accounts for: lists of them begin in a module's variables."""
+    votes: dict[str, list[Evidence]] = defaultdict(list)
+    for module, evidence in _page_heads(scene):
+        votes[module].append(evidence)
+    return _settle(scene, votes, _PAGE_ALLOCATORS, None)
+
+
+def _settle(scene: Scene, votes: dict[str, list[Evidence]], allocators: tuple[str, ...], cache: Cache | None) -> Owner:
+    """Make one owner of what the ways say, with the task that is taking more right now."""
+    taker = find_taker(scene, allocators)
+    if taker is not None and taker.module:
+        votes[taker.module] += taker.evidence
+    if not votes:
+        return taker or Owner()
+    ordered = sorted(votes.items(), key=lambda vote: -len(vote[1]))
+    module, evidence = ordered[0]
+    if len(ordered) > 1 and len(ordered[1][1]) == len(evidence):
+        # Two modules with as much against each: the one that is caught taking it counts.
+        if taker is None or taker.module not in {ordered[0][0], ordered[1][0]}:
+            return Owner(evidence=tuple(one for _, some in ordered[:2] for one in some))
+        module, evidence = taker.module, votes[taker.module]
+    function, found = "", tuple(evidence)
+    if taker is not None and taker.module == module:
+        function = taker.function
+    else:
+        callers = _callers(scene, module, allocators, cache)
+        if len(callers) == 1:
+            function, one = callers[0]
+            found = (*found, one)
+    return Owner(function, module, found, ways=len(evidence))
+
+
+def find_asker(scene: Scene, vaddr: int) -> tuple[str, str]:
+    """
+    Name the function, and its module, that asked an allocator which returns to *vaddr*.
+
+    The function that the address is in, unless the call right before it is of
+    another one: that one ended with a jump to the allocator, and has no frame.
+    """
+    place = scene.stacks.code.find_caller(vaddr) if vaddr else None
+    if place is None or not place.function:
+        return "", ""
+    called = _called_before(scene, vaddr)
+    if called is not None and called[1] == place.module and not plain_name(called[0]).startswith(_ALLOCATORS):
+        return plain_name(called[0]), place.module
+    return plain_name(place.function), place.module
+
+
+def _called_before(scene: Scene, vaddr: int) -> tuple[str, str] | None:
+    """Find the function that is called right before an address: ``call`` with a distance of 32 bits, on x86-64."""
+    if scene.dump.memory.machine != "x86_64":
+        return None
+    try:
+        code = scene.dump.memory.read(vaddr - 5, 5)
+    except UNREADABLE:
+        return None
+    if code[0] != _CALL:
+        return None
+    target = (vaddr + int.from_bytes(code[1:], "little", signed=True)) & _WORD
+    place = scene.stacks.code.find(target)
+    return (place.function, place.module) if place is not None and not place.offset and place.function else None
+
+
+# What stands in the objects.
+
+
+def _sample(workspace: Workspace, cache: Cache) -> list[int]:
+    """Choose some objects in use, evenly spread over the slabs of a cache."""
+    allocator = slab_allocator(workspace)
+    found = find_all_slabs(workspace, page_structs(workspace), allocator).get(cache.vaddr)
+    if found is None or not len(found.pfns):
+        return []
+    base = int(phys_to_virt(workspace.prog, 0).value_()) & _WORD
+    kept = read_free_objects(allocator, cache, [])
+    chosen: list[int] = []
+    for pfn in found.pfns[np.linspace(0, len(found.pfns) - 1, num=min(_SLABS, len(found.pfns))).astype(np.int64)]:
+        try:
+            slab = slab_of_pfn(workspace, cache, int(pfn), base)
+            if slab is None:
+                continue
+            used = [one.vaddr for one in read_objects(allocator, slab, kept, []) if one.allocated]
+        except UNREADABLE:
+            continue
+        step = max(1, len(used) // _OBJECTS_PER_SLAB)
+        chosen += used[::step][:_OBJECTS_PER_SLAB]
+    return chosen
+
+
+def _read_words(workspace: Workspace, vaddrs: Sequence[int], size_bytes: int) -> tuple[list[int], NDArray[np.uint64]]:
+    size = min(size_bytes, 8 * _WORDS) // 8 * 8
+    data = read_scattered(workspace.memory, vaddrs, size) if size else []
+    present = [(vaddr, one) for vaddr, one in zip(vaddrs, data, strict=False) if one is not None]
+    if not present:
+        return [], np.empty((0, 0), dtype=np.uint64)
+    words = np.frombuffer(b"".join(one for _, one in present), dtype="<u8").reshape(len(present), -1)
+    return [vaddr for vaddr, _ in present], words
+
+
+def _contents(workspace: Workspace, cache: Cache, objects: Sequence[int]) -> Iterator[tuple[str, Evidence]]:
+    """Find what of a module is named in most of the objects: its function, its operations, its variable."""
+    vaddrs, words = _read_words(workspace, objects, cache.object_bytes)
+    if not len(vaddrs):
+        return
+    symbols = _symbols(workspace)
+    seen: set[str] = set()
+    for column in range(words.shape[1]):
+        values, counts = np.unique(words[:, column], return_counts=True)
+        top = int(np.argmax(counts))
+        value, count = int(values[top]), int(counts[top])
+        if count * 2 < len(vaddrs) or value >> 47 != (1 << 17) - 1:
+            continue
+        module = symbols.in_module(value)
+        if not module or module in seen:
+            continue
+        seen.add(module)
+        name = _name(symbols, value)
+        example = next(vaddr for vaddr, row in zip(vaddrs, words, strict=True) if int(row[column]) == value)
+        share = count / len(vaddrs)
+        what = (
+            f"{share:.0%} of {len(vaddrs)} objects looked at have a pointer to {name} of module {module} "
+            f"at offset {column * 8}"
+        )
+        yield module, Evidence(what, f"rd {example + column * 8:x}", f"{value:x}", example + column * 8)
+
+
+def _name(symbols: SymbolIndex, vaddr: int) -> str:
+    place = symbols.at(vaddr)
+    if place is None:
+        return f"{vaddr:x}"
+    symbol = symbols.symbols[place]
+    offset = vaddr - symbol.vaddr
+    return f"{symbol.name}+{offset}" if offset else symbol.name
+
+
+# Where lists of them begin.
+
+
+def _module_words(workspace: Workspace) -> Iterator[tuple[LoadedModule, int, NDArray[np.uint64]]]:
+    """Read the variables of all modules."""
+    for module in _symbols(workspace).modules:
+        for start, end, what in module.ranges:
+            if what not in {"", "DATA", "RO_AFTER_INIT"} or end - start > _MODULE_LIMIT_BYTES:
+                continue
+            try:
+                data, present = workspace.memory.read_available(start, (end - start) // 8 * 8)
+            except UNREADABLE:
+                continue
+            data[~present] = 0
+            yield module, start, np.ascontiguousarray(data).view("<u8")
+
+
+def _list_heads(scene: Scene, cache: Cache) -> Iterator[tuple[str, Evidence]]:
+    """Find list heads in modules' variables whose first entry is in an object of the cache, and leads back to them."""
+    workspace = scene.dump
+    allocator = slab_allocator(workspace)
+    found = find_all_slabs(workspace, page_structs(workspace), allocator).get(cache.vaddr)
+    if found is None:
+        return
+    base = int(phys_to_virt(workspace.prog, 0).value_()) & _WORD
+    pfns = np.sort(found.pfns).astype(np.uint64)
+    shift = np.uint64(workspace.memory.page_size_bytes.bit_length() - 1)
+    for module, start, words in _module_words(workspace):
+        offsets = words - np.uint64(base)
+        places = np.searchsorted(pfns, offsets >> shift, side="right") - 1
+        is_inside = (places >= 0) & (words >= np.uint64(base))
+        near = (offsets >> shift) - pfns[np.maximum(places, 0)]
+        is_inside &= near < np.uint64(1 << cache.order)
+        for position in np.flatnonzero(is_inside)[:256]:
+            head, entry = start + int(position) * 8, int(words[position])
+            if _leads_back(workspace, entry, head):
+                name = _name(_symbols(workspace), head)
+                what = f"a list that begins in {name} of module {module.name} leads through objects of {cache.name}"
+                yield module.name, Evidence(what, f"rd {head:x}", f"{entry:x}", head)
+                break
+
+
+def _leads_back(workspace: Workspace, entry: int, head: int) -> bool:
+    """
+    Tell whether a list that begins at *head* has *entry* first, and goes on in objects like it.
+
+    The second word of a ``struct list_head`` or ``hlist_node`` leads back to where
+    the entry was found.
+    """
+    try:
+        return workspace.memory.read_u64(entry + 8) == head
+    except UNREADABLE:
+        return False
+
+
+def _page_heads(scene: Scene) -> Iterator[tuple[str, Evidence]]:
+    """Find list heads in modules' variables to which ``page.lru`` of pages in use leads."""
+    workspace = scene.dump
+    structs = page_structs(workspace)
+    lru = member_offset(structs.type, "lru")
+    symbols = _symbols(workspace)
+    ranges = [
+        (start, end, module.name)
+        for module in symbols.modules
+        for start, end, what in module.ranges
+        if what in {"", "DATA", "RO_AFTER_INIT"}
+    ]
+    if lru is None or not ranges:
+        return
+    low, high = np.uint64(min(one[0] for one in ranges)), np.uint64(max(one[1] for one in ranges))
+    heads: Counter[int] = Counter()
+    for block in structs.blocks():
+        for offset in (lru, lru + 8):
+            values = block.u64(offset)
+            for value in values[(values >= low) & (values < high) & block.present][:4096]:
+                heads[int(value)] += 1
+    for head, _ in heads.most_common(64):
+        module = symbols.in_module(head)
+        first = _read(workspace, head)
+        pfn = structs.pfn_of(first) if first else None
+        if module and pfn is not None:
+            what = f"a list of pages begins in {_name(symbols, head)} of module {module}"
+            yield module, Evidence(what, f"rd {head:x}", f"{first:x}", head)
+            return
+    yield from _pointers_to_pages(scene)
+
+
+def _read(workspace: Workspace, vaddr: int) -> int:
+    try:
+        return workspace.memory.read_u64(vaddr)
+    except UNREADABLE:
+        return 0
+
+
+def _pointers_to_pages(scene: Scene) -> Iterator[tuple[str, Evidence]]:
+    """Count the pointers to ``struct page`` in each module's variables: a table of pages is full of them."""
+    workspace = scene.dump
+    structs = page_structs(workspace)
+    low = int(structs.mem_map.vaddrs.min()) if len(structs.mem_map.vaddrs) else 0
+    span = (structs.frame_limit + 1) * structs.size_bytes
+    best: tuple[int, str, int] | None = None
+    for module, start, words in _module_words(workspace):
+        hits = np.flatnonzero((words >= np.uint64(low)) & (words - np.uint64(low) < np.uint64(span)))
+        if len(hits) > 8 and (best is None or len(hits) > best[0]):
+            best = (len(hits), module.name, start + int(hits[0]) * 8)
+    if best is not None:
+        count, module_name, vaddr = best
+        what = f"{count} pointers to pages stand in the variables of module {module_name}"
+        yield module_name, Evidence(what, f"rd {vaddr:x} 4", f"{vaddr:x}", vaddr)
+
+
+# Who is taking more right now.
+
+
+def find_taker(scene: Scene, allocators: tuple[str, ...]) -> Owner | None:
+    """
+    Find a task that is just now taking memory by one of some allocators, from code that is no service.
+
+    That is the first function outside of the allocators; of a module, if there is
+    one in several tasks. A task that takes a page for itself (a fault) is none.
+    """
+    found: list[Owner] = []
+    for task in scene.tasks:
+        try:
+            if task.state not in {"RU", "UN"} and task.vaddr not in scene.stacks.running:
+                continue
+            frames = scene.trace(task).frames
+            owner = _taker(_named_frames(scene, frames), task.pid, task.comm, allocators)
+        except UNREADABLE:
+            continue
+        if owner is not None:
+            found.append(owner)
+        if len(found) > 32:
+            break
+    modules = [owner for owner in found if owner.module != "vmlinux"]
+    if modules:
+        names = Counter((owner.module, owner.function) for owner in modules)
+        (module, function), count = names.most_common(1)[0]
+        if len(names) == 1 or count > 1:
+            return next(owner for owner in modules if (owner.module, owner.function) == (module, function))
+    return None
+
+
+def _named_frames(scene: Scene, frames: Sequence[Frame]) -> list[tuple[str, str]]:
+    """Give the function and module of each frame, with those that ended with a jump to what they called last."""
+    named: list[tuple[str, str]] = []
+    for frame in frames:
+        if frame.place is None or not frame.place.function or not frame.reliable:
+            continue
+        called = None if frame.interrupted else _called_before(scene, frame.pc)
+        if called is not None and named and plain_name(called[0]) != plain_name(named[-1][0]) and called[1]:
+            named.append(called)
+        named.append((frame.place.function, frame.place.module))
+    return named
+
+
+def _taker(frames: list[tuple[str, str]], pid: int, comm: str, allocators: tuple[str, ...]) -> Owner | None:
+    entered = next(
+        (place for place, (name, _) in enumerate(frames) if name.lstrip("_").startswith("alloc_pages")), None
+    )
+    if entered is None:
+        return None
+    is_own = False
+    for name, module in frames[entered:]:
+        plain = plain_name(name)
+        is_own = is_own or plain.startswith(allocators)
+        if part_of(plain) is Part.ALLOCATOR or plain.startswith(_ALLOCATORS) or _is_slab_inside(plain):
+            continue
+        if not is_own or not module:
+            return None
+        what = f"{comm} (PID {pid}) waits for more memory in {plain} of module {module}"
+        return Owner(plain, module, (Evidence(what, f"bt {pid}", name),), ways=1)
+    return None
+
+
+def _is_slab_inside(name: str) -> bool:
+    return name.lstrip("_").startswith(("slab_", "new_slab", "allocate_slab", "alloc_slab", "refill_", "get_partial"))
+
+
+# Which function calls an allocator at all.
+
+
+def _callers(scene: Scene, module: str, allocators: tuple[str, ...], cache: Cache | None) -> list[tuple[str, Evidence]]:
+    """Find the functions of a module that call an allocator, and, where the code tells it, for objects that fit."""
+    workspace = scene.dump
+    symbols = _symbols(workspace)
+    loaded = next((one for one in symbols.modules if one.name == module), None)
+    if loaded is None:
+        return []
+    try:
+        reader = CodeReader(workspace.prog, Disassembler(workspace.memory.machine), workspace.prog.read, symbols)
+    except UNREADABLE:
+        return []
+    texts = [(start, end) for start, end, what in loaded.ranges if what in {"", "TEXT"}]
+    found: dict[str, Evidence] = {}
+    done: set[int] = set()
+    for symbol in loaded.symbols[:4096]:
+        if symbol.type not in "tT" or symbol.vaddr in done:
+            continue
+        if not any(start <= symbol.vaddr < end for start, end in texts):
+            continue
+        done.add(symbol.vaddr)
+        function = reader.find_function(symbol.vaddr)
+        if function is None:
+            continue
+        evidence = _calls_allocator(reader, symbols, function, allocators, cache)
+        if evidence is not None:
+            found.setdefault(plain_name(symbol.name), evidence)
+    named = {name.removesuffix(".cold") for name in found}
+    return [(name, found[name]) for name in found if name in named]
+
+
+def _calls_allocator(
+    reader: CodeReader, symbols: SymbolIndex, function: Function, allocators: tuple[str, ...], cache: Cache | None
+) -> Evidence | None:
+    recent: list[Instruction] = []
+    for instruction in reader.decode_function(function, []):
+        if instruction.flow in {Flow.CALL, Flow.JUMP} and instruction.target is not None:
+            place = symbols.at(instruction.target)
+            symbol = symbols.symbols[place] if place is not None else None
+            if symbol is not None and symbol.vaddr == instruction.target and symbol.name.startswith(allocators):
+                size = _size_argument(recent)
+                if cache is None or size is None or cache.object_bytes // 2 < size <= cache.object_bytes:
+                    what = f"{plain_name(function.name)} calls {symbol.name}"
+                    what += f" for {size} bytes" if size and cache is not None else ""
+                    return Evidence(what, f"dis {function.name}", symbol.name, instruction.vaddr)
+        recent.append(instruction)
+        del recent[:-12]
+    return None
+
+
+def _size_argument(recent: Sequence[Instruction]) -> int | None:
+    """
+    Read the size that is passed: ``kmalloc_trace(cache, flags, size)`` has it third, ``__kmalloc(size, flags)`` first.
+
+    Of x86-64, where it is a constant; else None.
+    """
+    for instruction in reversed(recent):
+        words = instruction.operands.replace(",", " ").split()
+        if instruction.mnemonic.startswith("mov") and len(words) == 2 and words[1] in {"%edx", "%rdx"}:
+            return int(words[0][1:], 0) if words[0].startswith("$") else None
+        if instruction.flow is Flow.CALL:
+            break
+    return None
+
+
+# What slub_debug records.
+
+
+def _recorded(scene: Scene, cache: Cache, objects: Sequence[int]) -> Owner | None:
+    """
+    Read ``struct track`` of objects, which is behind them with ``slub_debug=U``.
+
+    ``get_track()`` of mm/slub.c: behind the free pointer, the track of the
+    allocation first. Its ``addr`` is the caller.
+    """
+    workspace = scene.dump
+    allocator = slab_allocator(workspace)
+    flags = workspace.memory.read_u32(cache.vaddr + allocator.layout.cache.flags)
+    try:
+        flag = 1 << int(scene.prog.constant("_SLAB_STORE_USER").value_())
+    except LookupError:
+        flag = _USER_FLAG
+    if not flags & flag:
+        return None
+    try:
+        kind = scene.prog.type("struct track")
+        offset = cache.free_offset + 8 if cache.free_offset >= cache.object_bytes else cache.object_bytes
+        caller = offset + int(drgn.offsetof(kind, "addr"))
+    except (LookupError, TypeError):
+        return None
+    votes: Counter[tuple[str, str]] = Counter()
+    examples: dict[tuple[str, str], int] = {}
+    for vaddr in objects:
+        function, module = find_asker(scene, _read(workspace, vaddr + caller))
+        if function:
+            key = (function, module or "vmlinux")
+            votes[key] += 1
+            examples.setdefault(key, vaddr)
+    if not votes:
+        return None
+    (function, module), count = votes.most_common(1)[0]
+    if count * 2 < len(objects):
+        return None
+    example = examples[function, module]
+    what = f"{count} of {len(objects)} objects looked at remember that {function} took them"
+    evidence = Evidence(what, f"rd -s {example + caller:x}", function, example)
+    return Owner(function, module, (evidence,), is_recorded=count * 10 >= 9 * len(objects), ways=2)
