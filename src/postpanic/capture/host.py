@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self, cast
 
+from postpanic.capture.root_paths import follow_below
 from postpanic.errors import NotReadyError
 
 __all__ = ["Host", "IoMemory", "Lockdown", "MemoryRange"]
@@ -140,10 +141,14 @@ class Host:
         """Return the place of a file, given as from the root."""
         return self.root / name.lstrip("/")
 
+    def find(self, name: str) -> Path:
+        """Return the place of a file that is to be read: symbolic links are followed below the root."""
+        return follow_below(self.root, name)
+
     def read_text(self, name: str) -> str | None:
         """Read a small text file, without the white space around it; None where it is not there or cannot be read."""
         try:
-            with self.path(name).open("rb") as stream:
+            with self.find(name).open("rb") as stream:
                 return stream.read(_TEXT_LIMIT_BYTES).decode(errors="replace").strip()
         except OSError:
             return None
@@ -170,7 +175,7 @@ class Host:
     def read_text_as_is(self, name: str) -> str:
         """Read a text file with the white space around it; empty where it cannot be read."""
         try:
-            with self.path(name).open("rb") as stream:
+            with self.find(name).open("rb") as stream:
                 return stream.read(_TEXT_LIMIT_BYTES).decode(errors="replace")
         except OSError:
             return ""
@@ -271,7 +276,7 @@ class Host:
             If it is in none of the places where distributions put it.
         """
         release = release or self.release
-        places = [self.path(place.format(release)) for place in _IMAGE_PLACES]
+        places = [self.find(place.format(release)) for place in _IMAGE_PLACES]
         for place in places:
             if place.is_file():
                 return place
@@ -291,8 +296,8 @@ class Host:
         """
         release = release or self.release
         for place in _MODULE_PLACES:
-            if self.path(place.format(release)).is_dir():
-                return self.path(place.format(release))
+            if self.find(place.format(release)).is_dir():
+                return self.find(place.format(release))
         raise NotReadyError(
             f"no modules of kernel {release}: {self.path(_MODULE_PLACES[0].format(release))} is not there",
             hint="a kernel that was updated without a reboot has lost them: reboot",

@@ -88,11 +88,13 @@ def command(
 def find_host(root: Path | None, kernel: str) -> Host:
     """Return the host that runs, or that of a root tree; UsageError if it is not clear which kernel is meant."""
     from postpanic.capture.host import Host
+    from postpanic.capture.root_paths import follow_below
 
     running = Host.running()
     if root is None:
         return running
-    names = sorted(path.name for path in (*root.glob("lib/modules/*"), *root.glob("usr/lib/modules/*")))
+    places = [follow_below(root, place) for place in ("lib/modules", "usr/lib/modules")]
+    names = sorted(path.name for place in places for path in place.glob("*"))
     releases = list(dict.fromkeys(names))
     if not kernel and len(releases) != 1:
         found = ", ".join(releases) or "none"

@@ -128,7 +128,7 @@ def choose_kernel(wanted: str, host: Host) -> CaptureKernel:
             host.find_modules_dir(release),
             is_here and release == host.release,
         )
-    image = host.path(wanted)
+    image = host.find(wanted)
     if not image.is_file():
         raise NotReadyError("there is no such kernel", where=wanted)
     release = read_release(image)

@@ -6,6 +6,8 @@ import ipaddress
 from contextlib import suppress
 from pathlib import Path
 
+from postpanic.capture.root_paths import follow_below
+
 __all__ = ["read_nameservers"]
 
 _FILES = (
@@ -29,7 +31,7 @@ def read_nameservers(root: Path) -> tuple[str, ...]:
     """
     for name in _FILES:
         with suppress(OSError):
-            found = _find_servers((root / name).read_text(errors="replace"))
+            found = _find_servers(follow_below(root, name).read_text(errors="replace"))
             if found:
                 return tuple(found[:_MOST])
     return ()

@@ -17,6 +17,7 @@ from postpanic.capture.resolve.networks import plan_given_network
 from postpanic.capture.resolve.servers import Servers
 from postpanic.capture.resolve.settings import settings_of
 from postpanic.capture.resolve.sysfs import find_drivers, stable_path
+from postpanic.capture.resolve.watchdogs import Watchdog, find_watchdogs
 from postpanic.errors import NotReadyError
 from postpanic.saver.plan import DevicePlan, HookPlan, SavePlan, TargetPlan
 
@@ -86,11 +87,13 @@ def resolve(
     network = _find_network(config, find_network, tree, root, same_kernel=same_kernel)
     sysfs = root / "sys"
     places = (*needs.places, *(network.devices if network else ()))
+    watchdogs = find_watchdogs(sysfs) if config.limits.watchdog and not is_borrowed else []
+    places += tuple(one.place for one in watchdogs)
     drivers = [driver for place in places for driver in find_drivers(place, sysfs)]
     # A distribution's image loads the drivers of its disks by itself.
     modules = dict.fromkeys([] if is_borrowed else choose_driver_modules(drivers, tree, same_kernel=same_kernel))
     modules |= dict.fromkeys((*needs.modules, *_network_modules(network, tree), *config.capture.modules))
-    devices, warnings = _plan_devices(config, needs, network, sysfs)
+    devices, warnings = _plan_devices(config, needs, network, watchdogs, sysfs)
     plan = replace(
         _plan_rest(config, root),
         devices=devices,
@@ -101,7 +104,11 @@ def resolve(
     needs = replace(
         needs,
         programs=(*needs.programs, *(hook.command[0] for hook in (*plan.before, *plan.after))),
-        evidence=(*needs.evidence, *(network.evidence if network else ())),
+        evidence=(
+            *needs.evidence,
+            *(network.evidence if network else ()),
+            *(f"{one.name}: {one.identity or 'a watchdog'}, which runs, is fed" for one in watchdogs),
+        ),
         warnings=(*needs.warnings, *warnings),
     )
     options = read_module_options(root)
@@ -182,7 +189,7 @@ def _network_modules(network: FoundNetwork | None, tree: ModuleTree) -> list[str
 
 
 def _plan_devices(
-    config: Config, needs: Needs, network: FoundNetwork | None, sysfs: Path
+    config: Config, needs: Needs, network: FoundNetwork | None, watchdogs: Sequence[Watchdog], sysfs: Path
 ) -> tuple[DevicePlan, list[str]]:
     if config.capture.devices == "all" or config.capture.image != "own":
         return DevicePlan(bind_all=True, wait_s=config.limits.device_wait_s), []
@@ -196,6 +203,7 @@ def _plan_devices(
             warning = f"{place.name} has no place of its own: every device gets a driver in the capture kernel"
             return DevicePlan(bind_all=True, wait_s=config.limits.device_wait_s), [warning]
         paths.append(path)
+    paths += filter(None, (stable_path(one.place, sysfs) for one in watchdogs))
     return DevicePlan(sysfs_paths=tuple(dict.fromkeys(paths)), wait_s=config.limits.device_wait_s), []
 
 

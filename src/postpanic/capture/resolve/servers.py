@@ -14,6 +14,7 @@ from postpanic.capture.config import HttpTarget, NfsTarget, SshTarget
 from postpanic.capture.resolve.drivers import nfs_modules
 from postpanic.capture.resolve.needs import ImageFile, Needs
 from postpanic.capture.resolve.settings import Settings, retention_of
+from postpanic.capture.root_paths import follow_below
 from postpanic.errors import NotReadyError
 from postpanic.saver.plan import HttpPlan, NfsPlan, SshPlan
 
@@ -148,7 +149,7 @@ class Servers:
         if target.ca_file:
             return self._find(target.ca_file, where)
         for place in _CA_PLACES:
-            found = self.root / place.lstrip("/")
+            found = follow_below(self.root, place)
             if found.is_file():
                 return found
         raise NotReadyError(
@@ -156,7 +157,7 @@ class Servers:
         )
 
     def _find(self, path: str, where: str) -> Path:
-        found = self.root / path.lstrip("/")
+        found = follow_below(self.root, path)
         try:
             with found.open("rb"):
                 return found

@@ -25,6 +25,7 @@ _COUNTED: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"target\d+(:\d+:\d+)"), r"target*\1"),
     (re.compile(r"\d+(:\d+:\d+:\d+)"), r"*\1"),
     (re.compile(r"usb\d+"), "usb*"),
+    (re.compile(r"([\w-]+)\.\d+\.auto"), r"\1.*.auto"),
     (re.compile(r"\d+(-[\d.]+(:[\d.]+)?)"), r"*\1"),
 )
 # What is below these is named by no place: a path ends before them.
