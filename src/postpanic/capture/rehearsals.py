@@ -24,6 +24,7 @@ REHEARSAL_NAME = "rehearsal.json"
 SCHEMA_VERSION = 1
 _LIMIT_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 20
+_LISTS = ("kinds", "unproven", "runs")
 
 Verdict = Literal["proven", "broken"]
 
@@ -55,6 +56,8 @@ class Rehearsal:
         From the panic to the dump on its target.
     unproven : tuple of str
         What a rehearsal cannot show.
+    runs : tuple of str
+        Each that was made, and what came of it, where there was more than one.
     """
 
     when: str
@@ -67,6 +70,7 @@ class Rehearsal:
     dump_bytes: int = 0
     seconds: float = 0.0
     unproven: tuple[str, ...] = ()
+    runs: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
 
@@ -111,7 +115,7 @@ def read_rehearsal(path: Path) -> Rehearsal | None:
     values = {name: item for name, item in value.items() if name in known}
     if value.get("verdict") not in {"proven", "broken"} or not all(map(_is_sound, values, values.values())):
         return None
-    for name in ("kinds", "unproven"):
+    for name in _LISTS:
         values[name] = tuple(values.get(name, ()))
     try:
         return Rehearsal(**values)
@@ -132,7 +136,7 @@ def write_rehearsal(path: Path, rehearsal: Rehearsal) -> None:
 
 
 def _is_sound(name: str, item: object) -> bool:
-    if name in {"kinds", "unproven"}:
+    if name in _LISTS:
         return isinstance(item, list) and all(isinstance(one, str) for one in item)
     if name == "fingerprint":
         return isinstance(item, dict) and all(isinstance(one, str) for pair in item.items() for one in pair)

@@ -2,32 +2,56 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from postpanic.cli.verb import Verb
 from postpanic.errors import NotReadyError, OutputError, UsageError
-from postpanic.units import format_size
+from postpanic.units import format_size, parse_size
 
 if TYPE_CHECKING:
     from postpanic.capture.config import Config
-    from postpanic.rehearse.rehearsal import RehearsalOptions, RehearsalOutcome
+    from postpanic.rehearse.rehearsal import RehearsalOptions
+    from postpanic.rehearse.runs import Run, Series
     from postpanic.rehearse.subject import Subject
 
 __all__ = ["command"]
 
 KINDS = ("sysrq", "nmi", "out-of-memory", "panic", "bug", "null", "softlockup", "hardlockup", "hung-task", "stack")
+FAULTS = "disk-error|disk-hang|saver-killed"
 _ROOM_BYTES = 2 << 30
-_MARKS = {"held": "ok", "broken": "BROKEN", "not reached": "-", "not proven": "?"}
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What the command line says, as it stands there."""
+
+    crash: tuple[str, ...]
+    memory_mib: int | None
+    free: tuple[str, ...]
+    disk: tuple[str, ...]
+    unreachable: tuple[int, ...]
+    fault: tuple[str, ...]
+    cmdline: str
+    dtb: Path | None
+    host_memory: str
+    smallest: bool
+    matrix: bool
+    shell: bool
+    keep: Path | None
+    show_console: bool
+    as_json: bool
 
 
 @click.command(cls=Verb, name="rehearse")
@@ -42,25 +66,23 @@ _MARKS = {"held": "ok", "broken": "BROKEN", "not reached": "-", "not proven": "?
 @click.option(
     "--crash", type=click.Choice(KINDS), multiple=True, help="How to crash; sysrq unless said. May be repeated."
 )
+@click.option("--matrix", is_flag=True, help="Every kind of crash that the kernel can do, on every target alone.")
 @click.option("--memory", "memory_mib", type=click.IntRange(256), metavar="MIB", help="Memory of the machine.")
 @click.option("--free", multiple=True, metavar="NUMBER=SIZE", help="Room of a target, the first is 0.")
+@click.option("--disk", multiple=True, metavar="NUMBER=IMAGE", help="Use this disk for a target; it stays as it is.")
+@click.option("--unreachable", multiple=True, type=click.IntRange(0), metavar="NUMBER", help="This server is away.")
+@click.option("--fault", multiple=True, metavar="KIND[=NUMBER]", help=f"Let this go wrong: {FAULTS}.")
+@click.option("--cmdline", default="", metavar="TEXT", help="More words for the kernel that crashes.")
+@click.option(
+    "--dtb", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE", help="Of the board."
+)
+@click.option("--host-memory", default="", metavar="SIZE", help="Of the host, for what is to be expected there.")
 @click.option("--smallest", is_flag=True, help="Also find the smallest crashkernel= that works.")
+@click.option("--shell", is_flag=True, help="Then boot the machine once more, with a prompt on the terminal.")
 @click.option("--keep", type=click.Path(path_type=Path), metavar="DIR", help="Leave disks, console and dumps there.")
 @click.option("--console", "show_console", is_flag=True, help="Show the machine's console on standard error.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
-def command(
-    config_file: Path | None,
-    root: Path | None,
-    kernel: str,
-    crashkernel: str,
-    crash: tuple[str, ...],
-    memory_mib: int | None,
-    free: tuple[str, ...],
-    smallest: bool,
-    keep: Path | None,
-    show_console: bool,
-    as_json: bool,
-) -> int:
+def command(config_file: Path | None, root: Path | None, kernel: str, crashkernel: str, **asked: object) -> int:
     """
     Prove in a virtual machine that a crash will be captured.
 
@@ -69,46 +91,91 @@ def command(
     and command line that `postpanic arm` loads, by the same code, and the
     machine is crashed. The saver writes to disks that stand in for the targets:
     the same file system, size, room and identifiers, on the same kind of
-    controller where QEMU has it. After the reboot the dump is brought out,
+    controller where QEMU has it; servers of SSH and HTTP stand in at the
+    addresses of the real ones. After the reboot the dump is brought out,
     compared with its manifest, opened, and its panic task and log are looked at.
 
         postpanic rehearse
         postpanic rehearse --crash null --crash softlockup
         postpanic rehearse --smallest
-        postpanic rehearse --root /srv/tree --crashkernel 192M
+        postpanic rehearse --matrix
+        postpanic rehearse --fault disk-hang=0 --unreachable 1
+        postpanic rehearse --root /srv/tree --crashkernel 192M --disk 0=disk.img
 
     Nothing of the host is changed but the record of the verdict, which
     `postpanic status` shows. The exit status is 0 if it is proven, 4 if a link
     broke; that link is named, with what the console says of it.
     """
+    words = _Asked(**asked)  # type: ignore[arg-type]
+    if words.shell and words.as_json:
+        raise UsageError("--shell takes the terminal: it does not go with --json")
+    config, subject = _find_subject(config_file, root, kernel, crashkernel)
+    options = _choose_options(words, subject)
+    from postpanic.cli.rehearse_report import print_runs, print_subject, to_json
     from postpanic.rehearse.machine import detect_accelerator
+    from postpanic.rehearse.runs import Runner, Series, list_runs
+
+    is_emulated = detect_accelerator() == "tcg"
+    if not words.as_json:
+        print_subject(subject, is_emulated=is_emulated)
+    with ExitStack() as stack:
+        runner = Runner(subject, _make_directory(words.keep, stack), options, _say)
+        # An image that is not what the configuration asks for proves nothing of it.
+        planned = [] if subject.stale else list_runs(subject, words.crash, is_matrix=words.matrix)
+        runs = [runner.run(one, f"{number} of {len(planned)}") for number, one in enumerate(planned, 1)]
+        needed = 0
+        if words.smallest and runs and not _find_broken(subject, runs):
+            needed = runner.find_smallest(runs[0])
+        broken = _find_broken(subject, runs)
+        memory_bytes = _parse_size("--host-memory", words.host_memory) if words.host_memory else 0
+        series = Series(subject, config, tuple(runs), broken, needed, memory_bytes, is_emulated)
+        if root is None and not (words.fault or words.unreachable or words.disk or words.free):
+            _remember(config, series)
+        if words.as_json:
+            print(to_json(series))
+        else:
+            print_runs(series)
+        if words.shell:
+            runner.show_around()
+    return NotReadyError.exit_status if broken else 0
+
+
+def _choose_options(words: _Asked, subject: Subject) -> RehearsalOptions:
+    from postpanic.rehearse.boards import find_board
+    from postpanic.rehearse.faults import parse_faults
+    from postpanic.rehearse.overlays import measure_image
     from postpanic.rehearse.rehearsal import RehearsalOptions
 
-    config, subject = _find_subject(config_file, root, kernel, crashkernel)
-    options = RehearsalOptions(
-        memory_mib=memory_mib or 0,
-        free_bytes=_parse_free(free, len(subject.targets)),
-        watch=_show_line if show_console else None,
+    targets = subject.targets
+    find_board(subject.host.machine, words.dtb)
+    disks = _parse_numbered("--disk", words.disk, len(targets), Path, "0=disk.img")
+    for number, path in disks.items():
+        if targets[number].kind not in {"file", "raw"}:
+            raise UsageError(f"--disk {number}={path}: target {number} is no disk")
+        measure_image(path)
+    for number in words.unreachable:
+        if number >= len(targets) or targets[number].kind in {"file", "raw"}:
+            raise UsageError(f"--unreachable {number}: target {number} is no server")
+    return RehearsalOptions(
+        memory_mib=words.memory_mib or 0,
+        free_bytes=_parse_numbered(
+            "--free", words.free, len(targets), lambda text: _parse_size("--free", text), "0=1G"
+        ),
+        disks=disks,
+        unreachable=frozenset(words.unreachable),
+        faults=parse_faults(words.fault, targets),
+        command_line=words.cmdline,
+        dtb=words.dtb,
+        watch=_choose_watch(show_console=words.show_console),
     )
-    if not as_json:
-        _print_subject(subject, detect_accelerator())
-    with ExitStack() as stack:
-        directory = _make_directory(keep, stack)
-        # An image that is not what the configuration asks for proves nothing of it.
-        kinds = () if subject.stale else crash or ("sysrq",)
-        outcomes = {kind: _rehearse_one(subject, directory, options, kind) for kind in kinds}
-        needed = 0
-        if smallest and not _find_broken(subject, outcomes):
-            needed = _find_smallest(subject, directory, options, next(iter(outcomes.values())))
-    broken = _find_broken(subject, outcomes)
-    if root is None:
-        _remember(config, subject, outcomes, broken, needed)
-    if as_json:
-        print(json.dumps(_to_json(subject, outcomes, broken, needed), indent=2))
-    else:
-        _print_outcomes(outcomes, needed)
-        print(f"broken: {broken}" if broken else "proven: a crash of this configuration is captured")
-    return NotReadyError.exit_status if broken else 0
+
+
+def _choose_watch(*, show_console: bool) -> Callable[[str], object] | None:
+    from postpanic.cli.rehearse_report import show_progress
+
+    if show_console:
+        return _show_line
+    return show_progress if sys.stderr.isatty() else None
 
 
 def _find_subject(config_file: Path | None, root: Path | None, kernel: str, crashkernel: str) -> tuple[Config, Subject]:
@@ -117,22 +184,30 @@ def _find_subject(config_file: Path | None, root: Path | None, kernel: str, cras
     from postpanic.rehearse.subject import read_subject
 
     host = find_host(root, kernel)
-    config = read_config(config_file or host.path(str(CONFIG_PATH)), must_exist=config_file is not None)
+    config = read_config(config_file or host.find(str(CONFIG_PATH)), must_exist=config_file is not None)
     return config, read_subject(config, host, kernel=kernel, crashkernel=crashkernel)
 
 
-def _parse_free(words: tuple[str, ...], count: int) -> dict[int, int]:
-    from postpanic.units import parse_size
-
-    found: dict[int, int] = {}
+def _parse_numbered(
+    option: str, words: Sequence[str], count: int, parse: Callable[[str], _T], example: str
+) -> dict[int, _T]:
+    """Read ``NUMBER=…``, the number being that of a target."""
+    found: dict[int, _T] = {}
     for word in words:
-        number, equals, size = word.partition("=")
-        if not equals or not number.isdigit():
-            raise UsageError(f"--free {word}: must be NUMBER=SIZE, as 0=1G")
+        number, equals, value = word.partition("=")
+        if not equals or not (number.isascii() and number.isdigit()):
+            raise UsageError(f"{option} {word}: must be NUMBER=…, as {example}")
         if int(number) >= count:
-            raise UsageError(f"--free {word}: there is no target {number}, the last one is {count - 1}")
-        found[int(number)] = parse_size(size)
+            raise UsageError(f"{option} {word}: there is no target {number}, the last one is {count - 1}")
+        found[int(number)] = parse(value)
     return found
+
+
+def _parse_size(option: str, text: str) -> int:
+    try:
+        return parse_size(text)
+    except ValueError as exc:
+        raise UsageError(f"{option} {text}: {exc}") from exc
 
 
 def _make_directory(keep: Path | None, stack: ExitStack) -> Path:
@@ -157,67 +232,36 @@ def _make_directory(keep: Path | None, stack: ExitStack) -> Path:
     return directory
 
 
-def _rehearse_one(
-    subject: Subject, directory: Path, options: RehearsalOptions, kind: str, reserved_mib: int = 0
-) -> RehearsalOutcome:
-    from dataclasses import replace
-
-    from postpanic.rehearse.rehearsal import rehearse
-
-    size = reserved_mib << 20 or subject.reserved_bytes
-    print(f"rehearsing {kind} with {format_size(size)} reserved …", file=sys.stderr)
-    place = directory / f"{kind}-{size >> 20}M"
-    place.mkdir()
-    outcome = rehearse(subject, place, replace(options, crash=kind, reserved_bytes=reserved_mib << 20))
-    (place / "console.log").write_text(outcome.console)
-    return outcome
-
-
-def _find_smallest(subject: Subject, directory: Path, options: RehearsalOptions, first: RehearsalOutcome) -> int:
-    from postpanic.rehearse.sizing import STEP_MIB, find_smallest
-
-    def works(size_mib: int) -> bool:
-        return _rehearse_one(subject, directory, options, "sysrq", size_mib).broken is None
-
-    known = first.reserved_bytes >> 20
-    guess = (first.peak_bytes >> 20) + STEP_MIB if first.peak_bytes else known // 2
-    return find_smallest(works, known_mib=known, guess_mib=guess) << 20
-
-
-def _find_broken(subject: Subject, outcomes: dict[str, RehearsalOutcome]) -> str:
+def _find_broken(subject: Subject, runs: Sequence[Run]) -> str:
     """Name the first link that broke."""
     if subject.stale:
         return f"the image that is armed is stale: {'; '.join(subject.stale)}; postpanic arm"
-    for kind, outcome in outcomes.items():
-        link = outcome.broken
-        if link is not None:
-            return f"{link.name} ({kind}): {link.evidence}" + (f"; {link.mend}" if link.mend else "")
-    return ""
+    return next((run.broken for run in runs if run.broken), "")
 
 
-def _remember(
-    config: Config, subject: Subject, outcomes: dict[str, RehearsalOutcome], broken: str, needed: int
-) -> None:
+def _remember(config: Config, series: Series) -> None:
     """Keep the verdict where ``status`` looks for it."""
     from postpanic.capture.arming.state import StatePaths
     from postpanic.capture.rehearsals import REHEARSAL_NAME, Rehearsal, take_fingerprint, write_rehearsal
 
-    best = max(outcomes.values(), key=lambda outcome: outcome.dump_bytes, default=None)
+    subject, runs = series.subject, series.runs
+    best = max((run.outcome for run in runs), key=lambda outcome: outcome.dump_bytes, default=None)
     targets = [repr(target) for target in (*config.targets, *config.fallbacks)]
     kernel = subject.prepared.kernel.image
     record = Rehearsal(
         when=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        verdict="broken" if broken else "proven",
-        broken_link=broken,
-        kinds=tuple(outcomes),
+        verdict="broken" if series.broken else "proven",
+        broken_link=series.broken,
+        kinds=tuple(dict.fromkeys(run.crash for run in runs)),
         fingerprint=take_fingerprint(
             kernel, subject.image, subject.prepared.command_line.text, targets, subject.reserved_bytes
         ),
-        needed_bytes=needed,
-        peak_bytes=max((outcome.peak_bytes for outcome in outcomes.values()), default=0),
+        needed_bytes=series.needed_bytes,
+        peak_bytes=max((run.outcome.peak_bytes for run in runs), default=0),
         dump_bytes=best.dump_bytes if best else 0,
         seconds=best.seconds if best else 0.0,
         unproven=best.unproven if best else (),
+        runs=tuple(f"{run.name}: {run.verdict}" for run in runs) if len(runs) > 1 else (),
     )
     try:
         write_rehearsal(StatePaths.of(subject.host).directory / REHEARSAL_NAME, record)
@@ -225,52 +269,9 @@ def _remember(
         print(f"warning: the verdict is not kept for status: {exc.message}", file=sys.stderr)
 
 
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 def _show_line(line: str) -> None:
     print(f"  | {line}", file=sys.stderr)
-
-
-def _print_subject(subject: Subject, accelerator: str) -> None:
-    image = "the one that is armed" if subject.is_armed else "what postpanic arm would build"
-    print(f"kernel      {subject.host.release}, captured by {subject.prepared.kernel.release}")
-    print(f"image       {format_size(len(subject.image))}, {image}")
-    print(f"reserved    {format_size(subject.reserved_bytes)} ({subject.reserved_by})")
-    for number, target in enumerate(subject.targets):
-        print(f"target {number}    {target.name}")
-    print(f"machine     QEMU, {'KVM' if accelerator == 'kvm' else 'software emulation'}")
-    for reason in subject.stale:
-        print(f"stale       {reason}")
-
-
-def _print_outcomes(outcomes: dict[str, RehearsalOutcome], needed: int) -> None:
-    for kind, outcome in outcomes.items():
-        print(f"\n{kind}, {format_size(outcome.memory_bytes)} of memory:")
-        width = max(len(link.name) for link in outcome.links)
-        for link in outcome.links:
-            print(f"  {_MARKS[link.state]:<7} {link.name:<{width}}  {link.evidence}".rstrip())
-            if link.mend:
-                print(f"  {'':<7} {'':<{width}}  mend: {link.mend}")
-        if outcome.seconds:
-            print(f"  saved {outcome.seconds:.0f} s after the panic")
-        if outcome.peak_bytes:
-            used, reserved = format_size(outcome.peak_bytes), format_size(outcome.reserved_bytes)
-            print(f"  about {used} of the {reserved} were in use at the most")
-        for text in outcome.unproven:
-            print(f"  not shown: {text}")
-    if needed:
-        print(f"\nthe smallest that works: crashkernel={needed >> 20}M (16M less does not)")
-
-
-def _to_json(subject: Subject, outcomes: dict[str, RehearsalOutcome], broken: str, needed: int) -> dict[str, Any]:
-    def encode(outcome: RehearsalOutcome) -> dict[str, Any]:
-        value = asdict(outcome)
-        del value["console"]
-        return value
-
-    return {
-        "verdict": "broken" if broken else "proven",
-        "broken": broken or None,
-        "image": {"armed": subject.is_armed, "stale": list(subject.stale), "bytes": len(subject.image)},
-        "reserved_bytes": subject.reserved_bytes,
-        "smallest_bytes": needed or None,
-        "rehearsals": {kind: encode(outcome) for kind, outcome in outcomes.items()},
-    }

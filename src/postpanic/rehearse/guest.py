@@ -44,7 +44,7 @@ from postpanic.saver.plan_json import read_plan
 __all__ = ["main"]
 
 _POWER_OFF = 0x4321FEDC
-_DEVICE_WAIT_S = 20.0
+_DEVICE_WAIT_S = 8.0
 _FILLER = ".rehearsal-filler"
 _NMI_WAIT_S = 20.0
 _AREA_BYTES = 16 << 20

@@ -34,6 +34,18 @@ _STARTED = re.compile(_SAVER + r"saver started", re.MULTILINE)
 _BOOTED = re.compile(r"^(?:\[ *0\.000000\])?(?:\[[^\]\n]*\])? ?Linux version ", re.MULTILINE)
 
 
+# What the saver says of a target, and what to do about it; the first that fits counts.
+_MENDS = (
+    ("there is no block device at all", "the image has no driver for the disk's controller: capture.modules"),
+    ("no block device with ", "the target's device has another identifier: lsblk -f, then postpanic arm"),
+    ("the network card ", "the image has no driver for the network card: capture.modules"),
+    ("no room is left", "make room, or a target with more: postpanic prune, limit, level"),
+    ("the server has no room", "make room, or a target with more: postpanic prune, limit, level"),
+    ("does not answer", "the server must be up when the host crashes; a fallback on a disk is safer"),
+    ("no route to", "the server must be up when the host crashes; a fallback on a disk is safer"),
+)
+
+
 @dataclass(frozen=True)
 class Link:
     """
@@ -174,8 +186,8 @@ def _judge_target(chain: _Chain, after: str, target: TargetPlan) -> None:
     if not saved and no_memory:
         evidence += f" ({no_memory[0]})"
     mend = "a larger crashkernel=: postpanic crashkernel" if no_memory else ""
-    if "there is no block device at all" in evidence:
-        mend = "the image has no driver for the disk's controller: capture.modules"
+    if not saved:
+        mend = mend or next((text for words, text in _MENDS if words in evidence), "")
     chain.add(f"target {target.name}", saved is not None, evidence, mend, is_vital=False)
     if saved is None:
         chain.links.append(Link(f"self-test {target.name}", "not reached"))

@@ -27,6 +27,7 @@ __all__ = ["Request", "Staging", "stage_targets"]
 
 _DEFAULT_SIZE_BYTES = 8 << 30
 _SERIAL_CHARACTERS = 20
+_LEFT_OUT_S = 5.0
 _LENT_WORDS = "driver: the machine has"
 
 
@@ -130,6 +131,9 @@ def stage_targets(subject: Subject, directory: Path, saved: Path, request: Reque
     staging.plan = replace(staging.plan, targets=tuple(targets[:count]), fallbacks=tuple(targets[count:]))
     if staging.servers:
         _stage_network(staging, drivers, request)
+    if not staging.servers:
+        # Nobody is to wait for a network that is not there.
+        staging.plan = replace(staging.plan, network=None)
     _stage_devices(staging, subject, is_lent=controller is None and bool(staging.disks))
     if any(fault.kind == "saver-killed" for fault in request.faults):
         interpreter = find_python(RootTree(subject.host.root)).interpreter
@@ -219,7 +223,7 @@ def _stage_server(
     except NotReadyError as exc:
         staging.reasons[number] = exc.message
         staging.unproven.append(f"{target.name}: {exc.message}")
-        return target
+        return replace(target, attempts=1, timeout_s=_LEFT_OUT_S)
     staging.servers[number] = server
     staging.files |= server.files
     staging.unproven += server.unproven

@@ -56,6 +56,7 @@ def _judge(subject: Subject, rehearsal: Rehearsal, source: str) -> Check:
     what += [f"by {', '.join(rehearsal.kinds)}"] if rehearsal.kinds else []
     what += [f"saved {rehearsal.seconds:.0f} s after the panic"] if rehearsal.seconds else []
     what += [f"dump of {format_size(rehearsal.dump_bytes)}"] if rehearsal.dump_bytes else []
+    what += [*rehearsal.runs]
     what += [f"not shown: {', '.join(rehearsal.unproven)}"] if rehearsal.unproven else []
     evidence = (Fact(source, "; ".join(what)),)
     if rehearsal.verdict == "broken":
