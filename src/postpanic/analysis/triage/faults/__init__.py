@@ -1,1 +1,5 @@
-"""What a fault says: bad values, where they came from, and what they were meant to be."""
+"""Detectors of faults: bad pointers and calls, freed and overwritten objects, lists, assertions, stacks."""
+
+from postpanic.analysis.triage.faults import pointers
+
+__all__ = ["pointers"]

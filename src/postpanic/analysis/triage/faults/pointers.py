@@ -1,0 +1,274 @@
+"""Pointers that were none: NULL, error numbers, poison, text; and where they had been loaded from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from postpanic.analysis.triage.faults.origin import Origin, Step, StepKind
+from postpanic.analysis.triage.faults.things import Thing, find_thing
+from postpanic.analysis.triage.faults.uses import Culprit, Use, fault_use, find_culprit
+from postpanic.analysis.triage.faults.values import BadKind
+from postpanic.analysis.triage.faults.wording import (
+    chain_of,
+    evidence_of_origin,
+    evidence_of_use,
+    function_of,
+    path_of,
+    subject_of,
+    thing_of_load,
+    who,
+)
+from postpanic.analysis.triage.registry import Need, detector
+from postpanic.analysis.triage.scene import Scene
+from postpanic.evidence.oops.kinds import Family
+from postpanic.findings.verdict import Cause, Confidence, Evidence, Finding, Role
+
+__all__ = ["find_bad_pointer", "find_freed_object"]
+
+_CAUSES = {
+    BadKind.NULL: Cause.NULL_POINTER,
+    BadKind.SMALL: Cause.NULL_POINTER,
+    BadKind.ERROR: Cause.WILD_POINTER,
+    BadKind.LIST_POISON: Cause.LIST_CORRUPTION,
+    BadKind.FREED: Cause.USE_AFTER_FREE,
+    BadKind.UNSET: Cause.UNINITIALIZED,
+    BadKind.RED_ZONE: Cause.OUT_OF_BOUNDS,
+}
+
+
+def null_base(use: Use) -> Step | None:
+    """Find the step where an offset was added to NULL: an entry of a list, or a member, of an object that is not there."""
+    steps = use.origin.steps if use.origin is not None else ()
+    for step in steps:
+        if step.kind is not StepKind.ADDRESS:
+            return None
+        if step.base_value == 0:
+            return step
+    return None
+
+
+def _offset_words(use: Use, step: Step | None) -> str:
+    offset = use.offset + (step.offset if step is not None else 0)
+    origin = use.origin
+    pointee = origin.pointee if origin is not None else None
+    name = ""
+    if pointee is not None:
+        from postpanic.analysis.triage.faults.pointees import member_of
+
+        moved = pointee.moved(use.offset)
+        member = member_of(moved, use.access.size_bytes if use.access is not None else 8) if moved is not None else None
+        if member is not None and member.path:
+            name = f"{moved.name if moved is not None else ''}.{member.path}, "
+    return f"{name}offset {offset:#x}"
+
+
+@detector(
+    "bad-pointer",
+    needs=(Need.FAULT, Need.MEMORY),
+    about="which pointer was NULL, poison or garbage, and from which object and member it was loaded",
+    depth=50,
+    families=(Family.MEMORY_ACCESS,),
+)
+def find_bad_pointer(scene: Scene) -> Iterator[Finding]:
+    """Name the bad value, the instruction that used it, and where it came from."""
+    use, culprit = fault_use(scene), find_culprit(scene)
+    if use is None or use.value is None or use.fault.place is None or culprit is None:
+        return
+    bad = use.value
+    base = null_base(use)
+    if not bad.is_bad and base is None:
+        yield from _unmapped(scene, use, culprit)
+        return
+    is_null = base is not None or bad.kind in {BadKind.NULL, BadKind.SMALL}
+    cause = Cause.NULL_POINTER if is_null else _CAUSES.get(bad.kind, Cause.WILD_POINTER)
+    confidence = _confidence(scene, use, culprit) if is_null else _doubtful(bad.kind, use)
+    yield Finding(
+        detector="bad-pointer",
+        role=Role.CAUSE,
+        cause=cause,
+        sentence=_sentence(scene, use, culprit, base),
+        confidence=confidence,
+        function=culprit.function,
+        module=culprit.module,
+        subject=subject_of(scene, use.origin),
+        evidence=(*evidence_of_use(use), *evidence_of_origin(scene, use.origin)),
+        chain=tuple(chain_of(scene, use)),
+        refuted_by="another writer of that memory: what neighbours it, or another pointer to it",
+        next_steps=_next_steps(scene, use),
+        explains=("reported",),
+        time_s=use.fault.report.time_s,
+    )
+
+
+def _sentence(scene: Scene, use: Use, culprit: Culprit, base: Step | None) -> str:
+    assert use.value is not None  # noqa: S101 - the caller looked
+    what = {
+        BadKind.NULL: "a NULL pointer",
+        BadKind.SMALL: f"a pointer that is next to NULL ({use.value.value:#x})",
+    }.get(use.value.kind, f"a pointer that is {use.value.text}")
+    if base is not None:
+        what = "a NULL pointer"
+    path = path_of(scene, use.origin)
+    text = f"{who(culprit)} {use.verb} {what} ({_offset_words(use, base)}"
+    if not culprit.is_faulting and use.fault.place is not None:
+        text += f", in {function_of(use)}, which it called"
+    text += ")"
+    step = use.origin.steps[0] if use.origin is not None and use.origin.steps else None
+    if path and step is not None:
+        verb = "was loaded from" if use.origin is not None and use.origin.load is not None else "was"
+        text += f"; the pointer {verb} {path}"
+    return f"{text}."
+
+
+def _confidence(scene: Scene, use: Use, culprit: Culprit) -> Confidence:
+    """Say how sure a NULL pointer is: proven where memory still shows it, in an object that looks whole."""
+    origin = use.origin
+    fits = use.access is not None and use.access.vaddr is not None and use.access.vaddr == use.fault.address
+    if not fits or not use.fault.is_from_stack:
+        return Confidence.LIKELY
+    if origin is None or not origin.is_certain or not culprit.is_faulting:
+        return Confidence.LIKELY
+    load = origin.load
+    if load is None:
+        is_own = origin.steps[0].kind is StepKind.CONSTANT
+        return Confidence.PROVEN if is_own else Confidence.LIKELY
+    thing = thing_of_load(scene, load)
+    if not load.is_verified or thing is None or not _looks_whole(scene, thing, load):
+        return Confidence.LIKELY
+    return Confidence.PROVEN
+
+
+def _looks_whole(scene: Scene, thing: Thing, load: Step) -> bool:
+    """Tell whether nothing but the pointer itself is zero around it: whoever clears more than its own clears a run."""
+    if thing.kind == "symbol":
+        return True
+    if thing.kind != "slab" or thing.is_free or load.address is None:
+        return False
+    try:
+        data = scene.prog.read(thing.start, min(thing.size_bytes, 4096))
+    except Exception:  # noqa: BLE001 - a page that is not there
+        return False
+    before = data[: load.address - thing.start]
+    return any(before) and not (
+        load.address - thing.start >= 16 and not any(before[-16:]) and not any(data[thing.offset + 8 :])
+    )
+
+
+def _doubtful(kind: BadKind, use: Use) -> Confidence:
+    origin = use.origin
+    is_verified = origin is not None and origin.load is not None and origin.load.is_verified
+    if kind in {BadKind.FREED, BadKind.LIST_POISON, BadKind.ERROR, BadKind.UNSET}:
+        return Confidence.LIKELY
+    return Confidence.LIKELY if is_verified and kind is not BadKind.USER else Confidence.POSSIBLE
+
+
+def _unmapped(scene: Scene, use: Use, culprit: Culprit) -> Iterator[Finding]:
+    """Tell of an address that looks like one of the kernel, and is not mapped, or not to be written."""
+    assert use.value is not None  # noqa: S101 - the caller looked
+    address = use.fault.address if use.fault.address is not None else use.value.value
+    thing = find_thing(scene.dump, address)
+    at = f", in {thing.text}" if thing is not None else ", where nothing is mapped"
+    path = path_of(scene, use.origin)
+    came = f"; it was loaded from {path}" if path and use.origin is not None and use.origin.load is not None else ""
+    yield Finding(
+        detector="bad-pointer",
+        role=Role.CAUSE,
+        cause=Cause.WILD_POINTER,
+        sentence=(
+            f"{who(culprit)} {use.verb} the address {address:#x}{at} "
+            f"({use.register} = {use.value.value:#x}, offset {use.offset:#x}){came}."
+        ),
+        confidence=Confidence.POSSIBLE,
+        function=culprit.function,
+        module=culprit.module,
+        subject=subject_of(scene, use.origin),
+        evidence=(*evidence_of_use(use), *evidence_of_origin(scene, use.origin)),
+        chain=tuple(chain_of(scene, use)),
+        next_steps=_next_steps(scene, use),
+        explains=("reported",),
+        time_s=use.fault.report.time_s,
+    )
+
+
+def _next_steps(scene: Scene, use: Use) -> tuple[str, ...]:
+    steps = [f"dis -r {use.instruction.vaddr:x}"]
+    load = use.origin.load if use.origin is not None else None
+    thing = thing_of_load(scene, load)
+    if thing is not None and thing.kind == "slab":
+        steps += [f"rd {thing.start:x} {max(thing.size_bytes // 8, 1)}", f"owners {thing.start:x}"]
+    return tuple(steps)
+
+
+# ---- objects that were freed
+
+
+def freed_step(scene: Scene, origin: Origin | None) -> tuple[Step, Thing] | None:
+    """Find the nearest object on a value's way that is free."""
+    for step in origin.loads if origin is not None else ():
+        thing = thing_of_load(scene, step)
+        if thing is not None and thing.is_free:
+            return step, thing
+    return None
+
+
+@detector(
+    "freed-object",
+    needs=(Need.FAULT, Need.MEMORY),
+    about="a bad pointer that was loaded from an object that is free in its slab",
+    depth=75,
+    families=(Family.MEMORY_ACCESS,),
+)
+def find_freed_object(scene: Scene) -> Iterator[Finding]:
+    """Find the object that was used although it had been freed."""
+    use, culprit = fault_use(scene), find_culprit(scene)
+    if use is None or use.value is None or culprit is None or use.fault.place is None:
+        return
+    found = freed_step(scene, use.origin)
+    if found is not None:
+        step, thing = found
+    elif (target := _freed_target(scene, use)) is not None:
+        step, thing = None, target
+    else:
+        return
+    text = _freed_words(scene, use, culprit, step, thing)
+    is_sure = step is not None and step.is_verified
+    yield Finding(
+        detector="freed-object",
+        role=Role.CAUSE,
+        cause=Cause.USE_AFTER_FREE,
+        sentence=text,
+        confidence=Confidence.LIKELY if is_sure else Confidence.POSSIBLE,
+        function=culprit.function,
+        module=culprit.module,
+        subject=subject_of(scene, use.origin),
+        evidence=(
+            *evidence_of_use(use),
+            *evidence_of_origin(scene, use.origin),
+            Evidence("the object is free in its slab", thing.command, "free", thing.start),
+        ),
+        chain=tuple(chain_of(scene, use)),
+        refuted_by="the object was freed after the fault, by another CPU",
+        next_steps=(f"rd {thing.start:x} {max(thing.size_bytes // 8, 1)}", f"owners {thing.start:x}"),
+        explains=("bad-pointer", "reported", "bit-flip", "overrun", "wild-call"),
+        time_s=use.fault.report.time_s,
+    )
+
+
+def _freed_target(scene: Scene, use: Use) -> Thing | None:
+    """Find a free object that the address itself is in: its page was given back, or is protected."""
+    address = use.fault.address
+    thing = find_thing(scene.dump, address) if address is not None else None
+    return thing if thing is not None and thing.is_free else None
+
+
+def _freed_words(scene: Scene, use: Use, culprit: Culprit, step: Step | None, thing: Thing) -> str:
+    assert use.value is not None  # noqa: S101 - the caller looked
+    if step is None:
+        return f"{who(culprit)} {use.verb} {thing.text}, which had been freed."
+    keeper = f", kept in the {thing.keeper}" if thing.keeper else ""
+    what = f"{step.type}.{step.member}" if step.type and step.member else f"offset {thing.offset:#x}"
+    by = f"{step.function} loaded" if step.function != culprit.function else "it loaded"
+    return (
+        f"{who(culprit)} used the {thing.name} object {thing.start:#x} after it had been freed (it is free in its "
+        f"slab{keeper}): {by} {what}, which held {use.value.text}, and {use.verb} it at offset {use.offset:#x}."
+    )

@@ -1,0 +1,214 @@
+"""The instruction that faulted, what it accessed, and which register held the bad value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from postpanic.analysis.code.instructions import Flow, Instruction
+from postpanic.analysis.decode.operands import MemoryAccess, find_accesses
+from postpanic.analysis.stacks.frames import Frame
+from postpanic.analysis.triage.faults.code_paths import CodeGraphs, code_graphs
+from postpanic.analysis.triage.faults.origin import Origin
+from postpanic.analysis.triage.faults.trace_back import Tracer
+from postpanic.analysis.triage.faults.values import BadKind, BadValue, classify
+from postpanic.analysis.triage.scene import Fault, Scene
+from postpanic.evidence.oops import Report
+from postpanic.evidence.oops.functions import part_of, plain_name
+
+__all__ = ["Culprit", "Use", "fault_use", "find_culprit", "full_registers"]
+
+_WORD = (1 << 64) - 1
+_PAGE = 4096
+_SPANS = 1 << 12
+_WIDE = {
+    **{f"e{name}": f"r{name}" for name in ("ax", "bx", "cx", "dx", "si", "di", "bp", "sp")},
+    **{f"r{number}d": f"r{number}" for number in range(8, 16)},
+    **{f"w{number}": f"x{number}" for number in range(31)},
+    "fp": "x29",
+    "lr": "x30",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Culprit:
+    """
+    The function that is at fault, as far as the stack tells.
+
+    Attributes
+    ----------
+    function, module : str
+        The module of the kernel itself is ``vmlinux``.
+    is_faulting : bool
+        Whether it is the function that faulted, and not one that had called a service.
+    frame : int
+        Its place on the stack; 0 where that is not known.
+    """
+
+    function: str
+    module: str
+    is_faulting: bool = True
+    frame: int = 0
+
+
+@dataclass(frozen=True)
+class Use:
+    """
+    The use of a bad value.
+
+    Attributes
+    ----------
+    fault : Fault
+    instruction : Instruction
+    access : MemoryAccess, optional
+        What it accessed; None: it is not known, or it accessed nothing.
+    register : str
+        That held the bad value, by its widest name; empty: none did.
+    value : BadValue, optional
+        What it held.
+    offset : int
+        What was added to it.
+    registers : mapping
+        Of the moment, by their widest names.
+    tracer : Tracer, optional
+        None: what this machine's instructions do is not known.
+    """
+
+    fault: Fault
+    instruction: Instruction
+    access: MemoryAccess | None
+    register: str
+    value: BadValue | None
+    offset: int
+    registers: Mapping[str, int]
+    tracer: Tracer | None
+
+    @cached_property
+    def origin(self) -> Origin | None:
+        """Where the value came from."""
+        if self.tracer is None or not self.register:
+            return None
+        return self.tracer.trace(self.register, self.instruction.vaddr, self.registers)
+
+    @property
+    def verb(self) -> str:
+        """What the instruction did to memory."""
+        if self.instruction.flow is Flow.CALL:
+            return "called through"
+        if self.access is not None and self.access.is_write:
+            return "wrote through"
+        return "read through"
+
+    @property
+    def text(self) -> str:
+        """The instruction."""
+        return f"{self.instruction.mnemonic} {self.instruction.operands}".strip()
+
+
+def full_registers(registers: Mapping[str, int]) -> dict[str, int]:
+    """Bring registers under their widest names, as instructions are read by."""
+    found = {}
+    for name, value in registers.items():
+        plain = f"r{int(name[1:])}" if name[:1] == "r" and name[1:].isdigit() else name
+        found[_WIDE.get(plain, plain)] = value
+    return found
+
+
+def fault_use(scene: Scene) -> Use | None:
+    """Find the use of the value that the kernel faulted at; None: the code is not known or cannot be read."""
+    if scene.workspace is None or scene.fault is None or scene.fault.pc is None:
+        return None
+    return scene.workspace.once("triage fault use", lambda: _make_use(scene))
+
+
+def _make_use(scene: Scene) -> Use | None:
+    fault = scene.fault
+    if fault is None or fault.pc is None:
+        return None
+    graphs = code_graphs(scene.dump)
+    instruction = graphs.instruction(fault.pc)
+    if instruction is None:
+        return None
+    registers = full_registers(fault.registers)
+    tracer = _tracer(scene, graphs, fault.frames)
+    accesses = find_accesses(instruction, graphs.machine, {**fault.registers, **registers})
+    access = _choose(accesses, fault.address)
+    register, value, offset = "", None, 0
+    if access is not None:
+        register, value, offset = _bad_register(access)
+    return Use(fault, instruction, access, register, value, offset, registers, tracer)
+
+
+def _tracer(scene: Scene, graphs: CodeGraphs, frames: tuple[Frame, ...]) -> Tracer | None:
+    if not graphs.can_trace:
+        scene.miss(
+            "where the values in the registers came from",
+            f"what instructions of {graphs.machine} do to registers is not known here",
+        )
+        return None
+    return Tracer(scene.dump, graphs, frames)
+
+
+def _choose(accesses: list[MemoryAccess], address: int | None) -> MemoryAccess | None:
+    """Choose the access that faulted: the one to the address, else the first that cannot be right."""
+    known = [access for access in accesses if access.vaddr is not None]
+    if address is not None:
+        for access in known:
+            assert access.vaddr is not None  # noqa: S101 - it is known
+            if access.vaddr <= address < access.vaddr + max(access.size_bytes, 8):
+                return access
+    for access in known:
+        if access.vaddr is not None and classify(access.vaddr).is_bad:
+            return access
+    return known[0] if known else accesses[0] if accesses else None
+
+
+def _bad_register(access: MemoryAccess) -> tuple[str, BadValue | None, int]:
+    """Choose the register that made the address bad, and tell what was added to it."""
+    pairs = [(_WIDE.get(name, name), value) for name, value in access.registers if value is not None]
+    if not pairs:
+        return "", None, 0
+    ranked = sorted(range(len(pairs)), key=lambda place: (not _is_wrong(pairs[place][1]), place))
+    name, value = pairs[ranked[0]]
+    assert value is not None  # noqa: S101 - such were left out
+    offset = (access.vaddr - value) if access.vaddr is not None else 0
+    offset = offset - (1 << 64) if offset >= 1 << 63 else offset + (1 << 64) if offset < -(1 << 63) else offset
+    if len(pairs) > 1 and ranked[0] == 1 and value and abs(offset) >= _SPANS:
+        # The base is sound: the index alone is out of range.
+        return name, BadValue(value, BadKind.NON_CANONICAL, f"the index {value:#x}"), offset
+    return name, classify(value), offset
+
+
+def _is_wrong(value: int | None) -> bool:
+    return value is not None and classify(value).is_bad
+
+
+def find_culprit(scene: Scene, report: Report | None = None) -> Culprit | None:
+    """
+    Find the function at fault: the innermost that does not only serve.
+
+    Parameters
+    ----------
+    report : Report, optional
+        Whose ranking decides where the stack does not; the scene's first if left out.
+    """
+    report = report or scene.first
+    fault = scene.fault
+    frames = fault.frames if fault is not None and report is scene.first else ()
+    blamed = report.blame[0] if report is not None and report.blame else None
+    for number, frame in enumerate(frames):
+        place = frame.place
+        if place is None or not place.function:
+            continue
+        name = plain_name(place.function)
+        if number == 0 and place.module:
+            # No module serves everybody, whatever its functions are called.
+            return Culprit(name, place.module)
+        if (blamed is not None and name == blamed.function) or (blamed is None and part_of(name) is None):
+            return Culprit(name, place.module or "vmlinux", number == 0, number)
+    if blamed is None:
+        return None
+    first = next((frame.place for frame in frames if frame.place is not None), None)
+    is_faulting = first is not None and plain_name(first.function) == blamed.function
+    return Culprit(blamed.function, blamed.module or "vmlinux", is_faulting)
