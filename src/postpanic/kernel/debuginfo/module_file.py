@@ -100,6 +100,9 @@ def synthesize_module(facts: ModuleFacts) -> tuple[list[bytes | NDArray[np.uint8
         _relocations(facts.machine, ".debug_info", contents.dwarf.info_addresses, sections, len(image) + 2),
         _relocations(facts.machine, ".debug_aranges", contents.dwarf.aranges_addresses, sections, len(image) + 1),
     ]
+    if not len(contents.dwarf.info):
+        # A module that has no function left (all were for its start) nor variables: readers refuse an empty section.
+        debug, relocations = [], []
     return elf_file(facts.machine, [*image, *debug, *relocations, *table], file_type=ET_REL), contents.report
 
 
