@@ -15,7 +15,7 @@ from typing import Any
 
 from postpanic.analysis.code.instructions import Flow, Instruction
 
-__all__ = ["ARGUMENTS", "CALLEE_SAVED", "CALLER_SAVED", "Act", "Effect", "Memory", "find_effects", "stack_pointer"]
+__all__ = ["ARGUMENTS", "CALLEE_SAVED", "CALLER_SAVED", "Act", "Effect", "Memory", "find_effects", "stack_pointer", "x86_memory"]
 
 _REG, _IMM, _MEM = 1, 2, 3
 """Kinds of operands; capstone numbers them alike for x86 and arm64."""
@@ -148,7 +148,8 @@ def _x86_name(decoded: Any, number: int) -> str:  # noqa: ANN401 - capstone has 
     return _X86_NAMES.get(name, name)
 
 
-def _x86_memory(decoded: Any, operand: Any) -> Memory:  # noqa: ANN401 - capstone has no types
+def x86_memory(decoded: Any, operand: Any) -> Memory:  # noqa: ANN401 - capstone has no types
+    """Read a memory operand of a decoded instruction."""
     memory = operand.mem
     segment = decoded.reg_name(memory.segment) if memory.segment else ""
     base = _x86_name(decoded, memory.base) if memory.base else ""
@@ -191,7 +192,7 @@ def _of_x86(instruction: Instruction) -> Iterator[Effect]:
         yield Effect(Act.CHANGE, register)
     for operand in operands:
         if operand.type == _MEM and operand.access & _WRITE:
-            yield Effect(Act.STORE, "", memory=_x86_memory(decoded, operand))
+            yield Effect(Act.STORE, "", memory=x86_memory(decoded, operand))
 
 
 def _x86_stack(decoded: Any, name: str, operand: Any) -> Iterator[Effect]:  # noqa: ANN401 - capstone has no types
@@ -211,14 +212,14 @@ def _x86_move(decoded: Any, operands: list[Any]) -> Iterator[Effect]:
     if target.type == _MEM:
         register = _x86_name(decoded, source.reg) if source.type == _REG else ""
         constant = int(source.imm) & _WORD if source.type == _IMM else 0
-        yield Effect(Act.STORE, register, memory=_x86_memory(decoded, target), constant=constant)
+        yield Effect(Act.STORE, register, memory=x86_memory(decoded, target), constant=constant)
         return
     register = _x86_name(decoded, target.reg)
     if target.size < 4:
         # The rest of the register stays as it was.
         yield Effect(Act.CHANGE, register)
     elif source.type == _MEM:
-        yield Effect(Act.LOAD, register, memory=_x86_memory(decoded, source), bits=source.size * 8)
+        yield Effect(Act.LOAD, register, memory=x86_memory(decoded, source), bits=source.size * 8)
     elif source.type == _REG:
         yield Effect(Act.COPY, register, _x86_name(decoded, source.reg), bits=min(target.size, source.size) * 8)
     else:
@@ -231,7 +232,7 @@ def _x86_arithmetic(decoded: Any, name: str, operands: list[Any]) -> Effect | No
     register = _x86_name(decoded, operands[0].reg)
     source = operands[1] if len(operands) > 1 else None
     if name == "lea" and source is not None:
-        return Effect(Act.ADDRESS, register, memory=_x86_memory(decoded, source))
+        return Effect(Act.ADDRESS, register, memory=x86_memory(decoded, source))
     if name in {"xor", "sub"} and source is not None and source.type == _REG and source.reg == operands[0].reg:
         return Effect(Act.CONSTANT, register)
     if operands[0].size != 8:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.triage.faults.origin import Origin, Step, StepKind
 from postpanic.analysis.triage.faults.things import Thing, find_thing
 from postpanic.analysis.triage.faults.uses import Culprit, Use, fault_use, find_culprit
@@ -14,6 +15,7 @@ from postpanic.analysis.triage.faults.wording import (
     evidence_of_use,
     function_of,
     path_of,
+    stack_command,
     subject_of,
     thing_of_load,
     who,
@@ -37,7 +39,7 @@ _CAUSES = {
 
 
 def null_base(use: Use) -> Step | None:
-    """Find the step where an offset was added to NULL: an entry of a list, or a member, of an object that is not there."""
+    """Find the step where an offset was added to NULL: a member of an object that is not there."""
     steps = use.origin.steps if use.origin is not None else ()
     for step in steps:
         if step.kind is not StepKind.ADDRESS:
@@ -72,7 +74,10 @@ def _offset_words(use: Use, step: Step | None) -> str:
 def find_bad_pointer(scene: Scene) -> Iterator[Finding]:
     """Name the bad value, the instruction that used it, and where it came from."""
     use, culprit = fault_use(scene), find_culprit(scene)
-    if use is None or use.value is None or use.fault.place is None or culprit is None:
+    if use is None or use.value is None or culprit is None:
+        return
+    if use.is_call:
+        yield _bad_call(scene, use, culprit)
         return
     bad = use.value
     base = null_base(use)
@@ -98,6 +103,56 @@ def find_bad_pointer(scene: Scene) -> Iterator[Finding]:
         explains=("reported",),
         time_s=use.fault.report.time_s,
     )
+
+
+def _bad_call(scene: Scene, use: Use, culprit: Culprit) -> Finding:
+    """Tell of a function pointer that leads to no code."""
+    assert use.value is not None  # noqa: S101 - the caller looked
+    report = use.fault.report
+    value = use.value
+    what = "NULL" if value.kind is BadKind.NULL else f"{value.text}, where there is no code"
+    gone = unloaded_module(scene, value.value)
+    if gone:
+        what = f"{value.value:#x}, where the code of the module {gone} was, which has been unloaded"
+    path = path_of(scene, use.origin)
+    came = f"; it was loaded from {path}" if path and use.origin is not None and use.origin.load is not None else ""
+    load = use.origin.load if use.origin is not None else None
+    is_proven = use.fault.is_from_stack and load is not None and load.is_verified and not gone
+    return Finding(
+        detector="bad-pointer",
+        role=Role.CAUSE,
+        cause=Cause.BAD_FUNCTION_POINTER,
+        sentence=f"{who(culprit)} called a function pointer that is {what}{came}.",
+        confidence=Confidence.PROVEN if is_proven else Confidence.LIKELY,
+        function=culprit.function,
+        module=culprit.module,
+        subject=subject_of(scene, use.origin),
+        evidence=(
+            Evidence("the call, before the return address on the stack", f"dis {use.instruction.vaddr:x}", use.text),
+            Evidence("where it led to", stack_command(use.fault), f"{value.value:016x}"),
+            *evidence_of_origin(scene, use.origin),
+        ),
+        chain=tuple(chain_of(scene, use)),
+        refuted_by="another writer of the pointer: what else holds the object that it is in",
+        next_steps=_next_steps(scene, use),
+        explains=("reported",),
+        time_s=report.time_s,
+    )
+
+
+def unloaded_module(scene: Scene, vaddr: int) -> str:
+    """Name the module that was unloaded last, if an address is where modules are loaded, and in none of them."""
+    line = next((line for line in scene.first.lines if "[last unloaded: " in line), "") if scene.first else ""
+    if not line or vaddr >> 63 == 0:
+        return ""
+    try:
+        start, end = (int(scene.prog.symbol(name).address) for name in ("_text", "_end"))
+    except LookupError:
+        return ""
+    # Modules lie within 2 GiB of the kernel's image.
+    if start <= vaddr < end or not -(1 << 31) <= vaddr - start <= 1 << 31:
+        return ""
+    return line.partition("[last unloaded: ")[2].partition("]")[0].split("(")[0].strip()
 
 
 def _sentence(scene: Scene, use: Use, culprit: Culprit, base: Step | None) -> str:
@@ -139,19 +194,16 @@ def _confidence(scene: Scene, use: Use, culprit: Culprit) -> Confidence:
 
 
 def _looks_whole(scene: Scene, thing: Thing, load: Step) -> bool:
-    """Tell whether nothing but the pointer itself is zero around it: whoever clears more than its own clears a run."""
+    """Tell whether something is left of the object before the pointer."""
     if thing.kind == "symbol":
         return True
     if thing.kind != "slab" or thing.is_free or load.address is None:
         return False
     try:
-        data = scene.prog.read(thing.start, min(thing.size_bytes, 4096))
-    except Exception:  # noqa: BLE001 - a page that is not there
+        # What clears more than its own clears a run: then all before the pointer is zero.
+        return any(scene.prog.read(max(thing.start, load.address - 4096), min(thing.offset, 4096)))
+    except UNREADABLE:
         return False
-    before = data[: load.address - thing.start]
-    return any(before) and not (
-        load.address - thing.start >= 16 and not any(before[-16:]) and not any(data[thing.offset + 8 :])
-    )
 
 
 def _doubtful(kind: BadKind, use: Use) -> Confidence:
@@ -221,7 +273,7 @@ def freed_step(scene: Scene, origin: Origin | None) -> tuple[Step, Thing] | None
 def find_freed_object(scene: Scene) -> Iterator[Finding]:
     """Find the object that was used although it had been freed."""
     use, culprit = fault_use(scene), find_culprit(scene)
-    if use is None or use.value is None or culprit is None or use.fault.place is None:
+    if use is None or use.value is None or culprit is None:
         return
     found = freed_step(scene, use.origin)
     if found is not None:
@@ -230,7 +282,7 @@ def find_freed_object(scene: Scene) -> Iterator[Finding]:
         step, thing = None, target
     else:
         return
-    text = _freed_words(scene, use, culprit, step, thing)
+    text = _freed_words(use, culprit, step, thing)
     is_sure = step is not None and step.is_verified
     yield Finding(
         detector="freed-object",
@@ -249,26 +301,27 @@ def find_freed_object(scene: Scene) -> Iterator[Finding]:
         chain=tuple(chain_of(scene, use)),
         refuted_by="the object was freed after the fault, by another CPU",
         next_steps=(f"rd {thing.start:x} {max(thing.size_bytes // 8, 1)}", f"owners {thing.start:x}"),
-        explains=("bad-pointer", "reported", "bit-flip", "overrun", "wild-call"),
+        explains=("bad-pointer", "reported", "bit-flip", "overrun", "shared-object", "wild-call"),
         time_s=use.fault.report.time_s,
     )
 
 
 def _freed_target(scene: Scene, use: Use) -> Thing | None:
     """Find a free object that the address itself is in: its page was given back, or is protected."""
-    address = use.fault.address
+    address = use.fault.pc if use.is_call else use.fault.address
     thing = find_thing(scene.dump, address) if address is not None else None
     return thing if thing is not None and thing.is_free else None
 
 
-def _freed_words(scene: Scene, use: Use, culprit: Culprit, step: Step | None, thing: Thing) -> str:
+def _freed_words(use: Use, culprit: Culprit, step: Step | None, thing: Thing) -> str:
     assert use.value is not None  # noqa: S101 - the caller looked
     if step is None:
         return f"{who(culprit)} {use.verb} {thing.text}, which had been freed."
     keeper = f", kept in the {thing.keeper}" if thing.keeper else ""
     what = f"{step.type}.{step.member}" if step.type and step.member else f"offset {thing.offset:#x}"
     by = f"{step.function} loaded" if step.function != culprit.function else "it loaded"
+    end = "called it" if use.is_call else f"{use.verb} it at offset {use.offset:#x}"
     return (
         f"{who(culprit)} used the {thing.name} object {thing.start:#x} after it had been freed (it is free in its "
-        f"slab{keeper}): {by} {what}, which held {use.value.text}, and {use.verb} it at offset {use.offset:#x}."
+        f"slab{keeper}): {by} {what}, which held {use.value.text}, and {end}."
     )

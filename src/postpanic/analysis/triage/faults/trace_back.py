@@ -104,6 +104,21 @@ class Tracer:
         certain = chain.is_only or (first is not None and first.is_verified)
         return Origin(register, value, chain.steps, certain and bool(chain.steps))
 
+    def trace_memory(self, memory: Memory, instruction: Instruction, value: int, values: Values) -> Origin:
+        """Follow a value back that an instruction took from memory itself, as an indirect call does."""
+        self._visits = 0
+        self._active.clear()
+        graph = self._graphs.find(instruction.vaddr)
+        if graph is None:
+            return Origin("", value)
+        own = Step(
+            StepKind.LOAD, instruction.vaddr, f"{instruction.mnemonic} {instruction.operands}".rstrip(), graph.name,
+            graph.module, "", value,
+        )  # fmt: skip
+        effect = Effect(Act.LOAD, "", memory=memory)
+        chain = self._load(own, effect, values, instruction.vaddr, graph, 0, 0)
+        return Origin("", value, chain.steps, bool(chain.steps) and chain.steps[0].is_verified)
+
     # ---- the search
 
     def _trace(self, register: str, vaddr: int, values: Values, frame: int, depth: int) -> _Chain:

@@ -8,8 +8,10 @@ from functools import cached_property
 
 from postpanic.analysis.code.instructions import Flow, Instruction
 from postpanic.analysis.decode.operands import MemoryAccess, find_accesses
+from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.stacks.frames import Frame
 from postpanic.analysis.triage.faults.code_paths import CodeGraphs, code_graphs
+from postpanic.analysis.triage.faults.effects import Memory, x86_memory
 from postpanic.analysis.triage.faults.origin import Origin
 from postpanic.analysis.triage.faults.trace_back import Tracer
 from postpanic.analysis.triage.faults.values import BadKind, BadValue, classify
@@ -17,10 +19,10 @@ from postpanic.analysis.triage.scene import Fault, Scene
 from postpanic.evidence.oops import Report
 from postpanic.evidence.oops.functions import part_of, plain_name
 
-__all__ = ["Culprit", "Use", "fault_use", "find_culprit", "full_registers"]
+__all__ = ["Culprit", "Use", "fault_use", "find_culprit", "full_registers", "return_address"]
 
 _WORD = (1 << 64) - 1
-_PAGE = 4096
+_OP_REG = 1
 _SPANS = 1 << 12
 _WIDE = {
     **{f"e{name}": f"r{name}" for name in ("ax", "bx", "cx", "dx", "si", "di", "bp", "sp")},
@@ -83,19 +85,25 @@ class Use:
     offset: int
     registers: Mapping[str, int]
     tracer: Tracer | None
+    is_call: bool = False
+    """Whether the value was called: it is where the processor went to."""
+    pointer: Memory | None = None
+    """Of a call by way of memory: the operand."""
 
     @cached_property
     def origin(self) -> Origin | None:
         """Where the value came from."""
-        if self.tracer is None or not self.register:
+        if self.tracer is None:
             return None
-        return self.tracer.trace(self.register, self.instruction.vaddr, self.registers)
+        if self.pointer is not None and self.value is not None:
+            return self.tracer.trace_memory(self.pointer, self.instruction, self.value.value, self.registers)
+        return self.tracer.trace(self.register, self.instruction.vaddr, self.registers) if self.register else None
 
     @property
     def verb(self) -> str:
         """What the instruction did to memory."""
-        if self.instruction.flow is Flow.CALL:
-            return "called through"
+        if self.is_call:
+            return "called"
         if self.access is not None and self.access.is_write:
             return "wrote through"
         return "read through"
@@ -127,10 +135,12 @@ def _make_use(scene: Scene) -> Use | None:
     if fault is None or fault.pc is None:
         return None
     graphs = code_graphs(scene.dump)
+    registers = full_registers(fault.registers)
+    if fault.place is None:
+        return _make_call(scene, fault, graphs, registers)
     instruction = graphs.instruction(fault.pc)
     if instruction is None:
         return None
-    registers = full_registers(fault.registers)
     tracer = _tracer(scene, graphs, fault.frames)
     accesses = find_accesses(instruction, graphs.machine, {**fault.registers, **registers})
     access = _choose(accesses, fault.address)
@@ -138,6 +148,52 @@ def _make_use(scene: Scene) -> Use | None:
     if access is not None:
         register, value, offset = _bad_register(access)
     return Use(fault, instruction, access, register, value, offset, registers, tracer)
+
+
+def return_address(scene: Scene) -> int | None:
+    """Give the address that the function which was called would have returned to; None: there is none."""
+    fault = scene.fault
+    if fault is None:
+        return None
+    registers = full_registers(fault.registers)
+    if "x30" in registers:
+        return registers["x30"]
+    try:
+        return int(scene.prog.read_word(registers["rsp"]))
+    except (*UNREADABLE, KeyError):
+        return None
+
+
+def _make_call(scene: Scene, fault: Fault, graphs: CodeGraphs, registers: dict[str, int]) -> Use | None:
+    """Find the call that led to where there is no code: the return address is still on the stack, or in its register."""
+    back = return_address(scene)
+    graph = graphs.find(back - 1) if back else None
+    call = graph.ending_at(back) if graph is not None and back else None
+    if call is None or call.flow is not Flow.CALL or call.decoded is None or fault.pc is None:
+        return None
+    if "rsp" in registers:
+        registers["rsp"] += 8
+    first = next((number for number, frame in enumerate(fault.frames) if frame.pc == back), None)
+    tracer = _tracer(scene, graphs, fault.frames[first:] if first is not None else ())
+    register, pointer = _called_operand(graphs, call)
+    return Use(
+        fault, call, None, register, classify(fault.pc), 0, registers, tracer, is_call=True, pointer=pointer
+    )
+
+
+def _called_operand(graphs: CodeGraphs, call: Instruction) -> tuple[str, Memory | None]:
+    """Tell by which register or memory a call goes; neither for a direct one, whose function jumped on."""
+    if call.target is not None:
+        name = graphs.name(call.target)
+        _, is_thunk, register = name.partition("_thunk_")
+        return (register, None) if is_thunk and name.startswith("__x86_indirect") else ("", None)
+    operands = list(call.decoded.operands)
+    if not operands:
+        return "", None
+    if operands[0].type == _OP_REG:
+        name = call.decoded.reg_name(operands[0].reg) or ""
+        return _WIDE.get(name, name), None
+    return "", x86_memory(call.decoded, operands[0]) if graphs.machine == "x86_64" else None
 
 
 def _tracer(scene: Scene, graphs: CodeGraphs, frames: tuple[Frame, ...]) -> Tracer | None:
@@ -197,6 +253,9 @@ def find_culprit(scene: Scene, report: Report | None = None) -> Culprit | None:
     fault = scene.fault
     frames = fault.frames if fault is not None and report is scene.first else ()
     blamed = report.blame[0] if report is not None and report.blame else None
+    caller = _caller(scene) if fault is not None and fault.place is None and report is scene.first else None
+    if caller is not None:
+        return caller
     for number, frame in enumerate(frames):
         place = frame.place
         if place is None or not place.function:
@@ -209,6 +268,21 @@ def find_culprit(scene: Scene, report: Report | None = None) -> Culprit | None:
             return Culprit(name, place.module or "vmlinux", number == 0, number)
     if blamed is None:
         return None
-    first = next((frame.place for frame in frames if frame.place is not None), None)
+    first = next((frame.place for frame in frames if frame.place is not None and frame.place.function), None)
     is_faulting = first is not None and plain_name(first.function) == blamed.function
     return Culprit(blamed.function, blamed.module or "vmlinux", is_faulting)
+
+
+def _caller(scene: Scene) -> Culprit | None:
+    """Find the function that called what is no code."""
+    use = fault_use(scene)
+    if use is None or not use.is_call:
+        return None
+    place = scene.stacks.code.find(use.instruction.vaddr)
+    if place is None or not place.function:
+        return None
+    if use.instruction.target is not None and not use.register:
+        # It called another function, which jumped on instead of calling.
+        jumped = scene.stacks.code.find(use.instruction.target)
+        place = jumped if jumped is not None and jumped.function else place
+    return Culprit(plain_name(place.function), place.module or "vmlinux")
