@@ -1,1 +1,11 @@
-"""Who waits for whom, and who holds everybody up."""
+"""
+Who waits for whom, and who holds everybody up.
+
+The wait-for graph (``picture``, made of ``sleeping`` and ``cpus``) is built once;
+its cycles are deadlocks (``deadlocks``), its chains end at roots (``roots``,
+``stories``, ``chains``).
+"""
+
+from postpanic.analysis.triage.hangs import chains, deadlocks, lockups
+
+__all__ = ["chains", "deadlocks", "lockups"]

@@ -1,0 +1,235 @@
+"""Who leaked a lock, or holds it without being recorded: told by the code that takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from postpanic.analysis.cells import problem
+from postpanic.analysis.context import UNREADABLE
+from postpanic.analysis.stacks.arguments.recover import Recovery
+from postpanic.analysis.stacks.arguments.state import Added, Doubtful, Entry, Loaded, Number, Value
+from postpanic.analysis.stacks.code_index import Place
+from postpanic.analysis.stacks.frames import Frame, Trace
+from postpanic.analysis.triage.hangs.locksets import Held, LockReader, classify_call
+from postpanic.analysis.triage.hangs.naming import function_of
+from postpanic.analysis.triage.hangs.picture import Picture, Thing
+from postpanic.analysis.triage.hangs.sleeping import Sleep
+
+__all__ = ["Leak", "find_leak", "find_silent_holders", "find_takers", "holds"]
+
+_MOST_FUNCTIONS = 400
+_MOST_CODE_BYTES = 8 << 20
+_MOST_TASKS = 3000
+_DEEPEST_VALUE = 8
+_WORD = (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """
+    A function that can end with a lock that it took.
+
+    Attributes
+    ----------
+    take : str
+        The function that it takes it with.
+    returns : int
+        The instruction at which it ends with the lock.
+    is_sure : bool
+        Whether the lock is the very one, by its address.
+    """
+
+    function: str
+    module: str
+    take: str
+    returns: int
+    is_sure: bool
+    is_partial: bool
+
+
+def lock_reader(picture: Picture) -> LockReader | None:
+    """Give what follows locks through code; None on other machines than x86-64."""
+    flows = picture.sleeps.flows
+    if flows is None:
+        return None
+    return picture.workspace.once("hangs: locks", lambda: LockReader(flows, picture.scene.stacks.code))
+
+
+def find_leak(picture: Picture, thing: Thing, waiter: Sleep) -> Leak | None:
+    """Find the function that takes a lock and can end without giving it back, among those of the lock's module."""
+    module = _module_of(picture, thing, waiter.own)
+    return find_leak_in(picture, thing.kind, thing.vaddr, module)
+
+
+def find_leak_in(picture: Picture, kind: str, vaddr: int, module: str) -> Leak | None:
+    """Find the function of a module that leaks a lock; None: none is seen, or several that nothing tells apart."""
+    reader = lock_reader(picture)
+    if reader is None or not module:
+        return None
+    is_static = bool(picture.names.symbol(vaddr))
+    found: list[Leak] = []
+    for place in find_takers(picture, kind, module):
+        locks = reader.find(place)
+        for held, end, is_partial in locks.leaks() if locks is not None else ():
+            if held.kind != kind:
+                continue
+            is_same = isinstance(held.value, Number) and held.value.number == vaddr
+            if is_same or (not is_static and not isinstance(held.value, Number)):
+                name = place.function.partition(".")[0]
+                found.append(Leak(name, module, _taker(picture, held), end, is_same, is_partial))
+    found.sort(key=lambda leak: (not leak.is_sure, not leak.is_partial))
+    best = [leak for leak in found if (leak.is_sure, leak.is_partial) == (found[0].is_sure, found[0].is_partial)]
+    if len({leak.function for leak in best}) > 1:
+        return None
+    return found[0] if found else None
+
+
+def _taker(picture: Picture, held: Held) -> str:
+    flows = picture.sleeps.flows
+    place = picture.scene.stacks.code.find(held.take)
+    flow = flows.find(place) if flows is not None and place is not None else None
+    call = flow.by_address.get(held.take) if flow is not None else None
+    target = flows.target(call) if flows is not None and call is not None else None
+    return picture.names.symbol(target) if target is not None else ""
+
+
+def _module_of(picture: Picture, thing: Thing, own: Frame | None) -> str:
+    """Name the module that a lock belongs to: of its symbol, else of who waits for it."""
+    if thing.vaddr and (module := picture.names.module_at(thing.vaddr)):
+        return module
+    return own.place.module if own is not None and own.place is not None else ""
+
+
+def find_takers(picture: Picture, kind: str, module: str) -> list[Place]:
+    """Find the functions of a module that call something which takes a kind of lock."""
+    key = f"hangs: takers of {kind} in {module}"
+    return picture.workspace.once(key, lambda: list(_find_takers(picture, kind, module)))
+
+
+def _find_takers(picture: Picture, kind: str, module: str) -> Iterator[Place]:
+    code = picture.scene.stacks.code
+    seen: set[int] = set()
+    try:
+        for start, end in _code_of(picture, module):
+            data = np.frombuffer(picture.workspace.memory.read(start, end - start), dtype=np.uint8)
+            for call, target in _calls(data, start):
+                place = code.find(target)
+                if place is None or place.offset or classify_call(place.function)[:2] != ("take", kind):
+                    continue
+                taker = code.find(call)
+                if taker is not None and taker.start and taker.start not in seen:
+                    seen.add(taker.start)
+                    yield taker
+                    if len(seen) >= _MOST_FUNCTIONS:
+                        return
+    except UNREADABLE as exc:
+        picture.scene.problems.append(problem(f"the code of module {module}", exc))
+
+
+def _code_of(picture: Picture, module: str) -> Iterator[tuple[int, int]]:
+    """Give where the code of a module lies: around what is known to be code of it."""
+    for each in picture.scene.prog.modules():
+        if each.name != module:
+            continue
+        for start, end in each.address_ranges or ():
+            step = start
+            while step < min(end, start + _MOST_CODE_BYTES):
+                place = picture.scene.stacks.code.find(step)
+                if place is None or not place.size_bytes:
+                    step += 16
+                    continue
+                yield place.start, place.start + place.size_bytes
+                step = place.start + place.size_bytes
+
+
+def _calls(data: np.ndarray[tuple[int], np.dtype[np.uint8]], start: int) -> Iterator[tuple[int, int]]:
+    """Find what may be direct calls: ``e8`` and a displacement; what is none leads nowhere."""
+    raw = data.tobytes()
+    for position in np.flatnonzero(data == 0xE8).tolist():
+        if position + 5 <= len(raw):
+            displacement = int.from_bytes(raw[position + 1 : position + 5], "little", signed=True)
+            yield start + position, (start + position + 5 + displacement) & _WORD
+
+
+def find_silent_holders(picture: Picture, thing: Thing) -> list[tuple[Sleep, str]]:
+    """
+    Find the tasks that hold a lock which records no holder: their code took it, and has not given it back.
+
+    Returns
+    -------
+    list of tuple
+        The task, and the function that holds it.
+    """
+    if not thing.vaddr:
+        return []
+    own = picture.sleeping[thing.waiters[0]].own if thing.waiters else None
+    module = _module_of(picture, thing, own)
+    found = []
+    for facts in picture.scene.tasks[:_MOST_TASKS]:
+        if facts.vaddr in thing.waiters or picture.is_running(facts.vaddr):
+            continue
+        if facts.vaddr not in picture.sleeping and not module:
+            continue
+        try:
+            trace = picture.scene.trace(facts)
+        except UNREADABLE:
+            continue
+        frame = holds(picture, trace, thing.kind, thing.vaddr, module)
+        sleep = picture.look_at(facts.vaddr) if frame is not None else None
+        if frame is not None and sleep is not None:
+            found.append((sleep, f"{function_of(frame)}() took it"))
+    return found
+
+
+def holds(picture: Picture, trace: Trace, kind: str, vaddr: int, module: str = "", start: int = 0) -> Frame | None:
+    """
+    Find the frame of a stack whose function holds a lock, by its code.
+
+    Parameters
+    ----------
+    module : str
+        Only functions of it are looked at; empty: all.
+    start : int
+        The first frame that is looked at.
+    """
+    reader = lock_reader(picture)
+    if reader is None:
+        return None
+    recovery: Recovery | None = None
+    for index, frame in enumerate(trace.frames[start:], start):
+        place = frame.place
+        if place is None or not place.start or (module and place.module != module):
+            continue
+        for held in reader.held_at(place, frame.pc, is_return=not frame.interrupted):
+            if held.kind != kind:
+                continue
+            recovery = recovery or picture.sleeps.recovery(trace)
+            if recovery is not None and _evaluate(picture, recovery, index, held.value) == vaddr:
+                return frame
+    return None
+
+
+def _evaluate(picture: Picture, recovery: Recovery, index: int, value: Value, depth: int = 0) -> int | None:
+    """Compute what an expression of a frame's function stands for; None: it is not known any more."""
+    if depth > _DEEPEST_VALUE:
+        return None
+    if isinstance(value, Number):
+        return value.number & _WORD
+    if isinstance(value, Entry):
+        found = recovery.argument(index, value.register)
+        return found.value if found is not None and found.size_bytes == 8 else None
+    if isinstance(value, Doubtful):
+        return _evaluate(picture, recovery, index, value.base, depth + 1)
+    if isinstance(value, Added):
+        base = _evaluate(picture, recovery, index, value.base, depth + 1)
+        return (base + value.number) & _WORD if base is not None else None
+    if isinstance(value, Loaded) and value.size_bytes == 8:
+        address = _evaluate(picture, recovery, index, value.address, depth + 1)
+        try:
+            return picture.workspace.memory.read_u64(address) if address is not None else None
+        except UNREADABLE:
+            return None
+    return None

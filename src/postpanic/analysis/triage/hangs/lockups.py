@@ -1,0 +1,117 @@
+"""CPUs that do not come back: who loops, who spins on a lock, and who has that lock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from postpanic.analysis.stacks.frames import Frame
+from postpanic.analysis.triage.hangs.circles import Circle, find_circle
+from postpanic.analysis.triage.hangs.cpu_words import cpu_evidence, name_cpu, where
+from postpanic.analysis.triage.hangs.cpus import Cpu, Mode, read_cpus
+from postpanic.analysis.triage.hangs.naming import function_of, module_of
+from postpanic.analysis.triage.hangs.picture import Picture, open_picture
+from postpanic.analysis.triage.hangs.reports import hang_reports
+from postpanic.analysis.triage.hangs.spinning import EXPLAINS, explain_spinning, find_culprit
+from postpanic.analysis.triage.registry import Need, detector
+from postpanic.analysis.triage.scene import Scene
+from postpanic.evidence.oops import Report
+from postpanic.evidence.oops.kinds import Kind
+from postpanic.findings.verdict import Cause, Confidence, Evidence, Finding, Link, Role, Subject
+
+__all__ = ["find_lockups"]
+
+_STUCK = (Kind.SOFT_LOCKUP, Kind.HARD_LOCKUP, Kind.RCU_STALL, Kind.CSD_LOCK, Kind.SPINLOCK, Kind.WORKQUEUE_LOCKUP)
+
+
+@detector(
+    "cpu-stuck",
+    needs=(Need.TASKS, Need.TYPES, Need.REPORT),
+    about="CPUs that loop or spin: the code that does not end, and the lock that nobody gives back",
+    depth=75,
+    kinds=_STUCK,
+)
+def find_lockups(scene: Scene) -> Iterator[Finding]:
+    """Find the CPU that keeps the others waiting, among those that were reported or are in kernel code."""
+    first = scene.first
+    if first is None or first.kind not in _STUCK:
+        return
+    picture = open_picture(scene)
+    cpus = read_cpus(picture)
+    reported = _reported(scene, cpus)
+    spinning = [cpu for cpu in cpus if cpu.spin_kind]
+    if spinning:
+        yield from explain_spinning(picture, cpus, spinning, first)
+    else:
+        yield from _looping(picture, cpus, reported, first)
+
+
+def _reported(scene: Scene, cpus: Sequence[Cpu]) -> list[Cpu]:
+    """Give the CPUs that the kernel complained about, the first complaint first."""
+    found: list[Cpu] = []
+    for report in hang_reports(scene):
+        for number in _numbers(report):
+            found += [cpu for cpu in cpus if cpu.number == number and cpu not in found]
+    return found
+
+
+def _numbers(report: Report) -> list[int]:
+    stalled = [
+        int(word.strip("{},"))
+        for word in report.details.get("cpus", "").replace(",", " ").split()
+        if word.strip("{},").isdigit()
+    ]
+    return stalled + ([report.cpu] if report.cpu is not None else [])
+
+
+def _looping(picture: Picture, cpus: Sequence[Cpu], reported: Sequence[Cpu], report: Report) -> Iterator[Finding]:
+    """Tell of a CPU that runs and does not end, with no lock in play."""
+    candidates = [cpu for cpu in reported if cpu.mode is Mode.KERNEL]
+    waiting = [cpu for cpu in candidates if cpu.waits_for_cpus]
+    if waiting:
+        # It waits for a CPU that does not answer: that one is at fault, with interrupts off.
+        deaf = [
+            cpu for cpu in cpus if cpu.mode is Mode.KERNEL and not cpu.waits_for_cpus and cpu.has_interrupts is False
+        ]
+        candidates = deaf or [cpu for cpu in candidates if not cpu.waits_for_cpus] or waiting
+    if not candidates:
+        candidates = [cpu for cpu in cpus if cpu.mode is Mode.KERNEL]
+    for cpu in candidates[:1]:
+        own = find_culprit(cpu, report)
+        if own is None:
+            continue
+        yield _loop(picture, cpu, own, report, [one for one in waiting if one is not cpu])
+
+
+def _loop(picture: Picture, cpu: Cpu, own: Frame, report: Report, waiting: Sequence[Cpu]) -> Finding:
+    circle: Circle | None = find_circle(picture, cpu)
+    seconds = report.details.get("seconds", "")
+    for_long = f" for {seconds} s" if seconds else ""
+    extra = f": it walks {circle.text}" if circle is not None else ""
+    same = _is_in(report, function_of(own))
+    evidence = [cpu_evidence(picture, cpu), Evidence("the kernel's report", "log", report.message)]
+    if same:
+        evidence.append(Evidence(f"the report found it in {function_of(own)}(), too", "log", function_of(own)))
+    return Finding(
+        detector="cpu-stuck",
+        role=Role.CAUSE,
+        cause=Cause.ENDLESS_LOOP,
+        sentence=f"{name_cpu(picture, cpu)} runs{for_long} in {where(own)} and does not come out of it{extra}.",
+        confidence=Confidence.LIKELY if same or circle is not None else Confidence.POSSIBLE,
+        function=function_of(own),
+        module=module_of(own),
+        subject=circle.subject if circle is not None else Subject("task", "", cpu.facts.comm, cpu.facts.vaddr),
+        evidence=(*evidence, *(circle.evidence if circle is not None else ())),
+        chain=tuple(
+            Link(name_cpu(picture, one), "waits for the answer of", name_cpu(picture, cpu), is_certain=False)
+            for one in waiting
+        ),
+        victims=tuple(picture.names.victim(one.facts, f"waits for CPU {cpu.number}") for one in waiting),
+        refuted_by="work that is only much, and ends",
+        next_steps=(f"bt -c {cpu.number}", f"dis -r {(cpu.registers or {}).get('rip', 0):x}"),
+        explains=EXPLAINS,
+    )
+
+
+def _is_in(report: Report, function: str) -> bool:
+    """Tell whether the kernel's report has a function in one of its traces."""
+    return any(frame.function.partition(".")[0] == function for trace in report.traces for frame in trace.frames)

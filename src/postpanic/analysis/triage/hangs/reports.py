@@ -1,0 +1,44 @@
+"""What the kernel's own reports say of hangs: who was noticed, and whether the crash is about one at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from postpanic.analysis.triage.scene import Scene
+from postpanic.evidence.oops import Report
+from postpanic.evidence.oops.kinds import Family, Kind
+
+__all__ = ["HANGS", "hang_reports", "is_hang", "reported_pids"]
+
+HANGS = frozenset(
+    {
+        *(Kind.SOFT_LOCKUP, Kind.HARD_LOCKUP, Kind.RCU_STALL, Kind.HUNG_TASK, Kind.WORKQUEUE_LOCKUP, Kind.CSD_LOCK),
+        *(Kind.DEADLOCK, Kind.SPINLOCK),
+    }
+)
+_ASKED = frozenset({Family.DELIBERATE})
+
+
+def hang_reports(scene: Scene) -> Iterator[Report]:
+    """Walk the reports about hangs, in the log's order."""
+    return (report for report in scene.reports if report.kind in HANGS)
+
+
+def is_hang(scene: Scene) -> bool:
+    """
+    Tell whether the crash is about a hang.
+
+    The kernel panicked for one, or somebody crashed it by hand behind a report of
+    one. A fault that came first is the cause of what hung behind it.
+    """
+    first = scene.first
+    if first is None:
+        return any(True for _ in hang_reports(scene))
+    if first.kind in HANGS:
+        return True
+    return first.family in _ASKED and any(True for _ in hang_reports(scene))
+
+
+def reported_pids(scene: Scene) -> set[int]:
+    """Give the PIDs of the tasks that the kernel reported as hanging."""
+    return {report.pid for report in hang_reports(scene) if report.pid}
