@@ -35,7 +35,8 @@ os.kill(os.getppid(), 9)
 """
 _ERRORS = """\
 [inject-error]
-event = "write_aio"
+event = "none"
+iotype = "write"
 errno = "5"
 once = "off"
 """

@@ -34,6 +34,7 @@ _STARTED = re.compile(_SAVER + r"saver started", re.MULTILINE)
 _BOOTED = re.compile(r"^(?:\[ *0\.000000\])?(?:\[[^\]\n]*\])? ?Linux version ", re.MULTILINE)
 
 
+_SERVER_MEND = "the server must be up when the host crashes; a fallback on a disk is safer"
 # What the saver says of a target, and what to do about it; the first that fits counts.
 _MENDS = (
     ("there is no block device at all", "the image has no driver for the disk's controller: capture.modules"),
@@ -41,8 +42,10 @@ _MENDS = (
     ("the network card ", "the image has no driver for the network card: capture.modules"),
     ("no room is left", "make room, or a target with more: postpanic prune, limit, level"),
     ("the server has no room", "make room, or a target with more: postpanic prune, limit, level"),
-    ("does not answer", "the server must be up when the host crashes; a fallback on a disk is safer"),
-    ("no route to", "the server must be up when the host crashes; a fallback on a disk is safer"),
+    ("does not answer", _SERVER_MEND),
+    ("no answer", _SERVER_MEND),
+    ("refuses connections", _SERVER_MEND),
+    ("no route to", _SERVER_MEND),
 )
 
 

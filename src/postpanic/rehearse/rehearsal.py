@@ -270,10 +270,13 @@ class Rehearsal:
         rehearsed = staging.rehearsed - frozenset(reasons)
         links = judge_console(console, subject.targets, rehearsed=rehearsed, reasons=reasons)
         dump_bytes = kept_bytes = 0
-        if "postpanic: saver started" in console:
+        held = {link.name for link in links if link.state == "held"}
+        reached = frozenset(number for number in rehearsed if f"target {subject.targets[number].name}" in held)
+        if reached:
             saved = self._collect()
-            found, dump_bytes, kept_bytes = judge_dumps(saved, subject.targets, rehearsed, self.options.crash)
+            found, dump_bytes, kept_bytes = judge_dumps(saved, subject.targets, reached, self.options.crash)
             links += found
+        links += [Link(f"dump {subject.targets[number].name}", "not reached") for number in sorted(rehearsed - reached)]
         return RehearsalOutcome(
             links=tuple(excuse(links, self.options.faults, subject.targets)),
             unproven=tuple(staging.unproven),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from postpanic.rehearse.links import Link, judge_console
+from postpanic.rehearse.links import Link, find_unused, judge_console
 from postpanic.rehearse.rehearsal import RehearsalOutcome
-from postpanic.saver.plan import BlockPlan, FilePlan, RawPlan
+from postpanic.saver.plan import BlockPlan, FilePlan, RawPlan, SavePlan
 
 TARGET = FilePlan(name="file /var/crash on vda1", device=BlockPlan(uuid="x"))
 HOST = """[    0.000000] Linux version 6.1.0 (a@b)
@@ -123,3 +123,33 @@ def test_self_test_of_a_raw_device_is_not_proven() -> None:
     links = {link.name: link for link in judge_console(console, (target,), rehearsed=frozenset({0}))}
     assert links["target raw x"].state == "held"
     assert links["self-test raw x"].state == "not proven"
+
+
+def test_a_fallback_that_was_not_needed_is_no_broken_link() -> None:
+    plan = SavePlan(targets=(TARGET,), fallbacks=(RawPlan(name="raw vdb", device=BlockPlan(name="vdb")),))
+    console = HOST + BOOTED + STARTED + SAVED
+    assert find_unused(console, plan) == {1: "a fallback that was not needed"}
+    links = judge_console(
+        console, (*plan.targets, *plan.fallbacks), rehearsed=frozenset({0}), reasons=find_unused(console, plan)
+    )
+    assert [link for link in links if link.state == "broken"] == []
+    used = console.replace(
+        "postpanic: saved: ", "postpanic: no target has it: trying the fallback raw vdb\npostpanic: saved: "
+    )
+    assert find_unused(used, plan) == {}
+
+
+@pytest.mark.parametrize(
+    ("said", "mend"),
+    [
+        ("no block device with UUID=x within 30 s; there are vda", "another identifier"),
+        ("there is no block device at all", "no driver for the disk's controller"),
+        ("the network card 52:54:00:12:34:56 is not there", "no driver for the network card"),
+        ("the server refuses connections", "the server must be up"),
+    ],
+)
+def test_what_is_to_be_done_is_said(said: str, mend: str) -> None:
+    console = HOST + BOOTED + STARTED + f"postpanic: failed: {TARGET.name}: {said}\npostpanic: rebooting\n"
+    links = judge_console(console, (TARGET,), rehearsed=frozenset({0}))
+    (broken,) = [link for link in links if link.state == "broken"]
+    assert mend in broken.mend
