@@ -17,6 +17,7 @@ from pathlib import Path
 from postpanic.analysis.commands.catalog import load_commands
 from postpanic.analysis.decode.answer import SHAPES as DECODE_SHAPES
 from postpanic.findings.schema import answer_schema
+from postpanic.findings.verdict_answer import SHAPES as TRIAGE_SHAPES
 
 __all__ = ["SPELLED", "make_schemas"]
 
@@ -29,7 +30,7 @@ def make_schemas() -> dict[str, str]:
     shapes = {name: command.shapes for name, command in load_commands().items()}
     return {
         f"{SPELLED.get(name, name)}.json": json.dumps(answer_schema(name, known), indent=1) + "\n"
-        for name, known in {**shapes, "decode": DECODE_SHAPES}.items()
+        for name, known in {**shapes, "decode": DECODE_SHAPES, "triage": TRIAGE_SHAPES}.items()
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -34,10 +35,22 @@ REDACTIONS = ("names", "addresses", "command-lines")
     metavar="WHAT",
     help="Take out what must not leave the house: names, addresses, command-lines, or all; separated by commas.",
 )
+@click.option(
+    "--verdict",
+    "verdict_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the verdict to FILE, too: the JSON of postpanic triage.",
+)
 @click.option("-f", "--force", is_flag=True, help="Write over a file that is there.")
 @source_options
 def command(
-    files: tuple[Path, ...], output: Path | None, redact: str | None, force: bool, sources: SourceOptions
+    files: tuple[Path, ...],
+    output: Path | None,
+    redact: str | None,
+    verdict_file: Path | None,
+    force: bool,
+    sources: SourceOptions,
 ) -> int:
     """
     Write one page about a crash: the verdict, its evidence, and the facts.
@@ -60,12 +73,15 @@ def command(
     place = output or files[-1].with_name(f"{files[-1].name}.html")
     if place == STANDARD_OUTPUT.with_name("-.html"):
         raise UsageError("the log is standard input: where is the page to go?", hint="-o PAGE.html, or -o -")
-    if place != STANDARD_OUTPUT and place.exists() and not force:
-        raise UsageError(f"{place} is there already", hint="--force writes over it")
+    for each in (place, verdict_file):
+        if each is not None and each != STANDARD_OUTPUT and each.exists() and not force:
+            raise UsageError(f"{each} is there already", hint="--force writes over it")
     redactions = _parse_redactions(redact)
     from postpanic.analysis.page import make_page
     from postpanic.analysis.triage import judge
+    from postpanic.findings.verdict_answer import answer_of
     from postpanic.report.html import Redactor, render_page
+    from postpanic.report.json import encode_json
 
     show_log()
     with open_scene(files, sources) as scene, Progress() as progress:
@@ -75,6 +91,8 @@ def command(
         progress("drawing the page")
         text = render_page(page, Redactor(redactions, page.private_names, (verdict.signature,)))
     _write(place, text)
+    if verdict_file is not None:
+        _write(verdict_file, f"{encode_json(answer_of(verdict))}\n")
     return 0 if verdict.kind or verdict.findings else FactAbsentError.exit_status
 
 
@@ -95,7 +113,10 @@ def _write(place: Path, text: str) -> None:
         sys.stdout.write(text)
         return
     try:
-        place.write_text(text, encoding="utf-8")
+        # What it tells of the machine is for the one who asked.
+        descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
     except OSError as exc:
         raise FileFaultError((exc.strerror or str(exc)).lower(), where=str(place)) from exc
     print(f"wrote {place}", file=sys.stderr)

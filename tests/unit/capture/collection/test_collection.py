@@ -87,6 +87,29 @@ def test_collected_once(tmp_path: Path) -> None:
     assert find_dumps([tmp_path])[0].record == record
 
 
+def test_triage_is_left_beside_a_dump(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = tmp_path / "web-7-20260131-235959"
+    place.mkdir()
+    # A dump of no kernel: its log tells what there is to tell.
+    (place / "vmcore").write_bytes(build_elf_core([Segment(0x1000, b"\1" * 4096)]).raw)
+    (place / "vmcore-dmesg.txt").write_text(LOG)
+    assert main(["collect", "--no-devices", str(tmp_path)]) == 0, capsys.readouterr().err
+    value = json.loads((place / "triage.json").read_text())
+    (verdict,) = value["tables"][0]["rows"]
+    assert (verdict["function"], verdict["source"]) == ("widget_attach", "log")
+    page = (place / "report.html").read_text()
+    assert "widget_attach" in page
+    assert (place / "report.html").stat().st_mode & 0o777 == 0o600
+
+
+def test_triage_can_be_left_out(tmp_path: Path) -> None:
+    place = tmp_path / "web-7-20260131-235959"
+    place.mkdir()
+    (place / "vmcore-dmesg.txt").write_text(LOG)
+    assert main(["collect", "--no-devices", "--no-triage", str(tmp_path)]) == 0
+    assert sorted(path.name for path in place.iterdir()) == ["collected.json", "vmcore-dmesg.txt"]
+
+
 def test_damage_is_found(tmp_path: Path) -> None:
     place = tmp_path / "web-7-20260131-235959"
     place.mkdir()
