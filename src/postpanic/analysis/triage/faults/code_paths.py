@@ -17,6 +17,9 @@ from postpanic.evidence.oops.functions import plain_name
 __all__ = ["CodeGraph", "CodeGraphs", "code_graphs"]
 
 _COLD = ".cold"
+_THUNKS = ("__x86_indirect_", "__x86_call_")
+_THUNK_BYTES = 47
+_OP_REG = 1
 _ENDS = frozenset({Flow.JUMP, Flow.RETURN, Flow.TRAP})
 _LONGEST_INSTRUCTION_BYTES = 15
 _LARGEST_FUNCTION_BYTES = 1 << 17
@@ -113,6 +116,30 @@ class CodeGraphs:
                 continue
             return next(self._disassembler.decode(data, vaddr), None)
         return None
+
+    def thunk_register(self, vaddr: int) -> str:
+        """
+        Name the register that a thunk of the compiler's jumps to; empty: it is none.
+
+        It jumps, or puts the register where it returns to (``arch/x86/lib/retpoline.S``).
+        """
+        place = self._index.find(vaddr)
+        if self._disassembler is None or place is None or not place.function.startswith(_THUNKS):
+            return ""
+        try:
+            data = self._prog.read(vaddr, _THUNK_BYTES)
+        except UNREADABLE:
+            return ""
+        for one in self._disassembler.decode(data, vaddr):
+            if one.decoded is None:
+                continue
+            operands = list(one.decoded.operands)
+            registers = [one.decoded.reg_name(each.reg) or "" for each in operands if each.type == _OP_REG]
+            if one.flow is Flow.JUMP and one.target is None and registers:
+                return registers[0]
+            if one.mnemonic.startswith("mov") and len(operands) == 2 and len(registers) == 1:
+                return registers[0]
+        return ""
 
     def effects(self, graph: CodeGraph, instruction: Instruction) -> list[Effect]:
         """Tell what an instruction does to registers and memory."""

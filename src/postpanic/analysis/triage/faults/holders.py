@@ -9,14 +9,16 @@ from postpanic.analysis.commands.memory.search import kernel_mappings, linear_ru
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.memory.owners import Owner, Target, find_owners
 from postpanic.analysis.memory.places import open_places
+from postpanic.analysis.memory.search import number_needle, search_mapped
 from postpanic.analysis.triage.faults.things import Thing, find_thing
 from postpanic.analysis.triage.scene import Scene
 from postpanic.findings.table import Problem
 
-__all__ = ["Holder", "find_holders", "modules_of"]
+__all__ = ["Holder", "find_holders", "find_words", "modules_of"]
 
 _MOST_OWNERS = 64
 _MOST_INNER = 8
+_MOST_WORDS = 512
 _WORD = (1 << 64) - 1
 
 
@@ -46,13 +48,33 @@ class Holder:
     is_start: bool = True
 
 
-def find_holders(scene: Scene, things: list[Thing]) -> list[list[Holder]]:
+def find_words(scene: Scene, word: int) -> list[int]:
+    """Find where a word stands in kernel memory, in the direct mapping; the first places only."""
+    problems: list[Problem] = []
+    try:
+        mappings = kernel_mappings(scene.dump, problems)
+        linear, _ = linear_runs(scene.dump, mappings)
+        found = search_mapped(scene.dump.memory.physical, mappings, [number_needle(word, 8)], problems, linear)
+    except UNREADABLE:
+        return []
+    return [match.address for match in found[:_MOST_WORDS]]
+
+
+def find_holders(scene: Scene, things: list[Thing], *, through: bool = True) -> list[list[Holder]]:
     """
-    Find for each object the variables that lead to it, directly or by way of one other object.
+    Find for each object the variables that lead to it.
 
     Pointers that lie on stacks say nothing of who holds an object, and are left out, as are those in free memory.
+
+    Parameters
+    ----------
+    through : bool
+        Whether those count that lead to it by way of one other object.
     """
     direct = _owners(scene, things)
+    if not through:
+        pairs = zip(things, direct, strict=True)
+        return [[holder for owner in owners for holder in _named(scene, owner, thing)] for thing, owners in pairs]
     inner: list[Thing] = []
     for owners in direct:
         for owner in owners:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.triage.faults.code_paths import code_graphs
 from postpanic.analysis.triage.faults.effects import Act
-from postpanic.analysis.triage.faults.holders import Holder, find_holders, modules_of
+from postpanic.analysis.triage.faults.holders import Holder, find_holders, find_words, modules_of
 from postpanic.analysis.triage.faults.origin import Step
 from postpanic.analysis.triage.faults.runs import Run, find_run
 from postpanic.analysis.triage.faults.things import Thing, find_thing
@@ -34,7 +34,7 @@ _LOOK_BACK = 4
 """Objects before the one that was overwritten that are looked at."""
 _MOST_FUNCTION_BYTES = 1 << 16
 _SAME_BYTES = 16
-_MOST_TWINS = 8
+_MOST_TWINS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,9 @@ def _evidence(scene: Scene, use: Use, found: _Overrun) -> Iterator[Evidence]:
 
 
 def _from_neighbour(scene: Scene, use: Use, culprit: Culprit, found: _Overrun) -> Finding:
-    writer, victim = find_holders(scene, [found.first, found.damaged])
+    writer, victim = find_holders(scene, [found.first, found.damaged], through=False)
+    if not modules_of(writer):
+        writer, victim = find_holders(scene, [found.first, found.damaged])
     own = modules_of(victim, direct=True) or modules_of(victim)
     others = [module for module in modules_of(writer, direct=True) or modules_of(writer) if module not in own]
     module = others[0] if others else own[0] if own and modules_of(writer) else ""
@@ -232,7 +234,7 @@ def find_shared_object(scene: Scene) -> Iterator[Finding]:
     if damaged is None:
         return
     _, thing = damaged
-    holders = find_holders(scene, [thing])[0]
+    holders = find_holders(scene, [thing], through=False)[0]
     mine = [holder for holder in holders if holder.module == culprit.module]
     twins = _twins(scene, thing, culprit.module) if not _others(holders, culprit) else []
     if mine and twins:
@@ -279,30 +281,28 @@ def _others(holders: list[Holder], culprit: Culprit) -> list[Holder]:
 
 def _twins(scene: Scene, thing: Thing, module: str) -> list[Thing]:
     """
-    Find objects of the same slab that begin with the same bytes, and that the module does not hold.
+    Find objects of the same cache that begin with the same bytes, and that the module does not hold.
 
     They show that the memory is somebody else's now, whose objects all look like that.
     """
-    info = thing.info
-    if info is None or thing.size_bytes < _SAME_BYTES:
+    if thing.size_bytes < _SAME_BYTES:
         return []
-    slab = info.slab
-    found: list[Thing] = []
     try:
         begin = scene.prog.read(thing.start, _SAME_BYTES)
-        if len(set(begin)) < _SAME_BYTES // 4:
-            return []
-        for number in range(slab.head.objects):
-            at = slab.first_object + number * slab.cache.size_bytes
-            if at == thing.start or scene.prog.read(at, _SAME_BYTES) != begin:
-                continue
-            other = find_thing(scene.dump, at)
-            if other is not None and other.is_free is False:
-                found.append(other)
     except UNREADABLE:
         return []
-    found = found[:_MOST_TWINS]
-    held = find_holders(scene, found) if found else []
+    if len(set(begin)) < _SAME_BYTES // 4:
+        return []
+    found: list[Thing] = []
+    for vaddr in find_words(scene, int.from_bytes(begin[:8], "little")):
+        other = find_thing(scene.dump, vaddr)
+        if other is None or other.offset or other.is_free or other.name != thing.name or vaddr == thing.start:
+            continue
+        if scene.prog.read(vaddr, _SAME_BYTES) == begin:
+            found.append(other)
+        if len(found) >= _MOST_TWINS:
+            break
+    held = find_holders(scene, found, through=False) if found else []
     return [twin for twin, holders in zip(found, held, strict=True) if module not in modules_of(holders)]
 
 
@@ -317,7 +317,7 @@ def _given_away(
         sentence=(
             f"{who(culprit)} used {thing.text} after it had been freed and its memory given to somebody else: "
             f"{holder.variable} of {holder.module} still leads to it, but it begins with the same {_SAME_BYTES} bytes as "
-            f"other objects of the slab, which {holder.module} does not hold ({twins[0].start:#x}); offset "
+            f"other objects of its cache, which {holder.module} does not hold ({twins[0].start:#x}); offset "
             f"{thing.offset:#x} holds {use.value.text}."
         ),
         confidence=Confidence.LIKELY,

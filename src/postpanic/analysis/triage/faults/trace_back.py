@@ -104,7 +104,7 @@ class Tracer:
         certain = chain.is_only or (first is not None and first.is_verified)
         return Origin(register, value, chain.steps, certain and bool(chain.steps))
 
-    def trace_memory(self, memory: Memory, instruction: Instruction, value: int, values: Values) -> Origin:
+    def trace_memory(self, memory: Memory, instruction: Instruction, value: int | None, values: Values) -> Origin:
         """Follow a value back that an instruction took from memory itself, as an indirect call does."""
         self._visits = 0
         self._active.clear()
@@ -115,9 +115,10 @@ class Tracer:
             StepKind.LOAD, instruction.vaddr, f"{instruction.mnemonic} {instruction.operands}".rstrip(), graph.name,
             graph.module, "", value,
         )  # fmt: skip
-        effect = Effect(Act.LOAD, "", memory=memory)
+        effect = Effect(Act.LOAD, "", memory=memory, bits=memory.size_bytes * 8)
         chain = self._load(own, effect, values, instruction.vaddr, graph, 0, 0)
-        return Origin("", value, chain.steps, bool(chain.steps) and chain.steps[0].is_verified)
+        found = chain.steps[0].value if chain.steps else value
+        return Origin("", found, chain.steps, bool(chain.steps) and chain.steps[0].is_verified)
 
     # ---- the search
 

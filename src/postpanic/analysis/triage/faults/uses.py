@@ -19,7 +19,7 @@ from postpanic.analysis.triage.scene import Fault, Scene
 from postpanic.evidence.oops import Report
 from postpanic.evidence.oops.functions import part_of, plain_name
 
-__all__ = ["Culprit", "Use", "fault_use", "find_culprit", "full_registers", "return_address"]
+__all__ = ["Culprit", "Use", "fault_use", "find_culprit", "full_registers", "return_address", "widest"]
 
 _WORD = (1 << 64) - 1
 _OP_REG = 1
@@ -119,8 +119,13 @@ def full_registers(registers: Mapping[str, int]) -> dict[str, int]:
     found = {}
     for name, value in registers.items():
         plain = f"r{int(name[1:])}" if name[:1] == "r" and name[1:].isdigit() else name
-        found[_WIDE.get(plain, plain)] = value
+        found[widest(plain)] = value
     return found
+
+
+def widest(register: str) -> str:
+    """Name a register by its widest form."""
+    return _WIDE.get(register, register)
 
 
 def fault_use(scene: Scene) -> Use | None:
@@ -184,9 +189,7 @@ def _make_call(scene: Scene, fault: Fault, graphs: CodeGraphs, registers: dict[s
 def _called_operand(graphs: CodeGraphs, call: Instruction) -> tuple[str, Memory | None]:
     """Tell by which register or memory a call goes; neither for a direct one, whose function jumped on."""
     if call.target is not None:
-        name = graphs.name(call.target)
-        _, is_thunk, register = name.partition("_thunk_")
-        return (register, None) if is_thunk and name.startswith("__x86_indirect") else ("", None)
+        return graphs.thunk_register(call.target), None
     operands = list(call.decoded.operands)
     if not operands:
         return "", None

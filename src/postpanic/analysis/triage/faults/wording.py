@@ -13,6 +13,7 @@ from postpanic.findings.verdict import Evidence, Link, Subject, Victim
 
 __all__ = [
     "chain_of",
+    "chain_of_origin",
     "evidence_of_origin",
     "evidence_of_use",
     "faulting_task",
@@ -85,10 +86,13 @@ def stack_command(fault: Fault) -> str:
 
 def chain_of(scene: Scene, use: Use) -> Iterator[Link]:
     """Give the way of the value as links: what faulted, what it was loaded from, and so on."""
-    source = (
-        f"%{use.register} = {use.value.value if use.value is not None else 0:#x} in {function_of(use) or 'the fault'}"
-    )
-    origin = use.origin
+    value = use.value.value if use.value is not None else 0
+    name = f"%{use.register} = {value:#x}" if use.register else f"{value:#x}"
+    yield from chain_of_origin(scene, f"{name} in {function_of(use) or 'the fault'}", use.origin)
+
+
+def chain_of_origin(scene: Scene, source: str, origin: Origin | None) -> Iterator[Link]:
+    """Give the way of any value as links, which begin with *source*."""
     for step in steps_of(origin):
         thing = thing_of_load(scene, step)
         target = step.where
