@@ -228,6 +228,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     chain : tuple of Link
         In order; a deadlock's last leads back to the first.
     victims : tuple of Victim
+    not_to_blame : tuple of str
+        Whom the report names, and why that says nothing.
     refuted_by : str
         What would show that it is wrong.
     missing : tuple of Missing
@@ -250,6 +252,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     evidence: tuple[Evidence, ...] = ()
     chain: tuple[Link, ...] = ()
     victims: tuple[Victim, ...] = ()
+    not_to_blame: tuple[str, ...] = ()
     refuted_by: str = ""
     missing: tuple[Missing, ...] = ()
     next_steps: tuple[str, ...] = ()

@@ -34,6 +34,16 @@ def rank_findings(findings: Sequence[Finding], depths: Mapping[str, int]) -> lis
         and finding.detector not in other.explains
         and finding.confidence.rank <= other.confidence.rank + 1
     }
+    # Who asks for a crash mostly has a reason to: what was wrong then is the cause.
+    reasons = [
+        finding
+        for finding in causes
+        if finding.cause not in {Cause.DELIBERATE, Cause.UNKNOWN}
+        and id(finding) not in explained
+        and finding.confidence.rank <= Confidence.LIKELY.rank
+    ]
+    if reasons:
+        explained |= {id(finding) for finding in causes if finding.cause is Cause.DELIBERATE}
     settled = [
         msgspec.structs.replace(finding, role=Role.SYMPTOM) if id(finding) in explained else finding
         for finding in findings

@@ -101,6 +101,7 @@ def _verdict(scene: Scene, ranked: Sequence[Finding]) -> Verdict:
     chosen = ranked[0] if ranked and ranked[0].role is Role.CAUSE else None
     report, final = scene.first, scene.final
     blamed = [_NOTICED_BY[each.kind] for each in (report, final) if each is not None and each.kind in _NOTICED_BY]
+    blamed += [who for finding in ranked for who in finding.not_to_blame]
     steps = [step for finding in ranked if finding.role in {Role.CAUSE, Role.SYMPTOM} for step in finding.next_steps]
     return Verdict(
         kind=report.kind.value if report is not None else "",

@@ -186,7 +186,8 @@ def _victims(scene: Scene, eater: Eater, owner: Owner) -> tuple[Victim, ...]:
     asked = {(report.comm, None) for report in memory_reports(scene)[-_RECENT_KILLS:] if report.comm}
     if first is not None and first.comm:
         asked = {one for one in asked if one[0] != first.comm}
-        if not _is_same(eater, first.comm, first.pid) and not owner.function:
+        is_taker = any(f"{first.comm} (PID {first.pid})" in one.what for one in owner.evidence)
+        if not _is_same(eater, first.comm, first.pid) and not is_taker:
             victims.append(Victim(first.comm, first.pid, "asked for memory when there was none left"))
     victims += [
         Victim(comm, pid, "asked for memory when there was none left")
