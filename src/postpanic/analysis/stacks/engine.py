@@ -151,6 +151,13 @@ class Stacks:
             trace.problems.insert(0, begin.why)
         return trace
 
+    def find_start(self, facts: TaskFacts) -> Start | None:
+        """Find where the trace of a task begins; None: nothing tells, or there is nothing to unwind."""
+        walker, area = self.walker, self.find_task_area(facts)
+        if walker is None:
+            return self._begin_asleep(facts, area).start if area is not None else None
+        return self._find_begin(facts, walker, area).start
+
     def _begin_at(self, walker: Walker, area: Area | None, pc: int | None, sp: int) -> _Begin:
         """Begin where the user says; without an address of code, at the first return address there."""
         if sp & 7:

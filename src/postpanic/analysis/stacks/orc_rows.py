@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from drgn import MainModule, Object, Program
+from drgn import MainModule, Module, Object, Program
 
 from postpanic.analysis.context import UNREADABLE
 from postpanic.errors import CorruptError, FactAbsentError, FileFaultError, PostpanicError
@@ -52,6 +52,10 @@ class OrcRows:
             module = self._prog.module(vaddr)
         except LookupError:
             return None
+        return self.find_module(module)
+
+    def find_module(self, module: Module) -> OrcTable | None:
+        """Find the table of a module, or of the kernel; None: it has none, or it cannot be read."""
         if isinstance(module, MainModule):
             return self.kernel
         if module.name not in self._modules:

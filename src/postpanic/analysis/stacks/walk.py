@@ -97,7 +97,7 @@ class Walker:
         self.words = words
         self.code = code
         self.areas = tuple(areas)
-        self._rows = rows
+        self.rows = rows
         self._entries: dict[int, OrcEntry | None] = {}
         self._layouts: dict[int, FrameLayout | None] = {}
         self._calls: dict[int, bool] = {}
@@ -140,7 +140,7 @@ class Walker:
         try:
             return self._entries[key]
         except KeyError:
-            entry = self._entries[key] = self._rows.find(key)
+            entry = self._entries[key] = self.rows.find(key)
             return entry
 
     def layout(self, place: Place) -> FrameLayout | None:

@@ -1,0 +1,180 @@
+"""``postpanic gdb``: a dump in gdb, or in whatever speaks to one."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from postpanic.cli.arguments import sort_files
+from postpanic.cli.environment import show_log
+from postpanic.cli.opening import SourceOptions, open_for_analysis, source_options
+from postpanic.cli.verb import Verb
+from postpanic.errors import FactAbsentError, UsageError
+
+if TYPE_CHECKING:
+    from postpanic.analysis.gdbserver.view import DumpView
+    from postpanic.analysis.program import OpenedProgram
+
+__all__ = ["SETTINGS", "command"]
+
+SETTINGS = (
+    # What is debugged does not run: there is nothing to lose by leaving, and nothing to call.
+    "set confirm off",
+    "set may-call-functions off",
+    # The entry of a synthesized vmlinux is at 0, where a call through a null pointer is, too.
+    "set backtrace past-entry on",
+    "set print thread-events off",
+    # A long command of "monitor" is no failure.
+    "set remotetimeout 60",
+    # What was read once stays as it is, until it is written.
+    "mem 0 0 rw cache",
+    # The files are this machine's.
+    "set sysroot",
+)
+"""What gdb is told before it connects."""
+
+_GDB_WORDS = "postpanic.gdb_words"
+
+
+class _WithGdbWords(Verb):
+    """A verb that leaves what stands behind ``--`` to gdb."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if "--" in args:
+            end = args.index("--")
+            ctx.meta[_GDB_WORDS] = args[end + 1 :]
+            args = args[:end]
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=_WithGdbWords, name="gdb")
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[VMLINUX] DUMP [-- GDB-ARGUMENT...]")
+@click.option("--serve", metavar="ADDRESS", help="Start no gdb, and wait for one at this port, HOST:PORT or socket.")
+@click.option("--multi", is_flag=True, help="With --serve: wait for the next client when one has left.")
+@click.option("--anywhere", is_flag=True, help="With --serve: an address that other machines can reach is meant so.")
+@click.option("--gdb", "program", default="gdb", show_default=True, metavar="PROGRAM", help="The gdb to start.")
+@source_options
+@click.pass_context
+def command(
+    ctx: click.Context,
+    files: tuple[Path, ...],
+    serve: str | None,
+    multi: bool,
+    anywhere: bool,
+    program: str,
+    sources: SourceOptions,
+) -> int:
+    """
+    Debug a dump with gdb, or with an editor.
+
+    The dump is served in gdb's remote protocol, and gdb is started on it: with
+    the kernel's symbols and types, real or synthesized, at the addresses where
+    the kernel ran, its modules, and unwind tables. The threads are all tasks,
+    the one that panicked first. Nothing but the dump is needed.
+
+        postpanic gdb dump.201901010000
+        postpanic gdb vmlinux-6.1.0 dump.201901010000
+        postpanic gdb dump.201901010000 -- -batch -ex 'thread apply all bt'
+
+    In gdb, "monitor" runs the commands of our prompt on the thread that gdb is
+    at: "monitor ps", "monitor kmem -i", "monitor p runqueues:0". Memory that
+    the dump does not hold cannot be accessed, it is never zero. Nothing runs;
+    what is written is seen until the end, and the file stays as it is.
+
+    With --serve no gdb is started: editors and other front-ends connect
+    themselves. A port is open to this machine only, a socket (a path with a
+    slash) to its owner only; "monitor" then runs no program and opens no file.
+
+        postpanic gdb dump.201901010000 --serve 1234
+        gdb -ex 'target remote :1234'
+
+    It ends when its client has left, with --multi at Ctrl-C.
+    """
+    if not files:
+        raise UsageError("no dump is given", hint="postpanic gdb DUMP")
+    words = ctx.meta.get(_GDB_WORDS, [])
+    if serve is None and (multi or anywhere):
+        raise UsageError(f"{'--multi' if multi else '--anywhere'} is for --serve ADDRESS")
+    if serve is not None and words:
+        raise UsageError(f"{words[0]!r} is for gdb, and --serve starts none")
+    address = None
+    if serve is not None:
+        from postpanic.analysis.gdbserver.transport import parse_address
+
+        address = parse_address(serve, anywhere=anywhere)
+    else:
+        from postpanic.process import find_program
+
+        program = str(find_program(program, hint="install gdb, or use --serve and one that is elsewhere"))
+    inputs = sort_files(files, vmlinux=sources.vmlinux)
+    show_log()
+    sources = dataclasses.replace(sources, vmlinux=inputs.vmlinux)
+    with (
+        open_for_analysis(inputs.dump_paths, sources, modules=inputs.modules) as opened,
+        tempfile.TemporaryDirectory(prefix="postpanic-") as directory,
+    ):
+        for warning in opened.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        view = _make_view(opened, Path(directory), trusted=address is None)
+        if address is None:
+            return _run_gdb(view, program, words, Path(directory))
+
+        from postpanic.analysis.gdbserver.transport import open_listener
+        from postpanic.analysis.gdbserver.transport import serve as serve_clients
+
+        with open_listener(address) as (listener, bound):
+            print(f"target remote {bound}", flush=True)
+            serve_clients(listener, view, many=multi)
+        return 0
+
+
+def _make_view(opened: OpenedProgram, directory: Path, *, trusted: bool) -> DumpView:
+    from postpanic.analysis.gdbserver.unwinding import write_unwind_file
+    from postpanic.analysis.gdbserver.view import DumpView
+    from postpanic.cli.gdb_monitor import PromptMonitor
+
+    if not opened.has_types:
+        raise FactAbsentError(
+            "the kernel carries no types (BTF), so its tasks cannot be shown to gdb", hint="give its vmlinux"
+        )
+    monitor = PromptMonitor(opened, trusted=trusted)
+    view = DumpView(monitor.workspace, monitor, write_unwind_file(monitor.workspace, directory))
+    view.prepare()
+    return view
+
+
+def _run_gdb(view: DumpView, program: str, words: Sequence[str], directory: Path) -> int:
+    """Start gdb on a socket that it alone can reach, serve it until it ends, and return its exit status."""
+    from postpanic.analysis.gdbserver.transport import Address, open_listener, serve
+    from postpanic.process import start
+
+    with open_listener(Address(path=directory / "socket")) as (listener, address), _left_to_gdb():
+        settings = [word for setting in SETTINGS for word in ("-ex", setting)]
+        connect = ["-ex", f"target remote {address}"]
+        sys.stdout.flush()
+        child = start([program, "-q", *settings, *connect, *words], stdin=None)
+        try:
+            serve(listener, view, is_over=lambda: child.poll() is not None, many=True)
+        finally:
+            if child.poll() is None:
+                child.terminate()
+            status = child.wait()
+    return status if status >= 0 else 128 - status
+
+
+@contextlib.contextmanager
+def _left_to_gdb() -> Iterator[None]:
+    """Leave Ctrl-C to gdb, but for a command of ours that it waits for, which makes its own arrangement."""
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
