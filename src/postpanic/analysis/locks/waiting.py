@@ -23,7 +23,7 @@ from postpanic.analysis.stacks.frames import Frame, Trace
 from postpanic.analysis.tasks import TaskFacts
 from postpanic.kernel.memory import KernelMemory
 
-__all__ = ["KINDS", "Wait", "WaitFinder", "Waiter", "find_wait_frames"]
+__all__ = ["KINDS", "Wait", "WaitFinder", "Waiter", "classify_wait", "find_wait_frames"]
 
 KINDS = ("mutex", "rwsem", "semaphore", "completion", "percpu-rwsem")
 
@@ -135,14 +135,14 @@ def find_wait_frames(trace: Trace) -> tuple[str, str, list[Frame], str] | None:
         Kind, role, the frames of that wait (with the one that called it) and the name of the function.
     """
     for number, frame in enumerate(trace.frames[:_DEEPEST_FRAME]):
-        found = _classify(_name(frame))
+        found = classify_wait(_name(frame))
         if found is None:
             continue
         last = number
-        while last + 1 < len(trace.frames) and (_classify(_name(trace.frames[last + 1])) or ("",))[0] == found[0]:
+        while last + 1 < len(trace.frames) and (classify_wait(_name(trace.frames[last + 1])) or ("",))[0] == found[0]:
             last += 1
         kind, role = found
-        roles = [role, *(known[1] for each in trace.frames[number : last + 1] if (known := _classify(_name(each))))]
+        roles = [role, *(known[1] for each in trace.frames[number : last + 1] if (known := classify_wait(_name(each))))]
         # percpu_rwsem_wait() is called for writers, too.
         role = "writer" if "writer" in roles else role
         return kind, role, list(trace.frames[number : last + 2]), _name(trace.frames[last])
@@ -153,7 +153,8 @@ def _name(frame: Frame) -> str:
     return frame.place.function.partition(".")[0] if frame.place is not None else ""
 
 
-def _classify(name: str) -> tuple[str, str] | None:
+def classify_wait(name: str) -> tuple[str, str] | None:
+    """Tell the kind of lock that a function waits for, and its role; None: it waits for none."""
     for kind, role, beginnings in _FUNCTIONS:
         if name == "down" or name.startswith(beginnings):
             return ("semaphore", "") if name == "down" else (kind, role)

@@ -6,6 +6,6 @@ its cycles are deadlocks (``deadlocks``), its chains end at roots (``roots``,
 ``stories``, ``chains``).
 """
 
-from postpanic.analysis.triage.hangs import chains, deadlocks, lockups
+from postpanic.analysis.triage.hangs import chains, deadlocks, from_log, lockups
 
-__all__ = ["chains", "deadlocks", "lockups"]
+__all__ = ["chains", "deadlocks", "from_log", "lockups"]

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.tasks import TaskFacts
 from postpanic.analysis.triage.hangs.deadlocks import victims_of
+from postpanic.analysis.triage.hangs.leaks import open_picture
 from postpanic.analysis.triage.hangs.naming import function_of
-from postpanic.analysis.triage.hangs.picture import Picture, open_picture
+from postpanic.analysis.triage.hangs.picture import Picture
 from postpanic.analysis.triage.hangs.reports import hang_reports, is_hang, reported_pids
 from postpanic.analysis.triage.hangs.roots import Chain, Root, RootKind, find_chains
 from postpanic.analysis.triage.hangs.steps import lock_evidence, stack_evidence, step_link

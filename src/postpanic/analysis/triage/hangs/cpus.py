@@ -24,7 +24,29 @@ _SPINS = (
 )
 _RWLOCKS = ("_raw_read_lock", "_raw_write_lock", "queued_read_lock", "queued_write_lock")
 _CALLS = ("smp_call_function", "on_each_cpu", "native_flush_tlb", "flush_tlb_", "csd_lock_wait", "__flush_tlb")
-_IDLE = ("cpuidle", "default_idle", "do_idle", "cpu_startup_entry", "mwait_idle", "acpi_idle", "acpi_safe_halt")
+_IDLE = (
+    *("cpuidle", "default_idle", "do_idle", "cpu_startup_entry", "mwait_idle", "acpi_idle", "acpi_safe_halt"),
+    *(
+        "native_safe_halt",
+        "pv_native_safe_halt",
+        "arch_cpu_idle",
+        "intel_idle",
+        "poll_idle",
+        "cpu_idle_poll",
+        "cpu_idle",
+    ),
+    *(
+        "arch_safe_halt",
+        "haltpoll",
+        "kvm_",
+        "do_halt",
+        "call_cpuidle",
+        "cpu_do_idle",
+        "cpu_play_dead",
+        "start_secondary",
+    ),
+    *("rest_init", "start_kernel", "x86_64_start", "secondary_startup"),
+)
 _DYING = ("machine_kexec", "crash_nmi_callback", "panic", "nmi_panic", "sysrq_handle_crash", "__crash_kexec")
 _INTERRUPTS_ON = 1 << 9
 """``X86_EFLAGS_IF``."""

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 
 from postpanic.analysis.locks.graph import Cycle, Edge
 from postpanic.analysis.tasks import TaskFacts
+from postpanic.analysis.triage.hangs.leaks import open_picture
 from postpanic.analysis.triage.hangs.naming import function_of, module_of
-from postpanic.analysis.triage.hangs.picture import Picture, Thing, open_picture
+from postpanic.analysis.triage.hangs.picture import Picture, Thing
 from postpanic.analysis.triage.hangs.reports import is_hang
 from postpanic.analysis.triage.hangs.sleeping import Sleep
 from postpanic.analysis.triage.hangs.steps import (

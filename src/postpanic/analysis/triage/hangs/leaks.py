@@ -9,6 +9,7 @@ import numpy as np
 
 from postpanic.analysis.cells import problem
 from postpanic.analysis.context import UNREADABLE
+from postpanic.analysis.locks import Holder
 from postpanic.analysis.stacks.arguments.recover import Recovery
 from postpanic.analysis.stacks.arguments.state import Added, Doubtful, Entry, Loaded, Number, Value
 from postpanic.analysis.stacks.code_index import Place
@@ -16,9 +17,10 @@ from postpanic.analysis.stacks.frames import Frame, Trace
 from postpanic.analysis.triage.hangs.locksets import Held, LockReader, classify_call
 from postpanic.analysis.triage.hangs.naming import function_of
 from postpanic.analysis.triage.hangs.picture import Picture, Thing
-from postpanic.analysis.triage.hangs.sleeping import Sleep
+from postpanic.analysis.triage.hangs.sleeping import LOCKS, Sleep
+from postpanic.analysis.triage.scene import Scene
 
-__all__ = ["Leak", "find_leak", "find_silent_holders", "find_takers", "holds"]
+__all__ = ["Leak", "find_leak", "find_leak_in", "find_takers", "holds", "open_picture"]
 
 _MOST_FUNCTIONS = 400
 _MOST_CODE_BYTES = 8 << 20
@@ -154,33 +156,36 @@ def _calls(data: np.ndarray[tuple[int], np.dtype[np.uint8]], start: int) -> Iter
             yield start + position, (start + position + 5 + displacement) & _WORD
 
 
-def find_silent_holders(picture: Picture, thing: Thing) -> list[tuple[Sleep, str]]:
-    """
-    Find the tasks that hold a lock which records no holder: their code took it, and has not given it back.
+def open_picture(scene: Scene) -> Picture:
+    """Give the wait-for graph of a dump, with holders that only their code betrays; it is built once."""
+    return scene.dump.once("hangs", lambda: _build(scene))
 
-    Returns
-    -------
-    list of tuple
-        The task, and the function that holds it.
-    """
-    if not thing.vaddr:
-        return []
+
+def _build(scene: Scene) -> Picture:
+    picture = Picture(scene)
+    for thing in list(picture.things.values()):
+        is_known = bool(thing.holders) and all(holder.certain for holder in thing.holders)
+        if thing.kind in LOCKS and thing.vaddr and not is_known and not thing.gone and not thing.state.startswith("un"):
+            holders = _find_silent(picture, thing)
+            if holders:
+                picture.add_holders(thing, holders)
+    return picture
+
+
+def _find_silent(picture: Picture, thing: Thing) -> list[Holder]:
+    """Find the tasks that hold a lock which records no holder: their code took it, and has not given it back."""
     own = picture.sleeping[thing.waiters[0]].own if thing.waiters else None
     module = _module_of(picture, thing, own)
     found = []
     for facts in picture.scene.tasks[:_MOST_TASKS]:
-        if facts.vaddr in thing.waiters or picture.is_running(facts.vaddr):
-            continue
-        if facts.vaddr not in picture.sleeping and not module:
+        if facts.vaddr in thing.waiters or (facts.vaddr not in picture.sleeping and not module):
             continue
         try:
-            trace = picture.scene.trace(facts)
+            frame = holds(picture, picture.scene.trace(facts), thing.kind, thing.vaddr, module)
         except UNREADABLE:
             continue
-        frame = holds(picture, trace, thing.kind, thing.vaddr, module)
-        sleep = picture.look_at(facts.vaddr) if frame is not None else None
-        if frame is not None and sleep is not None:
-            found.append((sleep, f"{function_of(frame)}() took it"))
+        if frame is not None:
+            found.append(Holder(facts.vaddr, f"took it in {function_of(frame)}()", certain=False))
     return found
 
 
@@ -203,7 +208,13 @@ def holds(picture: Picture, trace: Trace, kind: str, vaddr: int, module: str = "
         place = frame.place
         if place is None or not place.start or (module and place.module != module):
             continue
-        for held in reader.held_at(place, frame.pc, is_return=not frame.interrupted):
+        # Readers of a per-CPU rwsem take it without a call, and with one only where a writer waits.
+        found = (
+            reader.takes(place, kind)
+            if kind == "percpu-rwsem"
+            else reader.held_at(place, frame.pc, is_return=not frame.interrupted)
+        )
+        for held in found:
             if held.kind != kind:
                 continue
             recovery = recovery or picture.sleeps.recovery(trace)

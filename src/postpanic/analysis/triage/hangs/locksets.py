@@ -117,6 +117,9 @@ def classify_call(name: str) -> tuple[str, str, str]:
     (('take', 'mutex', 'zero'), ('release', 'semaphore', ''), ('', '', ''))
     """
     name = name.partition(".")[0]
+    if name.startswith("__percpu_down_read"):
+        # The rest of percpu_down_read() is inlined: who calls this has the lock, or gets it.
+        return "take", "percpu-rwsem", ""
     if name in {"up", "down"}:
         return ("release" if name == "up" else "take"), "semaphore", ""
     if name in {"down_interruptible", "down_killable", "down_timeout", "down_trylock"}:
@@ -158,6 +161,19 @@ class LockReader:
             if flow is not None:
                 self._known[place.start] = self._follow(flow, place)
         return self._known[place.start]
+
+    def takes(self, place: Place, kind: str) -> frozenset[Held]:
+        """Give the locks of a kind that a function takes anywhere."""
+        locks = self.find(place)
+        if locks is None:
+            return frozenset()
+        return frozenset(
+            Held(held.kind, held.value, held.take)
+            for states in locks.before.values()
+            for state in states
+            for held in state
+            if held.kind == kind
+        )
 
     def held_at(self, place: Place, pc: int, *, is_return: bool) -> frozenset[Held]:
         """Give what a function may hold at a place of it; behind a call, what it held when it called."""

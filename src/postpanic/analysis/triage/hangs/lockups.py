@@ -8,19 +8,17 @@ from postpanic.analysis.stacks.frames import Frame
 from postpanic.analysis.triage.hangs.circles import Circle, find_circle
 from postpanic.analysis.triage.hangs.cpu_words import cpu_evidence, name_cpu, where
 from postpanic.analysis.triage.hangs.cpus import Cpu, Mode, read_cpus
+from postpanic.analysis.triage.hangs.leaks import open_picture
 from postpanic.analysis.triage.hangs.naming import function_of, module_of
-from postpanic.analysis.triage.hangs.picture import Picture, open_picture
-from postpanic.analysis.triage.hangs.reports import hang_reports
+from postpanic.analysis.triage.hangs.picture import Picture
+from postpanic.analysis.triage.hangs.reports import STUCK, hang_reports
 from postpanic.analysis.triage.hangs.spinning import EXPLAINS, explain_spinning, find_culprit
 from postpanic.analysis.triage.registry import Need, detector
 from postpanic.analysis.triage.scene import Scene
 from postpanic.evidence.oops import Report
-from postpanic.evidence.oops.kinds import Kind
 from postpanic.findings.verdict import Cause, Confidence, Evidence, Finding, Link, Role, Subject
 
 __all__ = ["find_lockups"]
-
-_STUCK = (Kind.SOFT_LOCKUP, Kind.HARD_LOCKUP, Kind.RCU_STALL, Kind.CSD_LOCK, Kind.SPINLOCK, Kind.WORKQUEUE_LOCKUP)
 
 
 @detector(
@@ -28,12 +26,14 @@ _STUCK = (Kind.SOFT_LOCKUP, Kind.HARD_LOCKUP, Kind.RCU_STALL, Kind.CSD_LOCK, Kin
     needs=(Need.TASKS, Need.TYPES, Need.REPORT),
     about="CPUs that loop or spin: the code that does not end, and the lock that nobody gives back",
     depth=75,
-    kinds=_STUCK,
+    kinds=STUCK,
 )
 def find_lockups(scene: Scene) -> Iterator[Finding]:
     """Find the CPU that keeps the others waiting, among those that were reported or are in kernel code."""
-    first = scene.first
-    if first is None or first.kind not in _STUCK:
+    first = next(
+        (report for report in (scene.first, scene.final) if report is not None and report.kind in _STUCK), None
+    )
+    if first is None:
         return
     picture = open_picture(scene)
     cpus = read_cpus(picture)

@@ -29,7 +29,7 @@ from postpanic.analysis.triage.hangs.sleeping import LOCKS, Sleep, SleepReader
 from postpanic.analysis.triage.scene import Scene
 from postpanic.analysis.workqueues import Worker, Workqueues, read_workqueues
 
-__all__ = ["Picture", "Thing", "open_picture"]
+__all__ = ["Picture", "Thing"]
 
 _OWNERS = {"mutex": ("struct mutex", "owner"), "rwsem": ("struct rw_semaphore", "owner")}
 _OWNER_FLAGS = 7
@@ -155,6 +155,12 @@ class Picture:
         self._follow([task])
         self._link()
         return self.sleeping.get(task)
+
+    def add_holders(self, thing: Thing, holders: list[Holder]) -> None:
+        """Say who holds a thing that does not record it, and look at what these wait for in turn."""
+        thing.holders = holders
+        self._follow(holder.task for holder in holders)
+        self._link()
 
     def _follow(self, seeds: Iterable[int]) -> None:
         pending = list(seeds)
@@ -285,8 +291,3 @@ def _key(sleep: Sleep) -> tuple[str, int]:
     if sleep.kind == "rcu":
         return sleep.kind, 0
     return sleep.kind, sleep.target or -sleep.facts.vaddr
-
-
-def open_picture(scene: Scene) -> Picture:
-    """Give the wait-for graph of a dump; it is built once."""
-    return scene.dump.once("hangs", lambda: Picture(scene))

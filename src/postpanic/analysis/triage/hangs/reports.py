@@ -8,7 +8,7 @@ from postpanic.analysis.triage.scene import Scene
 from postpanic.evidence.oops import Report
 from postpanic.evidence.oops.kinds import Family, Kind
 
-__all__ = ["HANGS", "hang_reports", "is_hang", "reported_pids"]
+__all__ = ["HANGS", "STUCK", "hang_reports", "is_hang", "reported_pids", "stuck_report"]
 
 HANGS = frozenset(
     {
@@ -16,6 +16,8 @@ HANGS = frozenset(
         *(Kind.DEADLOCK, Kind.SPINLOCK),
     }
 )
+STUCK = (Kind.SOFT_LOCKUP, Kind.HARD_LOCKUP, Kind.RCU_STALL, Kind.CSD_LOCK, Kind.SPINLOCK, Kind.WORKQUEUE_LOCKUP)
+"""Reports about CPUs that do not come back."""
 _ASKED = frozenset({Family.DELIBERATE})
 
 
@@ -42,3 +44,11 @@ def is_hang(scene: Scene) -> bool:
 def reported_pids(scene: Scene) -> set[int]:
     """Give the PIDs of the tasks that the kernel reported as hanging."""
     return {report.pid for report in hang_reports(scene) if report.pid}
+
+
+def stuck_report(scene: Scene) -> Report | None:
+    """Give the first report about a CPU that does not come back; None: there is none, or something else broke before."""
+    first = scene.first
+    if first is None or not (first.kind in HANGS or first.family is Family.LOCKING or first.kind is Kind.WARNING):
+        return None
+    return next((report for report in scene.suspects if report.kind in STUCK), None)

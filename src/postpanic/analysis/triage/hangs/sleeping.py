@@ -11,13 +11,14 @@ from the structure with which the task waits, on its stack
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import drgn
 from drgn import Program
 
 from postpanic.analysis.context import UNREADABLE
-from postpanic.analysis.locks.waiting import Wait, WaitFinder
+from postpanic.analysis.locks.waiting import Wait, WaitFinder, classify_wait
 from postpanic.analysis.stacks.arguments.flow import CodeFlow
 from postpanic.analysis.stacks.arguments.recover import Recovery
 from postpanic.analysis.stacks.engine import Stacks
@@ -26,7 +27,7 @@ from postpanic.analysis.tasks import TaskFacts
 from postpanic.analysis.triage.hangs.naming import function_of
 from postpanic.evidence.oops.functions import Part, part_of
 
-__all__ = ["LOCKS", "Sleep", "SleepReader", "find_own"]
+__all__ = ["LOCKS", "Sleep", "SleepReader", "find_own", "is_own", "kind_of_wait"]
 
 LOCKS = frozenset({"mutex", "rwsem", "semaphore", "percpu-rwsem"})
 """Kinds that somebody holds."""
@@ -66,6 +67,8 @@ _DELAYS = frozenset(
     {"__delay", "__const_udelay", "__udelay", "__ndelay", "udelay", "ndelay", "native_halt", "cpu_relax"}
 )
 """Services that loop on behalf of others."""
+_TAKERS = ("mutex_lock", "down", "wait_for_completion", "percpu_down")
+"""Beginnings of the names of what is called with the address of the lock."""
 _DEEPEST = 24
 _LOWEST = 1 << 63
 _ENTRIES_BYTES = 4096
@@ -113,11 +116,28 @@ def _kind_of(name: str) -> str:
     return "work" if name.lstrip("_").startswith("flush_workqueue") else ""
 
 
+def is_own(name: str) -> bool:
+    """Tell whether a function does work of its own, and does not wait, lock or enter for others."""
+    return bool(name) and part_of(name) is None and not _kind_of(name) and name not in _DELAYS
+
+
+def kind_of_wait(names: Sequence[str]) -> tuple[str, str]:
+    """Tell what kind of wait the functions of a sleeping task show, innermost first, and the outermost service."""
+    kind = function = ""
+    for name in names[:_DEEPEST]:
+        lock = classify_wait(name)
+        known = _kind_of(name) or (lock[0] if lock is not None else "")
+        if not known and part_of(name) not in _SERVING:
+            break
+        kind, function = known or kind, name
+    return kind, function
+
+
 def find_own(frames: list[Frame], start: int = 0) -> tuple[int, Frame | None]:
     """Find the first function from a place outwards that does work of its own; its place, and None where none does."""
     for index in range(start, len(frames)):
         name = function_of(frames[index])
-        if name and part_of(name) is None and not _kind_of(name) and name not in _DELAYS:
+        if is_own(name):
             return index, frames[index]
     return len(frames), None
 
@@ -171,7 +191,7 @@ class SleepReader:
         own_index, own = find_own(frames, index)
         wait = self._finder.find(facts, trace)
         if wait is not None and (wait.kind in LOCKS or not kind):
-            target = wait.lock or self._argument(trace, range(index), ("mutex_lock", "down", "wait_for_completion"))
+            target = wait.lock or self._argument(trace, range(index), _TAKERS)
             return Sleep(facts, trace, wait.kind, wait.function, own, own_index, target, wait)
         if kind:
             target = wait.lock if wait is not None and kind not in {"work", "task", "cpu"} else 0

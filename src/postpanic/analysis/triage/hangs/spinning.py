@@ -23,6 +23,7 @@ from postpanic.analysis.triage.hangs.naming import function_of, module_of
 from postpanic.analysis.triage.hangs.picture import Picture
 from postpanic.analysis.triage.hangs.sleeping import find_own
 from postpanic.evidence.oops import Report
+from postpanic.evidence.oops.kinds import Kind
 from postpanic.findings.verdict import Cause, Confidence, Evidence, Finding, Link, Role
 
 __all__ = ["EXPLAINS", "explain_spinning", "find_culprit"]
@@ -244,6 +245,14 @@ def _slept_with(picture: Picture, spinner: Cpu, holder: _Holder, spinning: Seque
     )
 
 
+def _slept_before(picture: Picture) -> Iterator[Evidence]:
+    """Give the reports of tasks that the scheduler found with spinlocks held: one of them may have leaked it."""
+    for report in picture.scene.reports:
+        if report.kind is Kind.ATOMIC_SLEEP:
+            who = f"{report.comm} (PID {report.pid})" if report.comm else "a task"
+            yield Evidence(f"{who} gave up its CPU before, as if it held a spinlock", "log", report.message)
+
+
 def _leaked(picture: Picture, cpus: Sequence[Cpu], spinning: Sequence[Cpu]) -> Finding:
     """Tell of a lock that is taken, and that nobody is seen to hold."""
     cpu = spinning[0]
@@ -258,7 +267,7 @@ def _leaked(picture: Picture, cpus: Sequence[Cpu], spinning: Sequence[Cpu]) -> F
         f"; {leak.function}() [{leak.module}] takes it and can return without releasing it" if leak is not None else ""
     )
     possible = sorted({name.partition(".")[0] for name in others} - {function_of(own)})
-    evidence = list(evidence_of(picture, [cpu]))
+    evidence = [*evidence_of(picture, [cpu]), *_slept_before(picture)]
     if leak is not None:
         evidence.append(
             Evidence(

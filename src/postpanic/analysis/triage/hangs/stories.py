@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.triage.hangs.devices import oldest_requests
 from postpanic.analysis.triage.hangs.freezing import find_frozen
-from postpanic.analysis.triage.hangs.leaks import Leak, find_leak, find_silent_holders
+from postpanic.analysis.triage.hangs.leaks import Leak, find_leak
 from postpanic.analysis.triage.hangs.naming import function_of, module_of, seconds
 from postpanic.analysis.triage.hangs.picture import Picture, Thing
 from postpanic.analysis.triage.hangs.roots import Chain, RootKind
@@ -168,10 +168,6 @@ def _unheld(picture: Picture, chain: Chain) -> Story:
             next_steps=(f"struct super_block.s_id,s_writers {frozen.vaddr:x}",),
         )
     what = describe_thing(picture, thing)
-    holders = find_silent_holders(picture, thing)
-    if holders:
-        sleep, take = holders[0]
-        return _asleep_story(picture, chain, sleep, f"by its code ({take}) it holds {what}", thing, Confidence.LIKELY)
     leak = find_leak(picture, thing, waiter)
     leaked = f": {leak.function}() [{leak.module}] takes it and can return without giving it back" if leak else ""
     cause = Cause.LEAKED_LOCK if leak is not None or thing.kind != "semaphore" else Cause.LOST_WAKEUP
@@ -270,25 +266,24 @@ def _asleep(picture: Picture, chain: Chain) -> Story:
         )
     before = chain.steps[-2][0]
     thing = picture.thing_of(before.facts.vaddr) or Thing("lock", 0)
-    return _asleep_story(picture, chain, root.sleep, "", thing, Confidence.LIKELY)
+    return _asleep_story(picture, chain, root.sleep, thing)
 
 
-def _asleep_story(
-    picture: Picture, chain: Chain, sleep: Sleep, reason: str, thing: Thing, confidence: Confidence
-) -> Story:
+def _asleep_story(picture: Picture, chain: Chain, sleep: Sleep, thing: Thing) -> Story:
     waiter = next((one for one, holder in chain.steps if holder is not None and holder.task == sleep.facts.vaddr), None)
     waiter = waiter or _waiter(chain)
     names = picture.names
     what = describe_thing(picture, thing)
     holder = names.task(sleep.facts)
-    why = f" ({reason})" if reason else ""
+    known = next((one for one in thing.holders if one.task == sleep.facts.vaddr), None)
+    why = f" ({known.how}, by its code)" if known is not None and not known.certain else ""
     verb = "holds" if thing.kind not in {"work", "task", "rcu", "cpu"} else "keeps up"
     doing = describe_sleep(picture, sleep).removeprefix(holder).strip()
     return Story(
         Cause.BLOCKED_HOLDER,
         f"{holder} {verb} {what}{why} and {doing}; {names.task(waiter.facts)} waits{place_of(waiter)} for it"
         f"{_crowd(picture, chain)}.",
-        confidence,
+        Confidence.LIKELY,
         function_of(sleep.own),
         module_of(sleep.own),
         thing_subject(picture, thing),
