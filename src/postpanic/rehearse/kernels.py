@@ -35,10 +35,13 @@ class KernelChoice:
     pattern : str
         A regular expression for the whole name of the image's package; the
         newest version wins. A metapackage stands for what it depends on.
+    architecture : str
+        Debian's name of it (``arm64``); empty: the host's.
     """
 
     suites: tuple[str, ...]
     pattern: str
+    architecture: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,6 @@ class KernelStore:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._packages = PackageStore(directory, "kernels")
 
     def fetch(self, choice: KernelChoice) -> Kernel:
         """
@@ -98,7 +100,8 @@ class KernelStore:
         FactAbsentError
             If the suites have no such kernel.
         """
-        bundle, entry = self._packages.fetch(choice.suites, choice.pattern, resolve)
+        packages = PackageStore(self.directory, "kernels", choice.architecture)
+        bundle, entry = packages.fetch(choice.suites, choice.pattern, resolve)
         return _describe(bundle.main, entry)
 
     def fetch_debug_info(self, choice: KernelChoice, kernel: Kernel, modules: Iterable[str] = ()) -> DebugInfo:
@@ -113,7 +116,7 @@ class KernelStore:
         """
         names = sorted({name.replace("-", "_") for name in modules})
         entry_name = f"{kernel.package}-dbg_{kernel.version}_{digest_recipe(names)}"
-        archive = self._packages.open_archive(choice.suites)
+        archive = PackageStore(self.directory, "kernels", choice.architecture).open_archive(choice.suites)
         package = Package(f"linux-image-{kernel.release}-dbg", kernel.version)
 
         def want(path: str) -> bool:
@@ -129,7 +132,8 @@ class KernelStore:
             unpack_some(downloaded, target, want)
             downloaded.unlink()
 
-        entry = build_once(self.directory / "debug", entry_name.replace(":", "%3a"), build)
+        kind = f"debug-{choice.architecture}" if choice.architecture else "debug"
+        entry = build_once(self.directory / kind, entry_name.replace(":", "%3a"), build)
         modules_dir = entry / "usr/lib/debug/lib/modules" / kernel.release
         places = (entry / "usr/lib/debug/boot" / f"vmlinux-{kernel.release}", modules_dir / "vmlinux")
         found = [path for path in places if path.is_file()]

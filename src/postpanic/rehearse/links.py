@@ -183,9 +183,12 @@ def _judge_target(chain: _Chain, after: str, target: TargetPlan) -> None:
     name = re.escape(target.name)
     saved = re.search(rf"{_SAVER}{name}: (saved, level .*?)\r?$", after, re.MULTILINE)
     failed = re.findall(rf"{_SAVER}(?:failed: {name}|{name}: given up): (.*?)\r?$", after, re.MULTILINE)
-    partial = re.search(rf"{_SAVER}{name}: ((?:partial|incomplete|log).*?)\r?$", after, re.MULTILINE)
+    partial = re.search(rf"{_SAVER}{name}: ((?:saved, incomplete|log).*?)\r?$", after, re.MULTILINE)
+    misfits = re.findall(rf"{_SAVER}{name}: (level \d+ does not fit: .*?)\r?$", after, re.MULTILINE)
     no_memory = _NO_MEMORY.search(after)
     evidence = saved[1] if saved else failed[-1] if failed else partial[1] if partial else "nothing was saved"
+    if not saved and misfits:
+        evidence = f"{misfits[-1]}; {evidence}"
     if not saved and no_memory:
         evidence += f" ({no_memory[0]})"
     mend = "a larger crashkernel=: postpanic crashkernel" if no_memory else ""
@@ -202,6 +205,10 @@ def _judge_target(chain: _Chain, after: str, target: TargetPlan) -> None:
     tested = re.search(rf"{_SAVER}{name}: self-test (.*?)\r?$", after, re.MULTILINE)
     said = re.search(rf"{_SAVER}(no self-test.*?)\r?$", after, re.MULTILINE)
     evidence = tested[1] if tested else said[1] if said else "it was not tested"
+    if tested is None and re.search(_SAVER + "trying again: ", after, re.MULTILINE):
+        # A saver that begins again does with as little memory as possible.
+        chain.links.append(Link(f"self-test {target.name}", "not proven", "a saver that begins again leaves it out"))
+        return
     chain.add(
         f"self-test {target.name}", tested is not None and tested[1].startswith("passed"), evidence, is_vital=False
     )

@@ -172,11 +172,14 @@ class Archive:
         Where the private configuration and the package lists live.
     suites : sequence of str
         Newest packages win, whichever suite has them.
+    architecture : str
+        Debian's name of it (``arm64``); empty: the host's. Nothing of another architecture is ever installed.
     """
 
-    def __init__(self, directory: Path, suites: Sequence[str]) -> None:
+    def __init__(self, directory: Path, suites: Sequence[str], architecture: str = "") -> None:
         self.directory = directory
         self.suites = tuple(suites)
+        self.architecture = architecture
 
     def update(self, *, max_age_s: float = LISTS_FRESH_S) -> None:
         """
@@ -240,6 +243,22 @@ class Archive:
             raise ProcessError(f"apt-get download {package.name}: left no file in {directory}")
         return found[-1]
 
+    def fetch_all(self, packages: Sequence[Package], directory: Path) -> list[Path]:
+        """
+        Download packages into *directory*, all at once, and return the files in order.
+
+        Raises
+        ------
+        ProcessError
+            If one cannot be fetched.
+        """
+        self._apt_get("download", *(f"{package.name}={package.version}" for package in packages), cwd=directory)
+        files = {path.name.split("_", 1)[0]: path for path in directory.glob("*.deb")}
+        missing = [package.name for package in packages if package.name not in files]
+        if missing:
+            raise ProcessError(f"apt-get download {missing[0]}: left no file in {directory}")
+        return [files[package.name] for package in packages]
+
     def _read_host_sources(self) -> list[HostSource]:
         listed = run([find_program("apt-get"), "indextargets"], timeout_s=60)
         return parse_index_targets(listed.stdout.decode(errors="replace"))
@@ -261,6 +280,9 @@ class Archive:
             "Acquire::Languages": "none",
             "Acquire::Retries": "2",
         }
+        if self.architecture:
+            # The list of them has two colons behind its name, and is emptied first.
+            own |= {"APT::Architecture": self.architecture, "APT::Architectures": self.architecture}
         return [word for name, value in own.items() for word in ("-o", f"{name}={value}")]
 
     def _apt_get(self, *words: str, cwd: Path | None = None) -> None:

@@ -51,15 +51,19 @@ class PackageStore:
         The cache.
     kind : str
         The directory in it that has the entries.
+    architecture : str
+        Debian's name of it; empty: the host's. Others have entries of their own.
     """
 
-    def __init__(self, directory: Path, kind: str) -> None:
+    def __init__(self, directory: Path, kind: str, architecture: str = "") -> None:
         self.directory = directory
-        self.kind = kind
+        self.kind = f"{kind}-{architecture}" if architecture else kind
+        self.architecture = architecture
 
     def open_archive(self, suites: Sequence[str]) -> Archive:
         """Return the packages of some suites; kinds share the lists."""
-        return Archive(self.directory / "apt" / digest_recipe(list(suites)), suites)
+        recipe = [*suites, *([f"architecture {self.architecture}"] if self.architecture else [])]
+        return Archive(self.directory / "apt" / digest_recipe(recipe), suites, self.architecture)
 
     def fetch(
         self,
