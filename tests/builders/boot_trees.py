@@ -298,6 +298,21 @@ _SYSTEMD_BOOT = {
     "boot/EFI/systemd/systemd-bootx64.efi": "MZ",
     "boot/loader/loader.conf": "default arch.conf\ntimeout 3\n",
 }
+GENTOO_DEFAULTS = """\
+GRUB_DISTRIBUTOR="Gentoo"
+
+# Append parameters to the linux kernel command line
+#GRUB_CMDLINE_LINUX=""
+#
+# Boot with network interface renaming disabled
+# GRUB_CMDLINE_LINUX="net.ifnames=0"
+#
+# Append parameters to the linux kernel command line for non-recovery entries
+#GRUB_CMDLINE_LINUX_DEFAULT=""
+
+# Uncomment to disable graphical terminal (grub-pc only)
+#GRUB_TERMINAL=console
+"""
 
 TREES: dict[str, dict[str, str | bytes]] = {
     "debian-12": {
@@ -326,6 +341,11 @@ TREES: dict[str, dict[str, str | bytes]] = {
         "etc/default/grub": SUSE_DEFAULTS,
         "boot/grub2/grub.cfg": GRUB_CFG_KDUMP,
         "boot/efi/EFI/opensuse/grub.cfg": GRUB_STUB,
+    },
+    "gentoo": {
+        "usr/sbin/grub-mkconfig": PLAIN_MAKER,
+        "etc/default/grub": GENTOO_DEFAULTS,
+        "boot/grub/grub.cfg": GRUB_CFG_PLAIN,
     },
     "arch-grub": {
         "usr/bin/grub-mkconfig": PLAIN_MAKER,

@@ -107,8 +107,7 @@ exit 0
 _OPENRC = """\
 description="Be ready to capture a crash of the kernel"
 depend() {{
-    need localmount
-    use net
+    use localmount net
     after bootmisc
 }}
 start() {{

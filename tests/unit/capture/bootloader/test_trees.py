@@ -19,6 +19,7 @@ LOADER_OF = {
     "debian-13-kdump": "grub",
     "ubuntu": "grub",
     "suse": "grub",
+    "gentoo": "grub",
     "arch-grub": "grub",
     "rhel-9": "bls",
     "rhel-8": "bls",
@@ -36,7 +37,8 @@ LOADER_OF = {
 }
 VALUES = ("1G,high", "256M,low")
 WORDS = "crashkernel=1G,high crashkernel=256M,low"
-SOURCED = ("debian-12", "debian-13-kdump", "ubuntu", "suse", "arch-grub")
+SOURCED = ("debian-12", "debian-13-kdump", "ubuntu", "suse", "gentoo", "arch-grub")
+WITHOUT_DROP_INS = ("suse", "gentoo", "arch-grub")
 
 
 def open_tree(root: Path, name: str) -> BootTree:
@@ -91,9 +93,9 @@ def test_put_back_byte_for_byte(tmp_path: Path, name: str, values: tuple[str, ..
 @pytest.mark.parametrize("values", [("160M",), VALUES, ()])
 def test_a_shell_reads_the_same_out_of_grubs_files(tmp_path: Path, name: str, values: tuple[str, ...]) -> None:
     tree = open_tree(tmp_path, name)
-    before = source_grub(tmp_path, with_drop_ins=name not in ("suse", "arch-grub"))
+    before = source_grub(tmp_path, with_drop_ins=name not in WITHOUT_DROP_INS)
     apply_plans(tree, plan(tree, values), values, leave)
-    rescue, usual = source_grub(tmp_path, with_drop_ins=name not in ("suse", "arch-grub"))
+    rescue, usual = source_grub(tmp_path, with_drop_ins=name not in WITHOUT_DROP_INS)
     words = (rescue + usual).split()
     assert [word for word in words if word.startswith("crashkernel=")] == [f"crashkernel={one}" for one in values]
     others = [word for word in " ".join(before).split() if not word.startswith("crashkernel=")]
