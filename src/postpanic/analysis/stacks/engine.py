@@ -11,7 +11,7 @@ from drgn.helpers.linux.cpumask import for_each_possible_cpu
 
 from postpanic.analysis.cells import problem
 from postpanic.analysis.context import UNREADABLE
-from postpanic.analysis.stacks import x86_64
+from postpanic.analysis.stacks import arm64, x86_64
 from postpanic.analysis.stacks.code_index import CodeIndex
 from postpanic.analysis.stacks.drgn_walk import trace_with_drgn
 from postpanic.analysis.stacks.frames import Area, Saved, Trace
@@ -119,6 +119,32 @@ class Stacks:
             return None
         return Walker(self.words, rows, self.code, self.areas)
 
+    @cached_property
+    def records(self) -> arm64.FrameRecords | None:
+        """What follows frame records; None: this is not arm64."""
+        if self.prog.platform is None or self.prog.platform.arch is not Architecture.AARCH64:
+            return None
+        try:
+            return arm64.FrameRecords(self.prog, self.words, self.code, self.thread_size)
+        except UNREADABLE as exc:
+            self.problems.append(problem("frame records", exc))
+            return None
+
+    def _trace_by_records(self, facts: TaskFacts, area: Area | None) -> Trace | None:
+        """Follow frame records; None: there is nothing to begin with, or no such thing here."""
+        records = self.records
+        if records is None or (self.is_live and facts.vaddr in self.running):
+            return None
+        try:
+            if facts.vaddr in self.running:
+                frame = self.prog.stack_trace(facts.task)[0]
+                return records.trace(records.running({**frame.registers(), "pc": int(frame.pc)}), area)
+            context = facts.task.thread.cpu_context
+            saved = int(context.fp.value_()), int(context.sp.value_()), int(context.pc.value_())
+        except (*UNREADABLE, IndexError):
+            return None
+        return records.trace(records.sleeping(saved), area)
+
     def find_task_area(self, facts: TaskFacts) -> Area | None:
         """Find the stack of a task; None: it has none any more, or it cannot be read."""
         try:
@@ -139,7 +165,7 @@ class Stacks:
         area = self.find_task_area(facts)
         walker = self.walker
         if walker is None:
-            return trace_with_drgn(self.prog, self.code, facts, area)
+            return self._trace_by_records(facts, area) or trace_with_drgn(self.prog, self.code, facts, area)
         begin = self._begin_at(walker, area, pc, sp) if sp is not None else self._find_begin(facts, walker, area)
         start = begin.start
         if start is not None and pc is not None and sp is None:

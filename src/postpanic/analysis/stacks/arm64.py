@@ -1,0 +1,229 @@
+"""
+Follow a stack of arm64 by its frame records.
+
+The kernel keeps a frame pointer everywhere (``CONFIG_FRAME_POINTER`` is always set): ``x29`` points to a record of two
+words, the caller's ``x29`` and the return address. An exception builds one inside the registers that it saves
+(``struct pt_regs``, member ``stackframe``), so the chain leads through it; that is where registers are shown. A
+function that was interrupted before it made its record, or makes none, has its caller in ``x30`` alone.
+
+Sources: ``arch/arm64/kernel/stacktrace.c``, ``entry.S``, ``Documentation/arch/arm64/pointer-authentication.rst``; Arm
+"Procedure Call Standard for the Arm 64-bit Architecture", 6.4.6 (the frame pointer).
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import drgn
+from drgn import Program
+from drgn.helpers.linux.cpumask import for_each_possible_cpu
+from drgn.helpers.linux.percpu import per_cpu
+
+from postpanic.analysis.cells import problem
+from postpanic.analysis.context import UNREADABLE
+from postpanic.analysis.stacks.code_index import CodeIndex, Place
+from postpanic.analysis.stacks.frames import Area, Frame, Saved, Trace
+from postpanic.analysis.stacks.words import Words
+from postpanic.errors import AbsentError
+from postpanic.findings.absent import Reason
+from postpanic.findings.table import Problem
+
+__all__ = ["REGISTER_NAMES", "FrameRecords", "State"]
+
+REGISTER_NAMES = (*(f"x{number}" for number in range(31)), "sp", "pc", "pstate")
+"""The beginning of ``struct pt_regs`` (``arch/arm64/include/asm/ptrace.h``): ``struct user_pt_regs``."""
+_FP, _LR = 29, 30
+_MAX_FRAMES = 4096
+_MODE_MASK = 0xF
+"""``PSR_MODE_MASK``; 0 is EL0, user mode."""
+_ENTRY = re.compile(r"el1[ht]?_(?:64_)?(?:sync|irq|fiq|error)(?:_invalid)?\Z")
+"""Vectors of exceptions taken in the kernel itself (``entry.S``), the names of 5.10 too."""
+_KERNEL_HALF = 1 << 63
+_VA_BITS_MAX = 52
+_PROLOGUE_BYTES = 4 << 10
+# Arm ARM C6.2: STP x29, x30 (pre-index, signed offset), LDP likewise (post-index), MOV/ADD x29, sp, #imm, RET.
+_STP = ((0xFFC07FFF, 0xA9807BFD), (0xFFC07FFF, 0xA9007BFD))
+_LDP = ((0xFFC07FFF, 0xA8C07BFD), (0xFFC07FFF, 0xA9407BFD))
+_SET_FP = (0xFFC003FF, 0x910003FD)
+_RETURNS = frozenset({0xD65F03C0, 0xD65F0BFF, 0xD65F0FFF})
+_BRANCH_MASK, _BRANCH = 0xFC000000, 0x14000000
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """
+    Registers that a trace begins with.
+
+    Parameters
+    ----------
+    pc, fp, sp : int
+    lr : int, optional
+        ``x30``, where the function was interrupted and may not have saved it.
+    registers : mapping, optional
+        All of them.
+    """
+
+    pc: int
+    fp: int
+    sp: int
+    lr: int | None = None
+    registers: Mapping[str, int] | None = None
+
+
+class FrameRecords:
+    """
+    Follows frame records.
+
+    Parameters
+    ----------
+    prog : Program
+    words : Words
+    code : CodeIndex
+    thread_size : int
+        Bytes of a stack.
+    """
+
+    def __init__(self, prog: Program, words: Words, code: CodeIndex, thread_size: int) -> None:
+        self._prog = prog
+        self._words = words
+        self._code = code
+        self._thread_size = thread_size
+        self._has_record: dict[int, bool] = {}
+        regs = prog.type("struct pt_regs")
+        self._regs_bytes = drgn.sizeof(regs)
+        self._record_offset = int(drgn.offsetof(regs, "stackframe"))
+        self.areas = tuple(self._read_areas())
+
+    def _read_areas(self) -> Iterator[Area]:
+        """Read the stacks of interrupts and of overflows of each CPU."""
+        for cpu in for_each_possible_cpu(self._prog):
+            for name, symbol, is_pointer in (("IRQ", "irq_stack_ptr", True), ("OVERFLOW", "overflow_stack", False)):
+                try:
+                    found = per_cpu(self._prog[symbol], cpu)
+                    start = int(found.value_()) if is_pointer else int(found.address_of_())
+                except UNREADABLE:
+                    continue
+                size = self._thread_size if is_pointer else drgn.sizeof(found.type_)
+                if start:
+                    yield Area(name, start, start + size, cpu)
+
+    def strip(self, pc: int) -> int:
+        """Take the authentication code out of a kernel's return address: bits 54 to VA_BITS, all ones without it."""
+        return pc | ((1 << 64) - (1 << _VA_BITS_MAX)) if pc & (1 << 55) else pc
+
+    def sleeping(self, cpu_context: tuple[int, int, int]) -> State:
+        """Begin where ``cpu_switch_to()`` left a task: ``fp``, ``sp`` and ``pc`` of ``thread.cpu_context``."""
+        fp, sp, pc = cpu_context
+        return State(self.strip(pc), fp, sp)
+
+    def running(self, registers: Mapping[str, int]) -> State:
+        """Begin with all registers of a CPU."""
+        # drgn has both names of x29 and x30.
+        known = {name: registers[name] for name in REGISTER_NAMES if name in registers}
+        return State(known["pc"], known.get("x29", 0), known["sp"], known.get("x30"), known)
+
+    def trace(self, state: State, task_area: Area | None) -> Trace:
+        """Follow a stack to its end, or as far as it leads."""
+        trace = Trace(registers=state.registers)
+        areas = (*((task_area,) if task_area is not None else ()), *self.areas)
+        interrupted = state.registers is not None
+        fp, pc, sp, lr = state.fp, state.pc, state.sp, state.lr
+        place = self._code.find(pc) if interrupted else self._code.find_caller(pc)
+        trace.frames.append(self._frame(pc, sp, fp, place, areas, interrupted=interrupted))
+        try:
+            self._follow(trace, areas, fp, lr if interrupted else None, place, pc)
+        except (AbsentError, struct.error) as exc:
+            trace.problems.append(problem(f"the frame record at {trace.frames[-1].fp:#x}", exc))
+        return trace
+
+    def _follow(
+        self, trace: Trace, areas: Sequence[Area], fp: int, lr: int | None, place: Place | None, pc: int
+    ) -> None:
+        while len(trace.frames) < _MAX_FRAMES:
+            if lr is not None and place is not None and not self._made_record(place, pc):
+                trace.frames.append(self._caller(self.strip(lr), fp, areas))
+            lr = None
+            area = _find(areas, fp)
+            if area is None or fp & 7:
+                if fp:
+                    what = f"frame pointer {fp:#x} is in no stack that is known"
+                    trace.problems.append(Problem(what, Reason.DAMAGED))
+                trace.complete = not fp
+                return
+            above, back = self._words.read_many(fp, 2)
+            if not above and not back:
+                trace.complete = True
+                self._end(trace, fp)
+                return
+            if area is _find(areas, above) and above <= fp:
+                trace.problems.append(Problem(f"the frame record at {fp:#x} leads back to {above:#x}", Reason.DAMAGED))
+                return
+            frame = self._caller(self.strip(back), above, areas)
+            trace.frames.append(frame)
+            fp, pc, place = above, frame.pc, frame.place
+            if place is not None and _ENTRY.match(place.function):
+                found = self._exception(trace, areas, fp)
+                if found is not None:
+                    fp, pc, lr, place = found
+
+    def _exception(self, trace: Trace, areas: Sequence[Area], fp: int) -> tuple[int, int, int, Place | None] | None:
+        """Step over the registers that an exception saved; None: there are none where they should be."""
+        saved = self._read_registers(fp - self._record_offset)
+        if saved.user or (_find(areas, saved.registers["sp"]) is None and not saved.registers["x29"]):
+            return None
+        trace.frames[-1].saved = saved
+        pc, registers = saved.registers["pc"], saved.registers
+        frame = self._frame(pc, registers["sp"], registers["x29"], saved.place, areas, interrupted=True)
+        trace.frames.append(frame)
+        return registers["x29"], pc, registers["x30"], saved.place
+
+    def _read_registers(self, vaddr: int) -> Saved:
+        values = self._words.read_many(vaddr, len(REGISTER_NAMES))
+        registers = dict(zip(REGISTER_NAMES, values, strict=True))
+        user = not registers["pstate"] & _MODE_MASK
+        return Saved(vaddr, registers, user, None if user else self._code.find(registers["pc"]))
+
+    def _end(self, trace: Trace, fp: int) -> None:
+        """Show the registers of user code, which lie at the end of the stack of a process."""
+        saved = self._read_registers(fp - self._record_offset)
+        if saved.user and saved.registers["pc"] and trace.frames:
+            trace.frames[-1].saved = saved
+
+    def _caller(self, pc: int, fp: int, areas: Sequence[Area]) -> Frame:
+        return self._frame(pc, fp, fp, self._code.find_caller(pc), areas, interrupted=False)
+
+    def _frame(
+        self, pc: int, sp: int, fp: int, place: Place | None, areas: Sequence[Area], *, interrupted: bool
+    ) -> Frame:
+        return Frame(pc, sp, fp, place, interrupted=interrupted, area=_find(areas, sp), return_bytes=0)
+
+    def _made_record(self, place: Place, pc: int) -> bool:
+        """Tell whether a function that was interrupted at *pc* has its frame record in ``x29``."""
+        known = self._has_record.get(pc)
+        if known is None:
+            known = self._has_record[pc] = self._look_at_prologue(place, pc)
+        return known
+
+    def _look_at_prologue(self, place: Place, pc: int) -> bool:
+        if not place.size_bytes:
+            return True
+        start = max(place.start, pc - _PROLOGUE_BYTES)
+        code = self._words.memory.read(start, pc - start)
+        words = struct.unpack(f"<{len(code) // 4}I", code[: len(code) // 4 * 4])
+        is_made = False
+        for number, word in enumerate(words):
+            if word & _SET_FP[0] == _SET_FP[1]:
+                is_made = True
+            elif any(word & mask == value for mask, value in _LDP):
+                # What comes behind an epilogue is reached by a jump from before it.
+                is_made = any(
+                    later in _RETURNS or later & _BRANCH_MASK == _BRANCH for later in words[number + 1 : number + 4]
+                )
+        return is_made
+
+
+def _find(areas: Sequence[Area], vaddr: int) -> Area | None:
+    return next((area for area in areas if vaddr in area), None)
