@@ -25,6 +25,7 @@ __all__ = [
     "compile_modules",
     "fetch_root_disk",
     "make_disk",
+    "merge_usr",
     "resolve_packages",
 ]
 
@@ -58,7 +59,7 @@ def fetch_root_disk(lab: Lab, kernel: Kernel, packages: Iterable[str] = ()) -> P
 
     def build(target: Path) -> None:
         root = target / "root"
-        _merge_usr(tree, root)
+        merge_usr(tree, root)
         _finish_tree(root)
         _install_kernel(root, kernel)
         compile_modules(root, "usr/lib/python3", "usr/lib/python3.11")
@@ -70,7 +71,7 @@ def fetch_root_disk(lab: Lab, kernel: Kernel, packages: Iterable[str] = ()) -> P
     return build_once(lab.cache_dir / "hosts", f"{kernel.release}-{digest_recipe(recipe)}", build) / "root.img"
 
 
-def resolve_packages(archive: Archive, wanted: str) -> Bundle:
+def resolve_packages(archive: Archive, wanted: str, unwanted: re.Pattern[str] = UNWANTED) -> Bundle:
     """Find packages and all that they depend on; what nobody has is virtual, and left out."""
     found: dict[str, Package] = {}
     missing: set[str] = set()
@@ -79,7 +80,7 @@ def resolve_packages(archive: Archive, wanted: str) -> Bundle:
         packages = archive.find("|".join(map(re.escape, sorted(names))))
         found |= {package.name: package for package in packages}
         missing |= names - set(found)
-        needed = {name for package in packages for name in package.depends if not UNWANTED.fullmatch(name)}
+        needed = {name for package in packages for name in package.depends if not unwanted.fullmatch(name)}
         names = needed - set(found) - missing
     absent = set(wanted.split()) & missing
     if absent:
@@ -89,7 +90,7 @@ def resolve_packages(archive: Archive, wanted: str) -> Bundle:
     return Bundle(Package("host", digest), parts)
 
 
-def _merge_usr(tree: Path, root: Path) -> None:
+def merge_usr(tree: Path, root: Path) -> None:
     """Copy the unpacked packages, ``/bin`` and its like merged into ``/usr``, as every Debian 12 has it."""
     (root / "usr").mkdir(parents=True)
     for name in ("bin", "sbin", "lib", "lib64"):

@@ -39,6 +39,7 @@ __all__ = [
     "CrashedHost",
     "crash_host",
     "fetch_root_disk",
+    "read_result",
     "run_on_host",
 ]
 
@@ -104,6 +105,8 @@ def run_on_host(
     files: Mapping[str, bytes | str | Path] | None = None,
     command_timeout_s: float = COMMAND_TIMEOUT_S,
     directory: Path | None = None,
+    base: Path | None = None,
+    root_device: str = "",
 ) -> list[CommandResult]:
     """
     Boot a host, run shell commands in it, and power it off.
@@ -130,13 +133,17 @@ def run_on_host(
         For each, on an idle machine; status 124 says that it was not enough.
     directory : Path, optional
         Keeps console and disks.
+    base : Path, optional
+        The root disk, which is copied, instead of the one that :func:`fetch_root_disk` makes.
+    root_device : str
+        Where its root is, if not on the whole of it: ``/dev/vda1``.
     """
     with contextlib.ExitStack() as stack:
         if directory is None:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="host-", dir=lab.cache_dir)))
         job = _Job(commands, files or {}, command_timeout_s, trigger="")
-        host = _Host(lab, lab.fetch_kernel(kernel), directory, job, tuple(disks), tuple(packages))
-        words = _spell_options(crashkernel, lockdown, options)
+        host = _Host(lab, lab.fetch_kernel(kernel), directory, job, tuple(disks), tuple(packages), base)
+        words = _spell_options(crashkernel, lockdown, f"{options} HOST_ROOT={root_device}" if root_device else options)
         with host.start(words, memory_mib=memory_mib, network=network, is_isolated=is_isolated) as machine:
             host.wait_done(machine)
             machine.wait_exit(timeout_s=END_TIMEOUT_S)
@@ -221,6 +228,7 @@ class _Host:
     job: _Job
     more_disks: tuple[Path, ...]
     packages: tuple[str, ...]
+    base: Path | None = None
 
     @property
     def disks(self) -> tuple[Path, ...]:
@@ -230,7 +238,7 @@ class _Host:
     def start(self, options: str, *, memory_mib: int, network: bool, is_isolated: bool = True) -> Iterator[Machine]:
         root, job = self.disks[:2]
         self.directory.mkdir(parents=True, exist_ok=True)
-        base = fetch_root_disk(self.lab, self.kernel, self.packages)
+        base = self.base or fetch_root_disk(self.lab, self.kernel, self.packages)
         run([find_program("cp"), "--sparse=always", "--reflink=auto", base, root])
         with tempfile.TemporaryDirectory(prefix="job-", dir=self.directory) as name:
             content = Path(name) / "content"
@@ -272,10 +280,10 @@ class _Host:
         with tempfile.TemporaryDirectory(prefix="results-", dir=self.directory) as name:
             run([find_program("debugfs"), "-R", f"rdump /results {name}", self.disks[1]])
             results = Path(name) / "results"
-            return [_read_result(results / f"{number:03}", line) for number, line in enumerate(self.job.commands)]
+            return [read_result(results / f"{number:03}", line) for number, line in enumerate(self.job.commands)]
 
 
-def _read_result(stem: Path, command: str) -> CommandResult:
+def read_result(stem: Path, command: str) -> CommandResult:
     try:
         status, started, ended = stem.with_suffix(".status").read_text().split()
     except (OSError, ValueError) as exc:

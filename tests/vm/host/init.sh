@@ -8,7 +8,8 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev 2>/dev/null
 for module in $(cat /lib/boot-modules); do insmod "/lib/$module" || echo "host: insmod $module failed"; done
-mount -t ext4 /dev/vda /root || { echo "host: failed: no root disk"; poweroff -f; }
+# The kernel passes on what it does not know itself.
+mount -t ext4 "${HOST_ROOT:-/dev/vda}" /root || { echo "host: failed: no root disk"; poweroff -f; }
 mount -t ext4 /dev/vdb /root/opt/host || { echo "host: failed: no disk of commands"; poweroff -f; }
 for place in proc sys dev; do mount -o move /$place /root/$place; done
 exec switch_root /root /bin/sh /opt/host/run.sh
