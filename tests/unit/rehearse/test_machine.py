@@ -49,6 +49,11 @@ def test_network_is_closed_to_the_outside() -> None:
     assert not following(build_command(CONFIG, Path("c"), "tcg"), "-netdev")
 
 
+def test_without_a_kernel_the_firmware_boots() -> None:
+    words = build_command(MachineConfig(None, None, "", disks=CONFIG.disks), Path("c"), "tcg")
+    assert not {"-kernel", "-initrd", "-append"} & set(words)
+
+
 def test_path_with_comma_is_refused() -> None:
     with pytest.raises(UsageError, match="comma"):
         build_command(CONFIG, Path("/run/a,b/console"), "tcg")
