@@ -16,7 +16,7 @@ from postpanic.analysis.triage.hangs.steps import lock_evidence, stack_evidence,
 from postpanic.analysis.triage.hangs.stories import Story, tell
 from postpanic.analysis.triage.registry import Need, detector
 from postpanic.analysis.triage.scene import Scene
-from postpanic.evidence.oops.kinds import Kind
+from postpanic.evidence.oops.kinds import Family, Kind
 from postpanic.findings.verdict import Confidence, Evidence, Finding, Role, Victim
 
 __all__ = ["find_blocked_chains"]
@@ -25,7 +25,7 @@ _MOST_STEPS = 12
 _MOST_FINDINGS = 12
 _LONG_NS = 10_000_000_000
 """What waits less is not worth a word where no hang was reported."""
-_EXPLAINS = ("reported", "blocked-tasks", "stuck-work", "log-hang")
+_EXPLAINS = ("reported", "deliberate", "blocked-tasks", "stuck-work", "log-hang")
 
 
 @detector(
@@ -74,9 +74,11 @@ def _is_noticed(picture: Picture, group: Sequence[Chain]) -> bool:
     """Tell whether the kernel reported one of the tasks, or they wait for as long as those that it did."""
     reported = reported_pids(picture.scene)
     limit = _threshold_ns(picture.scene)
+    # Who crashes a machine by hand may do so long after the report.
+    was_asked = picture.scene.first is not None and picture.scene.first.family is Family.DELIBERATE
     for facts in _tasks(group):
         try:
-            if facts.pid in reported or (picture.waited_ns(facts) or 0) >= limit:
+            if (facts.pid in reported and not was_asked) or (picture.waited_ns(facts) or 0) >= limit:
                 return True
         except UNREADABLE:
             continue

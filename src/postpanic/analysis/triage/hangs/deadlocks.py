@@ -13,6 +13,7 @@ from postpanic.analysis.triage.hangs.picture import Picture, Thing
 from postpanic.analysis.triage.hangs.reports import is_hang
 from postpanic.analysis.triage.hangs.sleeping import Sleep
 from postpanic.analysis.triage.hangs.steps import (
+    describe_holder,
     describe_thing,
     lock_evidence,
     place_of,
@@ -143,11 +144,6 @@ def victims_of(picture: Picture, roots: Sequence[TaskFacts]) -> tuple[Victim, ..
             grew = True
             thing = picture.thing_of(task)
             what = describe_thing(picture, thing, sleep) if thing is not None else ""
-            found.append(
-                picture.names.victim(sleep.facts, f"waits for {what}, {holder.how}: {_who(picture, holder.task)}")
-            )
+            why = f"waits for {what}{describe_holder(picture, thing, holder)}"
+            found.append(picture.names.victim(sleep.facts, why))
     return tuple(found[:_MOST_VICTIMS])
-
-
-def _who(picture: Picture, task: int) -> str:
-    return picture.names.task(picture.tasks[task])

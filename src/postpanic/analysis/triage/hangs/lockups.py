@@ -11,11 +11,13 @@ from postpanic.analysis.triage.hangs.cpus import Cpu, Mode, read_cpus
 from postpanic.analysis.triage.hangs.leaks import open_picture
 from postpanic.analysis.triage.hangs.naming import function_of, module_of
 from postpanic.analysis.triage.hangs.picture import Picture
-from postpanic.analysis.triage.hangs.reports import STUCK, hang_reports
+from postpanic.analysis.triage.hangs.reports import STUCK, hang_reports, stuck_report
+from postpanic.analysis.triage.hangs.resting import explain_read_sections, explain_user_code
 from postpanic.analysis.triage.hangs.spinning import EXPLAINS, explain_spinning, find_culprit
 from postpanic.analysis.triage.registry import Need, detector
 from postpanic.analysis.triage.scene import Scene
 from postpanic.evidence.oops import Report
+from postpanic.evidence.oops.kinds import Kind
 from postpanic.findings.verdict import Cause, Confidence, Evidence, Finding, Link, Role, Subject
 
 __all__ = ["find_lockups"]
@@ -30,9 +32,7 @@ __all__ = ["find_lockups"]
 )
 def find_lockups(scene: Scene) -> Iterator[Finding]:
     """Find the CPU that keeps the others waiting, among those that were reported or are in kernel code."""
-    first = next(
-        (report for report in (scene.first, scene.final) if report is not None and report.kind in _STUCK), None
-    )
+    first = stuck_report(scene)
     if first is None:
         return
     picture = open_picture(scene)
@@ -64,7 +64,7 @@ def _numbers(report: Report) -> list[int]:
 
 
 def _looping(picture: Picture, cpus: Sequence[Cpu], reported: Sequence[Cpu], report: Report) -> Iterator[Finding]:
-    """Tell of a CPU that runs and does not end, with no lock in play."""
+    """Tell of a CPU that runs and does not end, with no lock in play; else of tasks that sleep where they must not."""
     candidates = [cpu for cpu in reported if cpu.mode is Mode.KERNEL]
     waiting = [cpu for cpu in candidates if cpu.waits_for_cpus]
     if waiting:
@@ -73,13 +73,19 @@ def _looping(picture: Picture, cpus: Sequence[Cpu], reported: Sequence[Cpu], rep
             cpu for cpu in cpus if cpu.mode is Mode.KERNEL and not cpu.waits_for_cpus and cpu.has_interrupts is False
         ]
         candidates = deaf or [cpu for cpu in candidates if not cpu.waits_for_cpus] or waiting
-    if not candidates:
-        candidates = [cpu for cpu in cpus if cpu.mode is Mode.KERNEL]
-    for cpu in candidates[:1]:
+    if not candidates and report.kind is Kind.RCU_STALL:
+        sleepers = list(explain_read_sections(picture))
+        if sleepers:
+            yield from sleepers
+            return
+    if not candidates and report.kind is Kind.WORKQUEUE_LOCKUP:
+        return
+    for cpu in candidates or [cpu for cpu in cpus if cpu.mode is Mode.KERNEL]:
         own = find_culprit(cpu, report)
-        if own is None:
-            continue
-        yield _loop(picture, cpu, own, report, [one for one in waiting if one is not cpu])
+        if own is not None:
+            yield _loop(picture, cpu, own, report, [one for one in waiting if one is not cpu])
+            return
+    yield from explain_user_code(picture, [cpu for cpu in reported or cpus if cpu.mode is Mode.USER], report)
 
 
 def _loop(picture: Picture, cpu: Cpu, own: Frame, report: Report, waiting: Sequence[Cpu]) -> Finding:

@@ -47,7 +47,7 @@ def reported_pids(scene: Scene) -> set[int]:
 
 
 def stuck_report(scene: Scene) -> Report | None:
-    """Give the first report about a CPU that does not come back; None: there is none, or something else broke before."""
+    """Give the first report of a CPU that does not come back; None: there is none, or something broke before it."""
     first = scene.first
     if first is None or not (first.kind in HANGS or first.family is Family.LOCKING or first.kind is Kind.WARNING):
         return None

@@ -52,6 +52,7 @@ _KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
             *("io_schedule", "bit_wait_io", "submit_bio_wait", "blk_execute_rq", "blk_wait_io", "__wait_on_buffer"),
             *("folio_wait_bit", "wait_on_page_bit", "__folio_lock", "__lock_page", "blk_mq_get_tag", "rq_qos_wait"),
             *("wbt_wait", "blkdev_issue_flush", "folio_wait_writeback", "blk_io_schedule", "__lock_buffer"),
+            *("__filemap_get_folio", "filemap_get_pages", "filemap_update_page", "pagecache_get_page", "read_cache_"),
         ),
     ),
     ("queue freeze", ("blk_mq_freeze_queue_wait", "blk_freeze_queue", "blk_queue_enter", "__bio_queue_enter")),

@@ -28,7 +28,7 @@ from postpanic.findings.verdict import Cause, Confidence, Evidence, Finding, Lin
 
 __all__ = ["EXPLAINS", "explain_spinning", "find_culprit"]
 
-EXPLAINS = ("reported", "log-hang", "blocked-chain", "blocked-tasks", "stuck-work")
+EXPLAINS = ("reported", "deliberate", "log-hang", "blocked-chain", "blocked-tasks", "stuck-work")
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,7 +302,13 @@ def find_culprit(cpu: Cpu, report: Report) -> Frame | None:
 
     Between the report and the crash the loop went on: what it had called by then is not at fault.
     """
-    named = {frame.function.partition(".")[0] for trace in report.traces for frame in trace.frames if frame.is_reliable}
+    named = {
+        frame.function.partition(".")[0]
+        for trace in report.traces
+        if (trace.cpu if trace.cpu is not None else report.cpu) == cpu.number
+        for frame in trace.frames
+        if frame.is_reliable
+    }
     index, own = find_own(cpu.frames)
     first = own
     while own is not None:

@@ -10,6 +10,7 @@ from postpanic.analysis.triage.hangs.sleeping import LOCKS, Sleep
 from postpanic.findings.verdict import Evidence, Link, Subject
 
 __all__ = [
+    "describe_holder",
     "describe_sleep",
     "describe_thing",
     "lock_evidence",
@@ -88,9 +89,15 @@ def step_link(picture: Picture, sleep: Sleep, holder: Holder | None) -> Link:
     relation = f"waits{place_of(sleep)} for"
     if holder is None or holder.task not in picture.tasks:
         return Link(source, relation, what)
-    verb = "held by" if thing is not None and thing.kind in LOCKS else f"{holder.how}:"
-    facts = picture.tasks[holder.task]
-    return Link(source, relation, f"{what}, {verb} {picture.names.task(facts)}", holder.certain)
+    return Link(source, relation, f"{what}{describe_holder(picture, thing, holder)}", holder.certain)
+
+
+def describe_holder(picture: Picture, thing: Thing | None, holder: Holder) -> str:
+    """Say who keeps a thing from coming: ``, held by cat (PID 81)``, ``: kworker (PID 9) runs the item``."""
+    who = picture.names.task(picture.tasks[holder.task])
+    if thing is not None and thing.kind in LOCKS:
+        return f", held by {who}"
+    return f": {who} {holder.how}"
 
 
 def stack_evidence(picture: Picture, sleep: Sleep) -> Evidence:

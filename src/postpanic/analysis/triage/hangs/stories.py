@@ -6,17 +6,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from postpanic.analysis.context import UNREADABLE
-from postpanic.analysis.triage.hangs.devices import oldest_requests
+from postpanic.analysis.triage.hangs.devices import Pending, oldest_requests
 from postpanic.analysis.triage.hangs.freezing import find_frozen
 from postpanic.analysis.triage.hangs.leaks import Leak, find_leak
 from postpanic.analysis.triage.hangs.naming import function_of, module_of, seconds
 from postpanic.analysis.triage.hangs.picture import Picture, Thing
 from postpanic.analysis.triage.hangs.roots import Chain, RootKind
-from postpanic.analysis.triage.hangs.sleeping import Sleep
+from postpanic.analysis.triage.hangs.sleeping import LOCKS, Sleep
 from postpanic.analysis.triage.hangs.steps import describe_sleep, describe_thing, place_of, thing_subject
 from postpanic.findings.verdict import Cause, Confidence, Evidence, Missing, Subject
 
 __all__ = ["Story", "tell"]
+
+_SLOW_S = 2.0
+"""A device whose oldest request is younger answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,20 @@ def tell(picture: Picture, chain: Chain) -> Story:
 def _waiter(chain: Chain) -> Sleep:
     """Give the last that waits for the thing the chain ends at."""
     return chain.steps[-1][0]
+
+
+def _holding(picture: Picture, chain: Chain) -> str:
+    """Say what the last that waits holds up: `` (with mutex left held)``; empty: nothing."""
+    if len(chain.steps) < 2:
+        return ""
+    before = chain.steps[-2][0]
+    thing = picture.thing_of(before.facts.vaddr)
+    if thing is None:
+        return ""
+    what = describe_thing(picture, thing, before)
+    if thing.kind in LOCKS:
+        return f", holding {what},"
+    return f", at work on {what}," if thing.kind == "work" else f", on which {what} depends,"
 
 
 def _crowd(picture: Picture, chain: Chain) -> str:
@@ -190,15 +207,12 @@ def _never(picture: Picture, chain: Chain) -> Story:
     what = describe_thing(picture, thing, waiter)
     waited = seconds(picture.waited_ns(waiter.facts))
     since = f" since {waited}" if waited else ""
-    ends = {
-        "completion": "nobody completes it",
-        "waitqueue": "nobody wakes that queue for good",
-    }
+    ends = {"completion": "nobody completes it", "waitqueue": "no wake-up came that let it go on"}
     end = ends.get(thing.kind, "nobody wakes it")
     return Story(
         Cause.LOST_WAKEUP,
-        f"{picture.names.task(waiter.facts)} waits{place_of(waiter)} for {what}{since}, and {end}"
-        f"{_crowd(picture, chain)}.",
+        f"{picture.names.task(waiter.facts)}{_holding(picture, chain)} waits{place_of(waiter)} for {what}{since}, "
+        f"and {end}{_crowd(picture, chain)}.",
         Confidence.LIKELY,
         function_of(waiter.own),
         module_of(waiter.own),
@@ -214,8 +228,8 @@ def _io(picture: Picture, chain: Chain) -> Story:
     if not requests:
         return Story(
             Cause.LOST_IO,
-            f"{picture.names.task(waiter.facts)} waits{place_of(waiter)} for input or output that does not end, and no "
-            f"disk has a request under way{_crowd(picture, chain)}.",
+            f"{picture.names.task(waiter.facts)}{_holding(picture, chain)} waits{place_of(waiter)} for input or output "
+            f"that does not end, and no disk has a request under way{_crowd(picture, chain)}.",
             Confidence.POSSIBLE,
             function_of(waiter.own),
             module_of(waiter.own),
@@ -223,6 +237,8 @@ def _io(picture: Picture, chain: Chain) -> Story:
             next_steps=("dev -d",),
         )
     oldest = requests[0]
+    if oldest.age_s < _SLOW_S:
+        return _slow(picture, chain, oldest)
     driver = f"{oldest.function}() [{oldest.module}] took it" if oldest.function else "its driver has it"
     return Story(
         Cause.LOST_IO,
@@ -236,6 +252,23 @@ def _io(picture: Picture, chain: Chain) -> Story:
         (Evidence(f"{oldest.count} requests are under way on {oldest.device}", "dev -d", oldest.device, oldest.vaddr),),
         refuted_by="requests that end, only slowly",
         next_steps=("dev -d", f"struct request {oldest.request:x}"),
+    )
+
+
+def _slow(picture: Picture, chain: Chain, oldest: Pending) -> Story:
+    """Tell of a device that answers, but has more to do than it can: no request is old."""
+    waiter = _waiter(chain)
+    return Story(
+        Cause.OVERLOAD,
+        f"Device {oldest.device} is slow: {oldest.count} requests are under way, none for longer than "
+        f"{oldest.age_s:.0f} s; {describe_sleep(picture, waiter)}{_crowd(picture, chain)}.",
+        Confidence.POSSIBLE,
+        "",
+        "",
+        Subject("device", "struct gendisk", oldest.device, oldest.vaddr, f"{oldest.count} requests under way"),
+        (Evidence(f"{oldest.count} requests are under way on {oldest.device}", "dev -d", oldest.device, oldest.vaddr),),
+        refuted_by="requests that are submitted again and again",
+        next_steps=("dev -d",),
     )
 
 
