@@ -1,5 +1,27 @@
 """Detectors of faults: bad pointers and calls, freed and overwritten objects, lists, assertions, stacks."""
 
-from postpanic.analysis.triage.faults import assertions, bit_flips, divisions, frees, lists, overruns, pointers
+from postpanic.analysis.triage.faults import (
+    assertions,
+    bit_flips,
+    divisions,
+    frees,
+    lists,
+    overruns,
+    pointers,
+    references,
+    sanitizers,
+    stacks,
+)
 
-__all__ = ["assertions", "bit_flips", "divisions", "frees", "lists", "overruns", "pointers"]
+__all__ = [
+    "assertions",
+    "bit_flips",
+    "divisions",
+    "frees",
+    "lists",
+    "overruns",
+    "pointers",
+    "references",
+    "sanitizers",
+    "stacks",
+]

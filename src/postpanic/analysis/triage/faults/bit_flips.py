@@ -65,9 +65,7 @@ def find_bit_flip(scene: Scene) -> Iterator[Finding]:
     if find_thing(scene.dump, value) is not None:
         return
     fitting = [
-        (bit, thing)
-        for bit in range(_FIRST_BIT, 64)
-        if (thing := _fits(scene, value ^ 1 << bit, load)) is not None
+        (bit, thing) for bit in range(_FIRST_BIT, 64) if (thing := _fits(scene, value ^ 1 << bit, load)) is not None
     ]
     if len(fitting) != 1:
         return

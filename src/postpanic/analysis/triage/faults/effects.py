@@ -15,7 +15,17 @@ from typing import Any
 
 from postpanic.analysis.code.instructions import Flow, Instruction
 
-__all__ = ["ARGUMENTS", "CALLEE_SAVED", "CALLER_SAVED", "Act", "Effect", "Memory", "find_effects", "stack_pointer", "x86_memory"]
+__all__ = [
+    "ARGUMENTS",
+    "CALLEE_SAVED",
+    "CALLER_SAVED",
+    "Act",
+    "Effect",
+    "Memory",
+    "find_effects",
+    "stack_pointer",
+    "x86_memory",
+]
 
 _REG, _IMM, _MEM = 1, 2, 3
 """Kinds of operands; capstone numbers them alike for x86 and arm64."""

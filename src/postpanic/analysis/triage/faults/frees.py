@@ -171,7 +171,10 @@ def find_slab_report(scene: Scene) -> Iterator[Finding]:
         subject=Subject("object", name, name, vaddr, text),
         evidence=(
             Evidence("the allocator's report", "log", report.message),
-            *(Evidence(f"who {each.verb.lower()} it", "log", f"{each.verb} in {each.function}") for each in tracks.values()),
+            *(
+                Evidence(f"who {each.verb.lower()} it", "log", f"{each.verb} in {each.function}")
+                for each in tracks.values()
+            ),
         ),
         refuted_by="a write by somebody who held neither",
         next_steps=(f"whereis {vaddr:x}", f"owners {vaddr:x}") if vaddr else (),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from drgn.helpers.linux.mm import phys_to_virt
+
 from postpanic.analysis.commands.memory.search import kernel_mappings, linear_runs
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.memory.owners import Owner, Target, find_owners
@@ -13,6 +15,7 @@ from postpanic.analysis.memory.search import number_needle, search_mapped
 from postpanic.analysis.triage.faults.things import Thing, find_thing
 from postpanic.analysis.triage.scene import Scene
 from postpanic.findings.table import Problem
+from postpanic.units import VirtAddr
 
 __all__ = ["Holder", "find_holders", "find_words", "modules_of"]
 
@@ -57,7 +60,16 @@ def find_words(scene: Scene, word: int) -> list[int]:
         found = search_mapped(scene.dump.memory.physical, mappings, [number_needle(word, 8)], problems, linear)
     except UNREADABLE:
         return []
-    return [match.address for match in found[:_MOST_WORDS]]
+    return [match.address for match in found[:_MOST_WORDS] if _is_linear(scene, match.address)]
+
+
+def _is_linear(scene: Scene, vaddr: int) -> bool:
+    """Tell whether an address is of the direct mapping, by which objects are pointed to."""
+    try:
+        paddr = int(scene.dump.memory.translate(VirtAddr(vaddr)))
+        return int(phys_to_virt(scene.prog, paddr).value_()) == vaddr
+    except UNREADABLE:
+        return False
 
 
 def find_holders(scene: Scene, things: list[Thing], *, through: bool = True) -> list[list[Holder]]:
@@ -86,13 +98,13 @@ def find_holders(scene: Scene, things: list[Thing], *, through: bool = True) -> 
     for thing, owners in zip(things, direct, strict=True):
         holders = [holder for owner in owners for holder in _named(scene, owner, thing)]
         for owner in owners:
-            through = _slab_thing(scene, owner)
-            if through is None or through.start not in behind:
+            middle = _slab_thing(scene, owner)
+            if middle is None or middle.start not in behind:
                 continue
-            for outer in behind[through.start]:
+            for outer in behind[middle.start]:
                 holders += [
-                    Holder(owner.vaddr, holder.module, holder.variable, through.start, owner.value == thing.start)
-                    for holder in _named(scene, outer, through)
+                    Holder(owner.vaddr, holder.module, holder.variable, middle.start, owner.value == thing.start)
+                    for holder in _named(scene, outer, middle)
                 ]
         found.append(holders)
     return found

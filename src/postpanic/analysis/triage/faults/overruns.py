@@ -306,9 +306,7 @@ def _twins(scene: Scene, thing: Thing, module: str) -> list[Thing]:
     return [twin for twin, holders in zip(found, held, strict=True) if module not in modules_of(holders)]
 
 
-def _given_away(
-    scene: Scene, use: Use, culprit: Culprit, thing: Thing, holder: Holder, twins: list[Thing]
-) -> Finding:
+def _given_away(scene: Scene, use: Use, culprit: Culprit, thing: Thing, holder: Holder, twins: list[Thing]) -> Finding:
     assert use.value is not None  # noqa: S101 - the caller looked
     return Finding(
         detector="shared-object",

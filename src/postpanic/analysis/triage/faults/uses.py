@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,7 +19,7 @@ from postpanic.analysis.triage.scene import Fault, Scene
 from postpanic.evidence.oops import Report
 from postpanic.evidence.oops.functions import part_of, plain_name
 
-__all__ = ["Culprit", "Use", "fault_use", "find_culprit", "full_registers", "return_address", "widest"]
+__all__ = ["Culprit", "Use", "fault_use", "find_culprit", "frames_of", "full_registers", "return_address", "widest"]
 
 _WORD = (1 << 64) - 1
 _OP_REG = 1
@@ -181,9 +181,7 @@ def _make_call(scene: Scene, fault: Fault, graphs: CodeGraphs, registers: dict[s
     first = next((number for number, frame in enumerate(fault.frames) if frame.pc == back), None)
     tracer = _tracer(scene, graphs, fault.frames[first:] if first is not None else ())
     register, pointer = _called_operand(graphs, call)
-    return Use(
-        fault, call, None, register, classify(fault.pc), 0, registers, tracer, is_call=True, pointer=pointer
-    )
+    return Use(fault, call, None, register, classify(fault.pc), 0, registers, tracer, is_call=True, pointer=pointer)
 
 
 def _called_operand(graphs: CodeGraphs, call: Instruction) -> tuple[str, Memory | None]:
@@ -243,6 +241,23 @@ def _is_wrong(value: int | None) -> bool:
     return value is not None and classify(value).is_bad
 
 
+def frames_of(scene: Scene) -> Sequence[Frame]:
+    """Give the frames from the moment of the report outwards; the reporting functions are among them."""
+    if scene.workspace is None:
+        return ()
+    if scene.fault is not None and scene.fault.frames:
+        return scene.fault.frames
+    report = scene.first
+    task = scene.find_task(report.pid, report.comm) if report is not None else None
+    task = task or scene.panic_task
+    if task is None:
+        return ()
+    try:
+        return scene.trace(task).frames
+    except UNREADABLE:
+        return ()
+
+
 def find_culprit(scene: Scene, report: Report | None = None) -> Culprit | None:
     """
     Find the function at fault: the innermost that does not only serve.
@@ -254,7 +269,7 @@ def find_culprit(scene: Scene, report: Report | None = None) -> Culprit | None:
     """
     report = report or scene.first
     fault = scene.fault
-    frames = fault.frames if fault is not None and report is scene.first else ()
+    frames = frames_of(scene) if report is scene.first else ()
     blamed = report.blame[0] if report is not None and report.blame else None
     caller = _caller(scene) if fault is not None and fault.place is None and report is scene.first else None
     if caller is not None:
@@ -267,6 +282,11 @@ def find_culprit(scene: Scene, report: Report | None = None) -> Culprit | None:
         if number == 0 and place.module:
             # No module serves everybody, whatever its functions are called.
             return Culprit(name, place.module)
+        hidden = _hidden(scene, frames, number)
+        if hidden is not None and (hidden.module != "vmlinux" or part_of(hidden.function) is None):
+            return hidden
+        if place.module and not any(frame.interrupted for frame in frames[1:number]):
+            return Culprit(name, place.module, number == 0, number)
         if (blamed is not None and name == blamed.function) or (blamed is None and part_of(name) is None):
             return Culprit(name, place.module or "vmlinux", number == 0, number)
     if blamed is None:
@@ -274,6 +294,24 @@ def find_culprit(scene: Scene, report: Report | None = None) -> Culprit | None:
     first = next((frame.place for frame in frames if frame.place is not None and frame.place.function), None)
     is_faulting = first is not None and plain_name(first.function) == blamed.function
     return Culprit(blamed.function, blamed.module or "vmlinux", is_faulting)
+
+
+def _hidden(scene: Scene, frames: Sequence[Frame], number: int) -> Culprit | None:
+    """Find the function between a frame and the one it called that left no frame: it jumped on at its end."""
+    if not 0 < number < len(frames):
+        return None
+    caller, callee = frames[number], frames[number - 1]
+    if caller.interrupted or callee.place is None or scene.workspace is None:
+        return None
+    graphs = code_graphs(scene.dump)
+    graph = graphs.find(caller.pc - 1)
+    call = graph.ending_at(caller.pc) if graph is not None else None
+    if call is None or call.flow is not Flow.CALL or call.target is None or graphs.thunk_register(call.target):
+        return None
+    place = scene.stacks.code.find(call.target)
+    if place is None or not place.function or plain_name(place.function) == plain_name(callee.place.function):
+        return None
+    return Culprit(plain_name(place.function), place.module or "vmlinux", is_faulting=False, frame=number)
 
 
 def _caller(scene: Scene) -> Culprit | None:
