@@ -23,7 +23,7 @@ from postpanic.analysis.workspace import Workspace
 from postpanic.evidence.hardware import explain_reports, find_hardware_errors
 from postpanic.evidence.hardware.model import HardwareError
 from postpanic.evidence.oops import Report, Section, find_reports
-from postpanic.evidence.oops.kinds import Kind
+from postpanic.evidence.oops.kinds import Family, Kind
 from postpanic.evidence.sources import plain_text
 from postpanic.findings.table import Problem
 from postpanic.findings.verdict import Missing
@@ -31,6 +31,24 @@ from postpanic.kernel.log_text import LogStyle, format_record
 from postpanic.kernel.printk import read_log
 
 __all__ = ["Fault", "Scene", "scene_of_dump", "scene_of_log"]
+
+_PANICKED = "Kernel panic - not syncing"
+_ON_A_REPORT = ("panic_on_", "Fatal exception", "Oops", "KASAN: panic_on", "UBSAN: panic_on", "kernel: panic_on")
+"""Messages of panics that only carry out what a report before them made necessary."""
+_LASTING = frozenset(
+    {Family.MEMORY_ACCESS, Family.EXCEPTION, Family.SANITIZER, Family.ASSERTION, Family.MEMORY_MANAGEMENT}
+)
+_HARMLESS = frozenset({Kind.WARNING, Kind.ALLOCATION_FAILURE, Kind.MEMORY_LEAK, Kind.OUT_OF_MEMORY, Kind.BUG})
+
+
+def _lasts(report: Report) -> bool:
+    """Tell whether a kernel is not what it was before, though it went on."""
+    return report.family in _LASTING and report.kind not in _HARMLESS
+
+
+def _is_alike(earlier: Report, final: Report) -> bool:
+    """Tell whether an earlier report is of the same trouble: the first task that hung, of those that did."""
+    return earlier.family is final.family and earlier.family in {Family.HANG, Family.LOCKING, Family.HARDWARE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,22 +151,27 @@ class Scene:
     def final(self) -> Report | None:
         """The report that the kernel panicked after; without one, the last that is no notice."""
         panics = [report for report in self.reports if report.is_panic]
-        if panics:
-            return panics[0]
+        ended = [report for report in panics if any(_PANICKED in line for line in report.lines)]
+        if ended or panics:
+            return ended[0] if ended else panics[-1]
         return self.suspects[-1] if self.suspects else None
 
     @cached_property
     def first(self) -> Report | None:
-        """The report that the final one follows from; itself, if it follows from none."""
-        report = self.final
-        seen = 0
-        while report is not None and report.consequence_of is not None and seen < len(self.reports):
-            earlier = self.reports[report.consequence_of]
-            if earlier.is_notice or earlier.kind is Kind.WARNING:
-                # The kernel went on after it: at most background.
-                break
-            report, seen = earlier, seen + 1
-        return report
+        """
+        The report that the final one may follow from; itself, if it follows from none.
+
+        A kernel goes on after a warning or a task that hung for a while as before; after an
+        oops, or with memory that was found corrupt, it does not.
+        """
+        final = self.final
+        if final is None or final.consequence_of is None:
+            return final
+        place = next(number for number, report in enumerate(self.reports) if report is final)
+        earlier = [report for report in self.reports[final.consequence_of : place] if not report.is_notice]
+        if final.kind is Kind.PANIC and final.panic_message.startswith(_ON_A_REPORT) and earlier:
+            return next((report for report in earlier if _lasts(report)), earlier[-1])
+        return next((report for report in earlier if _lasts(report) or _is_alike(report, final)), final)
 
     @property
     def kind(self) -> Kind | None:

@@ -41,12 +41,12 @@ def decode_exit(code: int) -> str:
     Say what an exit code means, as wait(2) has it.
 
     >>> decode_exit(0x100), decode_exit(0xB), decode_exit(0x7F00)
-    ('it exited with status 1', 'SIGSEGV killed it', 'it exited with status 127 (nothing to execute)')
+    ('it exited with status 1', 'signal 11 (SIGSEGV) killed it', 'it exited with status 127 (nothing to execute)')
     """
     number = code & 0x7F
     if number:
         try:
-            return f"{signal.Signals(number).name} killed it"
+            return f"signal {number} ({signal.Signals(number).name}) killed it"
         except ValueError:
             return f"signal {number} killed it"
     status = code >> 8 & 0xFF

@@ -29,6 +29,17 @@ _ERROR_LINE = re.compile(
 _FUNCTION = re.compile(r"\): (\w{3,64}):\d{1,6}: ")
 
 
+_FOLLOWERS = (
+    "panic_on_warn set",
+    "Fatal exception",
+    "Oops - ",
+    "panic_on_",
+    "KASAN: panic_on_warn",
+    "kernel: panic_on_",
+)
+"""Panics that only carry out what an earlier report made necessary: kernel/panic.c, kernel/exit.c."""
+
+
 @dataclass(frozen=True)
 class _Meaning:
     words: str
@@ -67,6 +78,9 @@ def find_caller(scene: Scene) -> Iterator[Finding]:
     message = report.panic_message or report.message.partition("not syncing: ")[2] or report.message
     if _DAMAGED.match(message):
         return
+    if message.startswith(_FOLLOWERS):
+        yield _lost_report(scene, report, message)
+        return
     function, module, is_seen = _caller(scene, report)
     meaning = next((one for one in _MEANINGS if one.words in message), None)
     cause = meaning.cause if meaning is not None else Cause.ASSERTION
@@ -90,6 +104,27 @@ def find_caller(scene: Scene) -> Iterator[Finding]:
         evidence=tuple(evidence),
         refuted_by="what the code that called panic() checks before it does",
         next_steps=(f"dis {function}", "bt -l") if function else ("bt",),
+        explains=("reported",),
+        time_s=report.time_s,
+    )
+
+
+def _lost_report(scene: Scene, report: Report, message: str) -> Finding:
+    """Say of a panic that only carries out what an earlier report made necessary that this report is lost."""
+    function, _, _ = _caller(scene, report)
+    scene.miss("the report that the kernel panicked because of", f'the log only has "{message}"',
+               "log_buf_len=4M keeps more of the log; pstore and netconsole keep it elsewhere")  # fmt: skip
+    who = f", which {function}() carried out" if function else ""
+    return Finding(
+        detector="called-panic",
+        role=Role.CAUSE,
+        cause=Cause.UNKNOWN,
+        sentence=f'The kernel was told to panic on what it had reported before ("{message}"){who}; '
+        "that report is not in the log.",
+        confidence=Confidence.UNKNOWN,
+        evidence=(Evidence("the message", "log", f"Kernel panic - not syncing: {message}"),),
+        not_to_blame=(f"{function}(): it does what panic_on_* tells it to",) if function else (),
+        next_steps=("bt", "log"),
         explains=("reported",),
         time_s=report.time_s,
     )

@@ -38,7 +38,7 @@ def find_taints(scene: Scene) -> Iterator[Finding]:
     if not letters:
         return
     lost = _lost(scene, first)
-    shows = f"Tainted: {first.taint}"
+    shows = "".join(one[0] for one in letters) if scene.workspace is None else letters[0][0]
     yield Finding(
         detector="taint",
         role=Role.BACKGROUND,

@@ -17,7 +17,7 @@ from postpanic.evidence.oops.functions import part_of
 from postpanic.evidence.oops.kinds import Kind
 from postpanic.findings.verdict import Cause, Confidence, Evidence, Finding, Role, Subject, Victim
 
-__all__ = ["find_eater", "find_growth", "memory_reports"]
+__all__ = ["find_eater", "find_growth", "find_reported_leak", "memory_reports"]
 
 _KERNEL_WEIGHT = 1.5
 """A third of memory in one place of the kernel is odder than half of it in a process."""
@@ -320,3 +320,35 @@ def _is_near(scene: Scene, report: MemoryReport) -> bool:
     if first is None or first.time_s is None or report.time_s is None:
         return False
     return 0 <= first.time_s - report.time_s <= _BEFORE_S
+
+
+@detector(
+    "reported-leak",
+    needs=(Need.REPORT,),
+    about="memory that kmemleak found nobody to refer to, and who had allocated it",
+    depth=45,
+    kinds=(Kind.MEMORY_LEAK,),
+)
+def find_reported_leak(scene: Scene) -> Iterator[Finding]:
+    """Name the function that allocated what kmemleak found; that is where to look for the missing free."""
+    report = scene.first
+    if report is None or report.kind is not Kind.MEMORY_LEAK or not report.function:
+        return
+    blamed = report.blame[0]
+    objects = [line.strip() for line in report.lines if line.strip().startswith("unreferenced object")]
+    size = objects[0].partition("(size ")[2].partition(")")[0] if objects else ""
+    yield Finding(
+        detector="reported-leak",
+        role=Role.CAUSE,
+        cause=Cause.MEMORY_LEAK,
+        sentence=f"Memory{f' of {size} bytes' if size else ''} that {report.function}() had allocated"
+        f"{f' for {report.comm}' if report.comm else ''} is not referred to any more, and was not freed.",
+        confidence=Confidence.LIKELY,
+        function=report.function,
+        module=blamed.module or "vmlinux",
+        subject=Subject("memory", "object", detail=f"{size} bytes" if size else ""),
+        evidence=(Evidence("kmemleak found it", "log", objects[0] if objects else report.message),),
+        refuted_by="a pointer that is kept in a form that kmemleak does not know: as a page, or with bits in it",
+        explains=("reported",),
+        time_s=report.time_s,
+    )

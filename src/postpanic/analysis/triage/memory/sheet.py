@@ -138,12 +138,14 @@ def _sheet(workspace: Workspace) -> Sheet:
             sheet.problems.append(problem(f"memory: {name}", exc))
             return
         if pages > 0:
-            sheet.lines.append(Line(name, pages, command, f"{row} {pages}" if row else ""))
+            sheet.lines.append(
+                Line(name, pages, command, f"{row} {pages}" if row.endswith(":") else str(pages) if row else "")
+            )
 
     add(FREE, lambda: totals.free_pages(prog), row="FREE")
     add("of processes", lambda: count("NR_ANON_MAPPED"), "kmem -V", "NR_ANON_MAPPED:")
     add("shared memory and tmpfs", lambda: count("NR_SHMEM"), "kmem -V", "NR_SHMEM:")
-    add("page cache", lambda: count("NR_FILE_PAGES") - count("NR_SHMEM"), "kmem -V", "NR_FILE_PAGES:")
+    add("page cache", lambda: count("NR_FILE_PAGES") - count("NR_SHMEM"), "kmem -V")
     add("slab", lambda: totals.slab_pages(prog), row="SLAB")
     add("page tables", lambda: count("NR_PAGETABLE"), "kmem -V", "NR_PAGETABLE:")
     add("page tables of guests", lambda: count("NR_SECONDARY_PAGETABLE", is_optional=True), "kmem -V")
@@ -158,7 +160,7 @@ def _sheet(workspace: Workspace) -> Sheet:
         sheet.problems.append(problem("memory: vmalloc", exc))
     stacks = sheet.areas.stack_pages if sheet.areas is not None else 0
     add("kernel stacks", lambda: stacks or count("NR_KERNEL_STACK_KB", "NR_KERNEL_STACK") * 1024 // page_bytes,
-        "kmem -V", "NR_KERNEL_STACK_KB:")  # fmt: skip
+        "kmem -V")  # fmt: skip
     if sheet.areas is not None and sheet.areas.pages > stacks:
         sheet.lines.append(Line("vmalloc", sheet.areas.pages - stacks, "kmem -v"))
     add("free, kept by CPUs", lambda: _kept_pages(workspace), "")
