@@ -115,8 +115,15 @@ class FileSource:
 
     def read_into(self, offset: int, buffer: memoryview) -> int:
         """Fill a buffer from an offset; the count of bytes that were there."""
-        done = 0
         wanted = len(buffer)
+        if 0 < wanted < _SMALLEST_HOLE and offset >= 0:
+            # One call, with nothing about it: pages are read in thousands.
+            try:
+                if os.preadv(self._fd, (buffer,), offset) == wanted:
+                    return wanted
+            except (OSError, OverflowError):
+                pass
+        done = 0
         while offset >= 0 and done < wanted:
             try:
                 if self._is_sparse and wanted - done >= _SMALLEST_HOLE:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,8 @@ __all__ = ["MAX_ORDER", "UNIT_ORDER", "Blocks", "LaterBlocks", "fill_blocks", "i
 
 MAX_ORDER = 40
 """Nothing in a kernel is of more than 2^40 pages."""
+_WORD_ORDER = 3
+_KERNEL = np.uint8(Verdict.KERNEL)
 UNIT_ORDER = SECTION_FRAMES.bit_length() - 1
 
 
@@ -47,16 +50,10 @@ class Blocks:
 
     def by_order(self) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.uint8]]]:
         """Give order, numbers of the blocks of that order in their unit, and verdicts, by rising order."""
-        if not len(self.rows):
-            return
-        sequence = np.argsort(self.orders, kind="stable")
-        rows, verdicts = self.rows[sequence], self.verdicts[sequence]
-        end = 0
-        for order, count in enumerate(np.bincount(self.orders).tolist()):
-            if count:
-                start, end = end, end + count
-                width = min(order, UNIT_ORDER)
-                yield width, rows[start:end] >> width, verdicts[start:end]
+        for order in np.bincount(self.orders).nonzero()[0].tolist():
+            chosen = self.orders == order
+            width = min(order, UNIT_ORDER)
+            yield width, self.rows[chosen] >> width, self.verdicts[chosen]
 
 
 def is_aligned(pfns: NDArray[np.int64], orders: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -77,22 +74,39 @@ def fill_blocks(verdicts: NDArray[np.uint8], blocks: list[Blocks]) -> None:
     verdicts : ndarray of uint8, shape (SECTION_FRAMES,)
         Of all frames of the unit; changed.
     """
-    if not blocks:
+    groups = [group for group in blocks if len(group.rows)]
+    if not groups:
         return
-    everything = Blocks(
-        np.concatenate([group.rows for group in blocks]),
-        np.concatenate([group.orders for group in blocks]),
-        np.concatenate([group.verdicts for group in blocks]),
-    )
+    everything = groups[0]
+    if len(groups) > 1:
+        everything = Blocks(
+            np.concatenate([group.rows for group in groups]),
+            np.concatenate([group.orders for group in groups]),
+            np.concatenate([group.verdicts for group in groups]),
+        )
     is_dropped = everything.verdicts >= FIRST_DROPPED
-    kernel = np.uint8(Verdict.KERNEL)
+    kernel = _KERNEL
     for order, numbers, values in everything.choose(~is_dropped & (everything.verdicts != kernel)).by_order():
-        view = verdicts.reshape(-1, 1 << order)
+        view, words = _view_blocks(verdicts, values, order)
         parts = view[numbers]
-        view[numbers] = np.where(parts == kernel, values[:, None], parts)
+        inside = parts.view(np.uint8)
+        np.copyto(inside, words.view(np.uint8), where=inside == kernel)
+        view[numbers] = parts
     # The smallest first: of blocks within each other the outer one counts, whose first frame comes first.
     for order, numbers, values in everything.choose(is_dropped).by_order():
-        verdicts.reshape(-1, 1 << order)[numbers] = values[:, None]
+        view, words = _view_blocks(verdicts, values, order)
+        view[numbers] = words
+
+
+def _view_blocks(
+    verdicts: NDArray[np.uint8], values: NDArray[np.uint8], order: int
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """View verdicts as blocks, and make values that fill some; small ones are words, so much faster than short rows."""
+    if order > _WORD_ORDER:
+        return verdicts.reshape(-1, 1 << order), values[:, None]
+    view = verdicts.view(f"<u{1 << order}")
+    ones = (1 << 8 * view.itemsize) // 0xFF
+    return view, values.astype(view.dtype) * view.dtype.type(ones)
 
 
 class LaterBlocks:
@@ -110,8 +124,8 @@ class LaterBlocks:
             if verdict >= FIRST_DROPPED:
                 verdicts[:] = verdict
             else:
-                verdicts[verdicts == Verdict.KERNEL] = verdict
+                verdicts[verdicts == _KERNEL] = verdict
         for group in blocks:
-            for index in np.flatnonzero(group.orders > UNIT_ORDER).tolist():
+            for index in (group.orders > UNIT_ORDER).nonzero()[0].tolist():
                 end = first + int(group.rows[index]) + (1 << int(group.orders[index]))
                 self._blocks.append((end, int(group.verdicts[index])))

@@ -47,6 +47,8 @@ _UNITS_PER_THREAD = 16
 _UNITS_PER_PLAN = 16
 _FREED_BYTES = 2 * MIB
 
+_UNKNOWN, _FREE, _HWPOISON = np.uint8(Verdict.UNKNOWN), np.uint8(Verdict.FREE), np.uint8(Verdict.HWPOISON)
+
 Progress = Callable[[int, int], None]
 """Called with the frames that are done, and with how many there are."""
 
@@ -164,9 +166,9 @@ class _Tally:
         for rows in unit.found.doubtful:
             # Copies of a hugetlb page's first struct pages look like heads in the middle of it, where
             # hugetlb_vmemmap_optimize() has mapped them again: those are dropped with the real one.
-            self.impossible_blocks += int(np.count_nonzero(verdicts[rows] == Verdict.UNKNOWN))
+            self.impossible_blocks += int(np.count_nonzero(verdicts[rows] == _UNKNOWN))
         poisoned = unit.found.poisoned
-        verdicts[poisoned[verdicts[poisoned] < FIRST_DROPPED]] = Verdict.HWPOISON
+        verdicts[poisoned[verdicts[poisoned] < FIRST_DROPPED]] = _HWPOISON
         self.unreadable += unit.unreadable
         self.bare += unit.bare
 
@@ -197,7 +199,7 @@ class _NothingKnown:
     def units(self, numbers: list[int], threads: int, memory_limit_bytes: int) -> Iterator[_Unit]:
         del threads, memory_limit_bytes
         for number in numbers:
-            yield _Unit(number, np.full(SECTION_FRAMES, Verdict.UNKNOWN, dtype=np.uint8))
+            yield _Unit(number, np.full(SECTION_FRAMES, _UNKNOWN))
 
 
 def _make_source(
@@ -339,9 +341,11 @@ class _StructPageUnits:
 
     def _read(self, task: _Task, buffer: NDArray[np.uint8]) -> list[FilledRun]:
         """Read the struct pages of a unit, from its first frame of RAM to its last."""
-        first = task.number * SECTION_FRAMES
-        busy = np.flatnonzero(self._bits(task.number))
-        start, end = first + int(busy[0]) * 8, first + int(busy[-1]) * 8 + 8
+        bits, start = self._bits(task.number), task.number * SECTION_FRAMES
+        end = start + len(bits) * 8
+        if not (bits[0] and bits[-1]):
+            busy = np.flatnonzero(bits)
+            start, end = start + int(busy[0]) * 8, start + int(busy[-1]) * 8 + 8
         return self._reader.fill(task.extents, start, end, task.free, buffer)
 
     def _decide(self, task: _Task, runs: list[FilledRun], buffer: NDArray[np.uint8]) -> _Unit:
@@ -355,12 +359,12 @@ class _StructPageUnits:
     def _judge(self, task: _Task, runs: Iterable[FilledRun]) -> _Unit:
         number = task.number
         first = number * SECTION_FRAMES
-        verdicts = np.full(SECTION_FRAMES, Verdict.UNKNOWN, dtype=np.uint8)
+        verdicts = np.full(SECTION_FRAMES, _UNKNOWN)
         unit = _Unit(number, verdicts)
         is_ram = self._ram_mask(number)
         unit.bare = SECTION_FRAMES if is_ram is None else int(np.count_nonzero(is_ram))
         for start, end in task.free:
-            verdicts[start - first : end - first] = Verdict.FREE
+            verdicts[start - first : end - first] = _FREE
             unit.bare -= end - start
         for run in runs:
             offset = run.first - first

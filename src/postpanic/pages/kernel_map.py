@@ -9,11 +9,12 @@ tables themselves. The direct map, which maps everything, tells nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from postpanic.dumps.memory import Dump, PageState
+from postpanic.dumps.memory import Dump
 from postpanic.errors import AbsentError
 from postpanic.kernel.memory import KernelMemory
 from postpanic.kernel.paging.tables import NOT_MAPPED
@@ -29,6 +30,7 @@ _MAX_TABLES = 8192
 """Of each level: at the last, they map 16 GiB of vmalloc area."""
 _TABLES_PER_READ = 1024
 _LONG_RUN = 256
+_KERNEL, _UNKNOWN = np.uint8(Verdict.KERNEL), np.uint8(Verdict.UNKNOWN)
 
 
 @dataclass(frozen=True)
@@ -56,26 +58,33 @@ class KernelMap:
         verdicts : ndarray of uint8, shape (SECTION_FRAMES,)
             Changed.
         """
-        first = unit * SECTION_FRAMES
-        for verdict, runs in self.runs.items():
-            low, high = (
-                np.searchsorted(runs[:, 1], first, side="right"),
-                np.searchsorted(runs[:, 0], first + SECTION_FRAMES),
-            )
+        for verdict, bounds in self._bounds.items():
+            low, high = bounds[unit] if unit < len(bounds) else (0, 0)
             if low >= high:
                 continue
-            part = np.clip(runs[low:high] - first, 0, SECTION_FRAMES)
+            part = np.clip(self.runs[verdict][low:high] - unit * SECTION_FRAMES, 0, SECTION_FRAMES)
             is_long = part[:, 1] - part[:, 0] >= _LONG_RUN
             for start, end in part[is_long].tolist():
                 view = verdicts[start:end]
-                np.putmask(view, _is_plain(view), np.uint8(verdict))
+                np.putmask(view, _is_plain(view), np.uint8(int(verdict)))
             rows = _expand(part[~is_long])
-            verdicts[rows[_is_plain(verdicts[rows])]] = verdict
+            verdicts[rows[_is_plain(verdicts[rows])]] = np.uint8(int(verdict))
+
+    @cached_property
+    def _bounds(self) -> dict[Verdict, list[tuple[int, int]]]:
+        """Which runs of each verdict touch each unit: ``[low, high)``."""
+        bounds = {}
+        for verdict, runs in self.runs.items():
+            firsts = np.arange(0, int(runs[-1, 1]) if len(runs) else 0, SECTION_FRAMES)
+            lows = np.searchsorted(runs[:, 1], firsts, side="right")
+            highs = np.searchsorted(runs[:, 0], firsts + SECTION_FRAMES)
+            bounds[verdict] = list(zip(lows.tolist(), highs.tolist(), strict=True))
+        return bounds
 
 
 def _is_plain(verdicts: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Tell which frames are the kernel's, with nothing more known of them."""
-    return np.asarray((verdicts == np.uint8(Verdict.KERNEL)) | (verdicts == np.uint8(Verdict.UNKNOWN)))
+    return np.asarray((verdicts == _KERNEL) | (verdicts == _UNKNOWN))
 
 
 def find_kernel_map(dump: Dump, kernel: KernelMemory, mem_map: MemMap | None, frame_limit: int) -> KernelMap:
@@ -125,10 +134,10 @@ class _Walker:
             return
         base = (1 << 64) - (1 << self._tables.va_bits)
         vaddrs = np.uint64(base) + (np.arange(1 << root.index_bits, dtype=np.uint64) << np.uint64(root.shift))
-        canonical = np.array([self._tables.is_canonical(vaddr) for vaddr in vaddrs.tolist()])
         entries = np.frombuffer(words, dtype="<u8")
+        busy = [row for row in np.flatnonzero(entries).tolist() if self._tables.is_canonical(int(vaddrs[row]))]
         self.found[Verdict.TABLE].append((np.array([self._tables.root_paddr], dtype=np.uint64), len(words)))
-        tables = self._descend(0, vaddrs[canonical], entries[canonical])
+        tables = self._descend(0, vaddrs[busy], entries[busy])
         for level_index in range(1, len(self._tables.levels)):
             tables = self._walk_level(level_index, tables)
 
@@ -145,14 +154,15 @@ class _Walker:
             self.notes.append(f"{len(once)} page tables of the kernel, {_MAX_TABLES} of them are looked at")
             once = once[:_MAX_TABLES]
         below = []
+        entry_bits = self._page_shift - 3
         for start in range(0, len(once), _TABLES_PER_READ):
             part = once[start : start + _TABLES_PER_READ]
-            pages, states = self._dump.read_pages(tables.paddrs[part] >> np.uint64(self._page_shift))
-            entries = pages.view("<u8")[states == PageState.PRESENT]
-            steps = np.arange(entries.shape[1], dtype=np.uint64) << np.uint64(level.shift)
-            vaddrs = tables.vaddrs[part][states == PageState.PRESENT][:, None] + steps
-            busy = np.nonzero(entries)
-            below.append(self._descend(level_index, vaddrs[busy], entries[busy]))
+            pages, _ = self._dump.read_pages(tables.paddrs[part] >> np.uint64(self._page_shift))
+            entries = pages.view("<u8").reshape(-1)
+            busy = np.flatnonzero(entries)
+            vaddrs = tables.vaddrs[part[busy >> entry_bits]]
+            vaddrs += (busy & (1 << entry_bits) - 1).astype(np.uint64) << np.uint64(level.shift)
+            below.append(self._descend(level_index, vaddrs, entries[busy]))
         if not below:
             return _Tables(np.empty(0, np.uint64), np.empty(0, np.uint64))
         return _Tables(np.concatenate([part.vaddrs for part in below]), np.concatenate([part.paddrs for part in below]))

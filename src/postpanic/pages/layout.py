@@ -37,6 +37,11 @@ class PageType:
     mask: int
     value: int
 
+    @property
+    def is_below_none(self) -> bool:
+        """Whether all pages of the type have, as ``int``, less than -1 there, which is what pages of no type have."""
+        return bool(self.value >> 31 and self.mask & ~self.value)
+
     def matches(self, types: NDArray[np.uint32] | NDArray[np.uint8]) -> NDArray[np.bool_]:
         """
         Tell which pages are of the type.

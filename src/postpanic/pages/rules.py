@@ -28,7 +28,13 @@ from postpanic.pages.verdict import FIRST_DROPPED, DumpLevel, Verdict
 
 __all__ = ["Judgement", "Rules"]
 
+_Mask = NDArray[np.bool_]
+_FEW = 16
+"""Where no more than a page of so many has a type, those are looked at alone."""
 _NO_ROWS = np.empty(0, dtype=np.int64)
+# An enumeration's members are made numpy's anew whenever they are used, which takes longer than using them.
+_KERNEL, _UNKNOWN, _HWPOISON = np.uint8(Verdict.KERNEL), np.uint8(Verdict.UNKNOWN), np.uint8(Verdict.HWPOISON)
+_TABLE, _SLAB_STEP = np.uint8(Verdict.TABLE), np.uint8(Verdict.KERNEL - Verdict.SLAB)
 
 
 @dataclass
@@ -68,15 +74,14 @@ class Rules:
     def __init__(self, layout: PageLayout, level: DumpLevel) -> None:
         self._layout = layout
         self._level = level
-        self._free = Verdict.FREE if level & DumpLevel.FREE else Verdict.USER_KEPT
-        self._user = Verdict.USER if level & DumpLevel.USER else Verdict.USER_KEPT
+        self._free = np.uint8(Verdict.FREE if level & DumpLevel.FREE else Verdict.USER_KEPT)
+        self._user = np.uint8(Verdict.USER if level & DumpLevel.USER else Verdict.USER_KEPT)
         file = level & (DumpLevel.CACHE | DumpLevel.CACHE_PRIVATE)
-        self._cache = Verdict.CACHE if file else Verdict.USER_KEPT
-        self._cache_private = Verdict.CACHE_PRIVATE if level & DumpLevel.CACHE_PRIVATE else Verdict.USER_KEPT
+        self._cache = np.uint8(Verdict.CACHE if file else Verdict.USER_KEPT)
+        private = level & DumpLevel.CACHE_PRIVATE
+        self._cache_private = np.uint8(Verdict.CACHE_PRIVATE if private else Verdict.USER_KEPT)
 
-    def judge(
-        self, pages: StructPages, offset: int, is_ram: NDArray[np.bool_] | None, verdicts: NDArray[np.uint8]
-    ) -> Judgement:
+    def judge(self, pages: StructPages, offset: int, is_ram: _Mask | None, verdicts: NDArray[np.uint8]) -> Judgement:
         """
         Decide on the frames of a run.
 
@@ -90,31 +95,34 @@ class Rules:
             Receives what each frame's own struct page says.
         """
         layout = self._layout
-        flags = _Flags(pages.flags)
+        flags, types = _Flags(pages.flags), _Types(pages.types)
         is_one = ~pages.is_tail
         for mask in (pages.is_known, is_ram):
             if mask is not None:
                 is_one &= mask
-        slab = flags.has(layout.slab_mask) if layout.slab is None else layout.slab.matches(pages.types)
-        free = _match(layout.buddy, pages, is_one)
+        slab = flags.find(layout.slab_mask) if layout.slab is None else types.find(layout.slab)
+        free = _both(types.find(layout.buddy), is_one)
         if layout.slab is None:
-            free &= ~slab
-        heads = _Heads(layout, pages, np.flatnonzero(flags.has(layout.head_mask) & is_one))
+            free = _without(free, slab)
+        heads = _Heads(layout, pages, _rows(_both(flags.find(layout.head_mask), is_one)))
         found = Judgement(may_go_on=heads.may_go_on)
         # Of what could be two things, which no page is, the larger verdict is the one that is asked for first.
-        _mark_kernel(layout, pages, is_one, slab, verdicts)
+        _mark_kernel(layout, types, is_one, slab, verdicts)
         self._mark_user(pages, flags, is_one, slab, verdicts)
         _mark(verdicts, free, self._free)
-        self._mark_unaccepted(pages, is_one, offset, verdicts, found)
+        self._mark_unaccepted(pages, types, is_one, offset, verdicts, found)
         huge = heads.rows[heads.is_hugetlb]
         verdicts[huge] = np.where(verdicts[huge] < FIRST_DROPPED, self._user, verdicts[huge])
-        self._mark_always(pages, flags, is_one & ~slab, offset, verdicts, found)
-        # Where the level keeps free blocks, what else such a page might be decides.
-        free &= verdicts == np.uint8(self._free)
-        self._find_free_blocks(pages, free, offset, verdicts, found)
+        self._mark_always(
+            pages, flags, _without(_both(types.find(layout.offline), is_one), slab), offset, verdicts, found
+        )
+        if free is not None:
+            # Where the level keeps free blocks, what else such a page might be decides.
+            free &= verdicts == self._free
+        self._find_free_blocks(pages, _rows(free), offset, verdicts, found)
         self._find_compounds(heads, free, offset, verdicts, found)
         if pages.is_known is not None:
-            verdicts[~pages.is_known] = Verdict.UNKNOWN
+            verdicts[~pages.is_known] = _UNKNOWN
         return found
 
     def _mark_user(
@@ -122,7 +130,7 @@ class Rules:
         pages: StructPages,
         flags: _Flags,
         is_one: NDArray[np.bool_],
-        slab: NDArray[np.bool_],
+        slab: _Mask | None,
         verdicts: NDArray[np.uint8],
     ) -> None:
         """
@@ -134,22 +142,22 @@ class Rules:
         KSM's pages have it too; in a slab the word is something else.
         """
         layout = self._layout
-        anon = pages.is_odd & ~slab & is_one
-        file = flags.has(layout.lru_mask)
-        if layout.swapcache_mask and layout.swapbacked_mask:
-            file |= flags.has(layout.swapcache_mask) & flags.has(layout.swapbacked_mask)
-        file &= is_one & ~anon
+        anon = _without(pages.is_odd & is_one, slab)
+        file = flags.find(layout.lru_mask)
+        swap = flags.find(layout.swapcache_mask)
+        if swap is not None:
+            swap = _both(flags.find(layout.swapbacked_mask), swap)
+            file = swap if file is None or swap is None else file | swap
+        file = _without(_both(file, is_one), anon)
         _mark(verdicts, anon, self._user)
-        if self._cache == self._cache_private:
-            _mark(verdicts, file, self._cache)
-        else:
-            private = flags.has(layout.private_mask)
-            _mark(verdicts, file & ~private, self._cache)
-            _mark(verdicts, file & private, self._cache_private)
+        private = None if self._cache == self._cache_private else _both(flags.find(layout.private_mask), file)
+        _mark(verdicts, _without(file, private), self._cache)
+        _mark(verdicts, private, self._cache_private)
 
     def _mark_unaccepted(
         self,
         pages: StructPages,
+        types: _Types,
         is_one: NDArray[np.bool_],
         offset: int,
         verdicts: NDArray[np.uint8],
@@ -159,7 +167,7 @@ class Rules:
         layout = self._layout
         if not self._level & DumpLevel.FREE or layout.unaccepted is None or layout.free_orders is None:
             return
-        rows = np.flatnonzero(_match(layout.unaccepted, pages, is_one))
+        rows = _rows(_both(types.find(layout.unaccepted), is_one))
         if not len(rows):
             return
         orders = np.full(len(rows), layout.free_orders - 1, dtype=np.uint8)
@@ -170,35 +178,30 @@ class Rules:
         self,
         pages: StructPages,
         flags: _Flags,
-        is_other: NDArray[np.bool_],
+        offline: _Mask | None,
         offset: int,
         verdicts: NDArray[np.uint8],
         found: Judgement,
     ) -> None:
         """Mark poisoned pages, and those that are offline: both of what is still kept."""
-        layout = self._layout
-        if layout.hwpoison_mask & flags.present:
-            poisoned = flags.has(layout.hwpoison_mask)
-            if pages.is_known is not None:
-                poisoned &= pages.is_known
-            rows = np.flatnonzero(poisoned)
+        poisoned = flags.find(self._layout.hwpoison_mask)
+        if poisoned is not None:
+            rows = _rows(poisoned if pages.is_known is None else poisoned & pages.is_known)
             found.poisoned = rows + offset
             heads = rows[~pages.is_tail[rows] & (verdicts[rows] < FIRST_DROPPED)]
-            verdicts[heads] = Verdict.HWPOISON
-        offline = _match(layout.offline, pages, is_other)
-        if offline.any():
-            rows = np.flatnonzero(offline)
+            verdicts[heads] = _HWPOISON
+        if offline is not None:
+            rows = _rows(offline)
             verdicts[rows[verdicts[rows] < FIRST_DROPPED]] = Verdict.OFFLINE
 
     def _find_free_blocks(
         self,
         pages: StructPages,
-        free: NDArray[np.bool_],
+        rows: NDArray[np.int64],
         offset: int,
         verdicts: NDArray[np.uint8],
         found: Judgement,
     ) -> None:
-        rows = np.flatnonzero(free)
         if not len(rows) or self._layout.private is None:
             return
         words = pages.read_u64(rows, self._layout.private)
@@ -208,11 +211,13 @@ class Rules:
         self._keep_doubtful(rows, can_be, orders, offset, verdicts, found)
 
     def _find_compounds(
-        self, heads: _Heads, free: NDArray[np.bool_], offset: int, verdicts: NDArray[np.uint8], found: Judgement
+        self, heads: _Heads, free: _Mask | None, offset: int, verdicts: NDArray[np.uint8], found: Judgement
     ) -> None:
-        if len(heads.rows):
-            chosen = ~free[heads.rows]
-            rows, orders, can_be = heads.rows[chosen], heads.orders[chosen], heads.can_be[chosen]
+        rows, orders, can_be = heads.rows, heads.orders, heads.can_be
+        if len(rows) and free is not None:
+            chosen = ~free[rows]
+            rows, orders, can_be = rows[chosen], orders[chosen], can_be[chosen]
+        if len(rows):
             self._keep_doubtful(rows, can_be, orders, offset, verdicts, found)
 
     @staticmethod
@@ -227,11 +232,11 @@ class Rules:
         """Take up blocks; of those whose order cannot be right, keep the first page."""
         values = verdicts[rows]
         if not can_be.all():
-            is_doubtful = ~can_be & (values >= FIRST_DROPPED) & (values < Verdict.HWPOISON)
+            is_doubtful = ~can_be & (values >= FIRST_DROPPED) & (values < _HWPOISON)
             # These are dropped alone, whatever their order.
             is_doubtful &= ~np.isin(rows + offset, found.poisoned)
             doubtful = rows[is_doubtful]
-            verdicts[doubtful] = Verdict.UNKNOWN
+            verdicts[doubtful] = _UNKNOWN
             found.doubtful.append(doubtful + offset)
         whole = can_be & (orders > 0)
         found.blocks.append(Blocks(rows[whole] + offset, orders[whole], values[whole]))
@@ -271,13 +276,12 @@ class _Flags:
     def __init__(self, words: NDArray[np.uint32] | NDArray[np.uint64]) -> None:
         self._words = words
         self._bytes: dict[int, NDArray[np.uint8]] = {}
-        self.present = int(np.bitwise_or.reduce(words))
-        """All bits that any of the words has."""
+        self._present = int(np.bitwise_or.reduce(words))
 
-    def has(self, mask: int) -> NDArray[np.bool_]:
-        """Tell of each word whether it has any bit of a mask, which all lie in one byte."""
-        if not mask & self.present:
-            return np.zeros(len(self._words), dtype=np.bool_)
+    def find(self, mask: int) -> _Mask | None:
+        """Tell of each word whether it has any bit of a mask, which all lie in one byte; None where none has."""
+        if not mask & self._present:
+            return None
         shift = (mask.bit_length() - 1) & ~7
         if mask & ((1 << shift) - 1):
             return np.asarray(self._words & self._words.dtype.type(mask) != 0)
@@ -289,32 +293,63 @@ class _Flags:
         return np.asarray(part & np.uint8(mask >> shift) != 0)
 
 
-def _match(kind: PageType | None, pages: StructPages, is_one: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    return np.zeros(len(pages), dtype=np.bool_) if kind is None else kind.matches(pages.types) & is_one
+class _Types:
+    """
+    Tests of ``_mapcount`` for page types.
+
+    Most pages have none: -1, or how often they are mapped. Every type but those
+    of an unknown encoding is below -1, so one comparison tells where to look.
+    """
+
+    def __init__(self, words: NDArray[np.uint32] | NDArray[np.uint8]) -> None:
+        self._words = words
+        self._rows: NDArray[np.int64] | None = None
+        if words.dtype != np.uint8:
+            self._rows = _rows(words.view(np.int32) < -1)
+
+    def find(self, kind: PageType | None) -> _Mask | None:
+        """Tell which pages are of a type; None where none is."""
+        if kind is None:
+            return None
+        if self._rows is None or len(self._rows) > len(self._words) // _FEW or not kind.is_below_none:
+            found = kind.matches(self._words)
+            return found if found.any() else None
+        matched = kind.matches(self._words[self._rows])
+        if not matched.any():
+            return None
+        found = np.zeros(len(self._words), dtype=np.bool_)
+        found[self._rows] = matched
+        return found
 
 
-def _mark(verdicts: NDArray[np.uint8], chosen: NDArray[np.bool_], verdict: Verdict) -> None:
+def _both(one: _Mask | None, other: _Mask | None) -> _Mask | None:
+    return None if one is None or other is None else one & other
+
+
+def _without(one: _Mask | None, other: _Mask | None) -> _Mask | None:
+    return one if one is None or other is None else one & ~other
+
+
+def _rows(chosen: _Mask | None) -> NDArray[np.int64]:
+    return _NO_ROWS if chosen is None else chosen.nonzero()[0]
+
+
+def _mark(verdicts: NDArray[np.uint8], chosen: _Mask | None, verdict: np.uint8) -> None:
     """Raise some verdicts; several times as fast as assigning to a choice of them."""
-    np.maximum(verdicts, chosen.view(np.uint8) * np.uint8(verdict), out=verdicts)
+    if chosen is not None:
+        np.maximum(verdicts, chosen.view(np.uint8) * verdict, out=verdicts)
 
 
 def _mark_kernel(
     layout: PageLayout,
-    pages: StructPages,
+    types: _Types,
     is_one: NDArray[np.bool_],
-    slab: NDArray[np.bool_],
+    slab: _Mask | None,
     verdicts: NDArray[np.uint8],
 ) -> None:
     """Say of all pages that they are the kernel's, and what worth they have."""
-    verdicts[:] = Verdict.KERNEL
-    _lower(verdicts, slab & is_one, Verdict.SLAB)
-    if layout.tables:
-        is_table = layout.tables[0].matches(pages.types)
-        for kind in layout.tables[1:]:
-            is_table |= kind.matches(pages.types)
-        _lower(verdicts, is_table & is_one & ~slab, Verdict.TABLE)
-
-
-def _lower(verdicts: NDArray[np.uint8], chosen: NDArray[np.bool_], verdict: Verdict) -> None:
-    """Say of some of the kernel's pages that they are worth more."""
-    verdicts -= chosen.view(np.uint8) * np.uint8(Verdict.KERNEL - verdict)
+    verdicts[:] = _KERNEL
+    if slab is not None:
+        verdicts -= (slab & is_one).view(np.uint8) * _SLAB_STEP
+    for kind in layout.tables:
+        verdicts[_rows(_without(_both(types.find(kind), is_one), slab))] = _TABLE

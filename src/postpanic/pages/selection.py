@@ -15,6 +15,8 @@ __all__ = ["SECTION_FRAMES", "Selection", "SelectionBuilder", "WorthMap"]
 
 SECTION_FRAMES = 1 << 16
 """Frames that the map keeps together; 256 MiB of memory in pages of 4 KiB."""
+_FEW = 8
+"""Where no more than a frame of so many is left to be counted, they are taken out."""
 
 
 class WorthMap:
@@ -39,14 +41,19 @@ class WorthMap:
         found : sequence of Verdict
             Those among them that are kept.
         """
-        self._present[section] = sum(1 << verdict for verdict in found)
         if len(found) <= 1:
-            self._sections[section] = int(found[0]) if found else int(Verdict.USER_KEPT)
+            self.set_alike(section, found[0] if found else None)
         else:
+            self._present[section] = sum(1 << verdict for verdict in found)
             # Two frames at a time, the even one in the low half.
             pairs = verdicts.view("<u2")
             low = pairs & np.uint16(15)
             self._sections[section] = (low | pairs >> np.uint16(4) & np.uint16(0xF0)).astype(np.uint8)
+
+    def set_alike(self, section: int, verdict: Verdict | None) -> None:
+        """Keep that all kept frames of a section have one verdict; None where no frame is kept."""
+        self._present[section] = 0 if verdict is None else 1 << verdict
+        self._sections[section] = int(Verdict.USER_KEPT if verdict is None else verdict)
 
     def select(self, section: int, worth: Verdict, pfns: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """Choose of kept frames, all of one section, those of a worth."""
@@ -143,6 +150,7 @@ class SelectionBuilder:
     by_worth: bool = True
     _bits: NDArray[np.uint8] = field(init=False)
     _worth: WorthMap = field(init=False, default_factory=WorthMap)
+    _ranked: list[Verdict] = field(init=False, default_factory=lambda: list(Verdict))
     _counts: dict[Verdict, int] = field(init=False, default_factory=lambda: dict.fromkeys(Verdict, 0))
 
     def __post_init__(self) -> None:
@@ -159,19 +167,32 @@ class SelectionBuilder:
         """
         first = section * SECTION_FRAMES // 8
         ram_bytes = self.ram.bits[first : first + SECTION_FRAMES // 8]
-        if not ram_bytes.any():
+        is_all = len(ram_bytes) * 8 == SECTION_FRAMES and bool((ram_bytes == 0xFF).all())
+        if is_all and bool((verdicts == verdicts[0]).all()):
+            self._add_alike(section, Verdict(int(verdicts[0])))
             return
         kept = np.packbits(verdicts < FIRST_DROPPED, bitorder="little")[: len(ram_bytes)] & ram_bytes
         self._bits[first : first + len(kept)] = kept
-        is_all = len(ram_bytes) * 8 == SECTION_FRAMES and bool((ram_bytes == 0xFF).all())
         is_ram = None if is_all else np.unpackbits(ram_bytes, bitorder="little").view(np.bool_)
-        # What there was most of so far is likely to be all that there is here.
-        ranked = sorted(self._counts, key=self._counts.__getitem__, reverse=True)
-        counts = _count_verdicts(verdicts if is_ram is None else verdicts[: len(is_ram)][is_ram], ranked)
+        # What there was most of in the last section is likely to be what there is here.
+        counts = _count_verdicts(verdicts if is_ram is None else verdicts[: len(is_ram)][is_ram], self._ranked)
+        self._ranked = [
+            *sorted(counts, key=counts.__getitem__, reverse=True),
+            *(v for v in self._ranked if v not in counts),
+        ]
         for verdict, count in counts.items():
             self._counts[verdict] += count
         if self.by_worth:
             self._worth.set(section, verdicts, [verdict for verdict in counts if verdict < FIRST_DROPPED])
+
+    def _add_alike(self, section: int, verdict: Verdict) -> None:
+        """Take a section that is all RAM, and all of one verdict."""
+        is_kept = verdict < FIRST_DROPPED
+        first = section * SECTION_FRAMES // 8
+        self._bits[first : first + SECTION_FRAMES // 8] = 0xFF if is_kept else 0
+        self._counts[verdict] += SECTION_FRAMES
+        if self.by_worth:
+            self._worth.set_alike(section, verdict if is_kept else None)
 
     def finish(self, notes: tuple[str, ...] = ()) -> Selection:
         """Make the selection; the builder is of no use afterwards."""
@@ -181,14 +202,19 @@ class SelectionBuilder:
 
 
 def _count_verdicts(verdicts: NDArray[np.uint8], ranked: Sequence[Verdict]) -> dict[Verdict, int]:
-    """Count each verdict; a pass for each of the few that there are is quicker than one that sorts them out."""
+    """Count each verdict: a pass for each is quicker than one that sorts them out, until few frames are left."""
     counts: dict[Verdict, int] = {}
-    left = len(verdicts)
+    left, others = len(verdicts), None
     for verdict in ranked:
-        if not left:
+        if left * _FEW <= len(verdicts):
             break
-        count = int(np.count_nonzero(verdicts == np.uint8(verdict)))
+        is_other = verdicts != np.uint8(int(verdict))
+        count = len(verdicts) - int(np.count_nonzero(is_other))
         if count:
             counts[verdict] = count
             left -= count
+            others = is_other if others is None else others & is_other
+    if left:
+        rest = verdicts if others is None else verdicts[others.nonzero()[0]]
+        counts |= {Verdict(value): count for value, count in enumerate(np.bincount(rest).tolist()) if count}
     return counts

@@ -39,6 +39,7 @@ _PADDR_LIMIT = 1 << 62
 """No architecture has physical addresses of more than 56 bits; sums below this cannot overflow an int64."""
 
 _MAX_SEGMENTS_DESCRIBED = 1 << 16
+_PRESENT = np.uint8(PageState.PRESENT)
 _PAGESIZE_LINE = re.compile(rb"^PAGESIZE=(\d{1,9})$", re.MULTILINE)
 _PAGE_SIZES = frozenset(1 << shift for shift in range(12, 21))
 _DEFAULT_PAGE_SIZES = {"ppc64": 65536, "sparc64": 8192, "alpha": 8192, "ia64": 16384, "loongarch64": 16384}
@@ -125,7 +126,7 @@ class ElfCoreReader(PagedMemory):
         """
         offset = self._locate_run(pfns)
         if offset >= 0:
-            states = np.full(len(pfns), PageState.PRESENT, dtype=np.uint8)
+            states = np.full(len(pfns), _PRESENT)
             self._read_run(offset, pages, states)
             return states
         states, offsets = self._locate(pfns)
@@ -136,17 +137,30 @@ class ElfCoreReader(PagedMemory):
             wanted = offsets[rows]
             order = np.argsort(wanted, kind="stable")
             rows, wanted = rows[order], wanted[order]
-            breaks = np.flatnonzero((np.diff(wanted) != self._page_size) | (np.diff(rows) != 1)) + 1
-            firsts = np.concatenate([[0], breaks]).tolist()
-            lasts = np.concatenate([breaks, [len(rows)]]).tolist()
-            for first, last in zip(firsts, lasts, strict=True):
-                row = int(rows[first])
-                self._read_run(int(wanted[first]), pages[row : row + last - first], states[row : row + last - first])
+            breaks = np.flatnonzero((wanted[1:] - wanted[:-1] != self._page_size) | (rows[1:] - rows[:-1] != 1)) + 1
+            firsts = np.concatenate([[0], breaks])
+            counts = np.concatenate([breaks, [len(rows)]]) - firsts
+            self._read_runs(rows[firsts].tolist(), counts.tolist(), wanted[firsts].tolist(), pages, states)
         for row in np.flatnonzero((offsets < 0) & (states == PageState.PRESENT)).tolist():
             if not self._read_ragged(int(pfns[row]), pages[row]):
                 states[row] = PageState.LOST
                 pages[row] = 0
         return states
+
+    def _read_runs(
+        self,
+        rows: list[int],
+        counts: list[int],
+        offsets: list[int],
+        pages: NDArray[np.uint8],
+        states: NDArray[np.uint8],
+    ) -> None:
+        """Read runs of adjacent pages; where they are short, more goes into finding one's way than into reading."""
+        size = self._page_size
+        read_into, everything = self._source.read_into, pages.reshape(-1).data
+        for row, count, offset in zip(rows, counts, offsets, strict=True):
+            if read_into(offset, everything[row * size : (row + count) * size]) != count * size:
+                self._read_run(offset, pages[row : row + count], states[row : row + count])
 
     def _read_run(self, offset: int, pages: NDArray[np.uint8], states: NDArray[np.uint8]) -> None:
         """Read pages that are adjacent in the file; a page that cannot be read costs no other."""
