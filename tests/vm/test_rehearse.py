@@ -1,23 +1,25 @@
-"""Configurations that work and such as do not, rehearsed: each broken link is named."""
+"""Rehearsals of a tree: what works is proven, what goes wrong on purpose is told from what is broken."""
 
 from __future__ import annotations
 
-import json
+import getpass
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from postpanic.cli.app import main
-from postpanic.process import find_program, run
 from postpanic.rehearse.kernels import Kernel
+from tests.compat.ssh_server import find_missing, make_key
 from tests.vm.lab import Lab, hold_machine
-from tests.vm.python_root import fetch_python_root
+from tests.vm.rehearsed import ARMED, Tree, make_tree, rehearse_tree
 
 UUID = "6b1f7e2e-28c8-4f0b-b15b-9f0a7f6d5a10"
+OTHER_UUID = "0c8a2f0e-5a55-4a55-9d0b-3a6f0a5a1b2c"
 FILE_TARGET = f"""
 [[target]]
 kind = "file"
@@ -25,6 +27,7 @@ path = "/var/crash"
 device = "UUID={UUID}"
 filesystem = "ext4"
 """
+OTHER_TARGET = FILE_TARGET.replace(UUID, OTHER_UUID)
 RAW_TARGET = f"""
 [[target]]
 kind = "raw"
@@ -32,66 +35,81 @@ device = "UUID={UUID}"
 swap = true
 """
 VIRTIO = '[capture]\nmodules = ["virtio_pci", "virtio_blk", "ext4"]\n'
+SERVERS = """
+[[target]]
+kind = "ssh"
+server = "192.0.2.40"
+user = "dumps"
+path = "/srv/dumps"
+[[target]]
+kind = "http"
+url = "http://198.51.100.7:8080/dumps?host={name}&file={file}"
+[capture]
+modules = ["virtio_pci", "virtio_blk", "ext4", "virtio_net", "af_packet"]
+[[network.interface]]
+name = "eth0"
+mac = "52:54:00:70:70:70"
+method = "static"
+addresses = ["192.0.2.3/24"]
+[[network.interface.route]]
+gateway = "192.0.2.1"
+"""
 Rehearse = Callable[..., dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Tree:
-    """A host's files, in a directory."""
-
-    root: Path
-    kernel: Kernel
-
-    def configure(self, text: str) -> None:
-        (self.root / "etc/postpanic.toml").write_text(text)
 
 
 @pytest.fixture(scope="module")
 def tree(crash_lab: Lab, fetch_kernel: Callable[[str], Kernel], tmp_path_factory: pytest.TempPathFactory) -> Tree:
-    """Make a tree with Debian's Python and a kernel with its modules; files are links to the cache."""
-    kernel = fetch_kernel("6.1")
-    root = tmp_path_factory.mktemp("rehearsed") / "root"
-    run([find_program("cp"), "-al", fetch_python_root(crash_lab), root])
-    # The cache's own: its time is that of the last use, by whichever test.
-    (root / "manifest.json").unlink()
-    for directory in ("boot", "etc", "lib/modules"):
-        (root / directory).mkdir(parents=True, exist_ok=True)
-    for path in kernel.image.parent.iterdir():
-        shutil.copy2(path, root / "boot" / path.name)
-    run([find_program("cp"), "-al", kernel.modules_dir, root / "lib/modules" / kernel.release])
-    return Tree(root, kernel)
+    return make_tree(crash_lab, fetch_kernel("6.1"), tmp_path_factory.mktemp("rehearsed"))
 
 
 @pytest.fixture
 def rehearse(crash_lab: Lab, tree: Tree, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Rehearse:
+    count = iter(range(100))
+
     def call(text: str, *words: str, status: int = 0) -> dict[str, Any]:
         tree.configure(text)
-        command = ["rehearse", "--root", str(tree.root), "--kernel", tree.kernel.release, "--json"]
-        with hold_machine(crash_lab.cache_dir):
-            found = main([*command, "--keep", str(tmp_path / "kept"), *words])
-        captured = capsys.readouterr()
-        assert found == status, captured.err
-        value: dict[str, Any] = json.loads(captured.out)
-        return value
+        return rehearse_tree(crash_lab, tree, tmp_path / f"kept{next(count)}", capsys, *words, status=status)
 
     return call
 
 
-def links(value: dict[str, Any], kind: str = "sysrq") -> dict[str, dict[str, str]]:
-    return {link["name"]: link for link in value["rehearsals"][kind]["links"]}
+def links(value: dict[str, Any], name: str = "sysrq") -> dict[str, dict[str, str]]:
+    return {link["name"]: link for link in value["rehearsals"][name]["links"]}
+
+
+def make_ssh_files(tree: Tree) -> None:
+    directory = tree.root / "root/.ssh"
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in ("id_ed25519", "host"):
+        if not (directory / name).exists():
+            make_key(directory / name)
+    (directory / "known_hosts").write_text(f"192.0.2.40 {(directory / 'host.pub').read_text()}")
 
 
 def test_what_works_is_proven_and_the_tree_is_as_it_was(rehearse: Rehearse, tree: Tree, tmp_path: Path) -> None:
+    missing = find_missing()
+    if missing:
+        pytest.skip(missing)
+    make_ssh_files(tree)
     before = describe(tree.root)
-    value = rehearse(FILE_TARGET + VIRTIO, "--crashkernel", "160M")
+    value = rehearse(FILE_TARGET + SERVERS, "--crashkernel", "192M", "--host-memory", "64G")
     assert describe(tree.root) == before
     assert (value["verdict"], value["broken"]) == ("proven", None)
-    assert {link["state"] for link in links(value).values()} == {"held"}
+    found = links(value)
+    assert {link["state"] for name, link in found.items() if not name.startswith("self-test ")} == {"held"}
+    assert len([name for name in found if name.startswith("dump ")]) == 3
     one = value["rehearsals"]["sysrq"]
     assert 0 < one["seconds"] < 600
-    assert 40 << 20 < one["peak_bytes"] < 160 << 20
-    (dump,) = (tmp_path / "kept").rglob("vmcore")
-    assert one["dump_bytes"] == dump.stat().st_size
+    assert 40 << 20 < one["peak_bytes"] < 192 << 20
+    dumps = [path for path in (tmp_path / "kept0").rglob("*") if path.name in {"vmcore", "vmcore.flat"}]
+    assert len(dumps) == 3
+    assert one["dump_bytes"] == max(dump.stat().st_size for dump in dumps)
+    (received,) = (tmp_path / "kept0").rglob("saved/1/srv/dumps/*/vmcore")
+    assert received in dumps
+    assert f"the account dumps: in the machine it is {getpass.getuser()}" in " ".join(one["unproven"])
+    expected = value["extrapolated"]
+    assert expected["memory_bytes"] == 64 << 30
+    assert one["dump_bytes"] < expected["dump_bytes"]["least"] < expected["dump_bytes"]["most"]
 
 
 def describe(root: Path) -> list[tuple[str, int, int]]:
@@ -103,52 +121,78 @@ def describe(root: Path) -> list[tuple[str, int, int]]:
     )
 
 
-@pytest.mark.parametrize(
-    ("text", "words", "link", "evidence"),
-    [
-        pytest.param(
-            FILE_TARGET + VIRTIO, ("--free", "0=2M"), "target file", "no room", id="full-disk", marks=pytest.mark.matrix
-        ),
-        pytest.param(
-            FILE_TARGET + '[capture]\nmodules = ["ext4"]\n',
-            (),
-            "target file",
-            f"UUID={UUID}",
-            id="no-driver",
-            marks=pytest.mark.matrix,
-        ),
-        pytest.param(
-            FILE_TARGET + VIRTIO, ("--crashkernel", "64M"), "", "memory", id="too-small", marks=pytest.mark.matrix
-        ),
-    ],
-)
-def test_the_broken_link_is_named(
-    rehearse: Rehearse, text: str, words: tuple[str, ...], link: str, evidence: str
-) -> None:
-    size = () if "--crashkernel" in words else ("--crashkernel", "160M")
-    value = rehearse(text, *size, *words, status=4)
-    assert value["verdict"] == "broken"
-    broken = next(one for one in links(value).values() if one["state"] == "broken")
-    assert value["broken"].startswith(f"{broken['name']} (sysrq): ")
-    assert broken["name"].startswith(link)
-    assert evidence in f"{broken['evidence']} {broken['mend']}"
+def test_an_image_that_is_armed_and_stale_is_a_broken_link(rehearse: Rehearse, tree: Tree) -> None:
+    armed = tree.root / ARMED
+    armed.parent.mkdir(parents=True)
+    armed.write_bytes(b"an image of before")
+    try:
+        value = rehearse(FILE_TARGET + VIRTIO, "--crashkernel", "160M", status=4)
+    finally:
+        shutil.rmtree(armed.parent)
+    assert value["broken"].startswith("the image that is armed is stale: ")
+    assert value["rehearsals"] == {}
 
 
 @pytest.mark.matrix
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        pytest.param(FILE_TARGET.replace('"ext4"', '"xfs"') + VIRTIO.replace("ext4", "xfs"), (), id="xfs"),
-        pytest.param(FILE_TARGET + VIRTIO.replace("virtio_blk", "nvme"), (), id="nvme"),
         pytest.param(FILE_TARGET + VIRTIO.replace("virtio_blk", 'virtio_scsi", "sd_mod'), (), id="scsi"),
         pytest.param(FILE_TARGET + VIRTIO, ("--crash", "nmi"), id="nmi"),
         pytest.param(FILE_TARGET + VIRTIO, ("--crash", "out-of-memory"), id="out-of-memory"),
-        pytest.param(RAW_TARGET + VIRTIO, (), id="swap"),
+        pytest.param(FILE_TARGET + VIRTIO, ("--fault", "saver-killed"), id="saver-killed"),
     ],
 )
 def test_others_are_proven(rehearse: Rehearse, text: str, words: tuple[str, ...]) -> None:
     value = rehearse(text, "--crashkernel", "192M", *words)
     assert value["verdict"] == "proven"
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("fault", ["disk-error", "disk-hang"])
+def test_a_disk_that_fails_is_a_fault_where_another_has_the_dump(rehearse: Rehearse, fault: str) -> None:
+    value = rehearse(FILE_TARGET + OTHER_TARGET + VIRTIO, "--crashkernel", "192M", "--fault", f"{fault}=0")
+    assert value["verdict"] == "proven"
+    found = {name: link["state"] for name, link in links(value).items() if name.endswith((UUID, OTHER_UUID))}
+    for name, state in found.items():
+        if name.endswith(OTHER_UUID):
+            assert state == "held", name
+        else:
+            assert state == ("faulted" if name.startswith("target ") else "not reached"), name
+
+
+@pytest.mark.matrix
+def test_a_disk_that_fails_alone_is_a_broken_link(rehearse: Rehearse) -> None:
+    value = rehearse(FILE_TARGET + VIRTIO, "--crashkernel", "160M", "--fault", "disk-error", status=4)
+    assert value["broken"].startswith("target file")
+
+
+@pytest.mark.matrix
+def test_a_matrix_has_a_verdict_for_every_kind_and_target(crash_lab: Lab, tree: Tree, tmp_path: Path) -> None:
+    tree.configure(FILE_TARGET + OTHER_TARGET + VIRTIO)
+    blank = tmp_path / "blank.img"
+    blank.write_bytes(bytes(64 << 20))
+    words = ["rehearse", "--root", str(tree.root), "--crashkernel", "160M", "--matrix", "--crash", "sysrq"]
+    words += ["--crash", "nmi", "--disk", f"1={blank}", "--keep", str(tmp_path / "kept"), "--shell"]
+    with hold_machine(crash_lab.cache_dir):
+        finished = subprocess.run(
+            [sys.executable, "-m", "postpanic", *words],
+            input="sorted(p.name for p in Path('/mnt').iterdir())\n6 * 7\nraise SystemExit\n",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert finished.returncode == 4, finished.stdout + finished.stderr
+    rows = {
+        line.split()[0]: line for line in finished.stdout.splitlines() if line.startswith(("crash ", "sysrq ", "nmi "))
+    }
+    assert rows["crash"].split() == ["crash", "target", "0", "target", "1"]
+    for kind in ("sysrq", "nmi"):
+        assert f"{kind} " in rows[kind]
+        assert "proven" in rows[kind]
+        assert rows[kind].endswith("BROKEN at target")
+    assert "(4 of 4)" in finished.stderr
+    assert "42" in finished.stdout.split("a Python prompt")[1]
 
 
 @pytest.mark.matrix
@@ -167,15 +211,3 @@ def test_the_smallest_reservation_works_and_one_step_less_does_not(rehearse: Reh
     for _ in range(2):
         assert rehearse(FILE_TARGET + VIRTIO, "--crashkernel", f"{size}M")["verdict"] == "proven"
         assert rehearse(FILE_TARGET + VIRTIO, "--crashkernel", f"{size - 16}M", status=4)["verdict"] == "broken"
-
-
-def test_an_image_that_is_armed_and_stale_is_a_broken_link(rehearse: Rehearse, tree: Tree) -> None:
-    armed = tree.root / "var/lib/postpanic/capture.img"
-    armed.parent.mkdir(parents=True)
-    armed.write_bytes(b"an image of before")
-    try:
-        value = rehearse(FILE_TARGET + VIRTIO, "--crashkernel", "160M", status=4)
-    finally:
-        shutil.rmtree(armed.parent)
-    assert value["broken"].startswith("the image that is armed is stale: ")
-    assert value["rehearsals"] == {}

@@ -20,6 +20,7 @@ from postpanic.units import format_size, parse_size
 
 if TYPE_CHECKING:
     from postpanic.capture.config import Config
+    from postpanic.capture.host import Host
     from postpanic.rehearse.rehearsal import RehearsalOptions
     from postpanic.rehearse.runs import Run, Series
     from postpanic.rehearse.subject import Subject
@@ -109,12 +110,15 @@ def command(config_file: Path | None, root: Path | None, kernel: str, crashkerne
     words = _Asked(**asked)  # type: ignore[arg-type]
     if words.shell and words.as_json:
         raise UsageError("--shell takes the terminal: it does not go with --json")
-    config, subject = _find_subject(config_file, root, kernel, crashkernel)
-    options = _choose_options(words, subject)
+    memory_bytes = _parse_size("--host-memory", words.host_memory) if words.host_memory else 0
+    host, config = _find_config(config_file, root, kernel)
+    options = _choose_options(words, host, config)
     from postpanic.cli.rehearse_report import print_runs, print_subject, to_json
     from postpanic.rehearse.machine import detect_accelerator
     from postpanic.rehearse.runs import Runner, Series, list_runs
+    from postpanic.rehearse.subject import read_subject
 
+    subject = read_subject(config, host, kernel=kernel, crashkernel=crashkernel)
     is_emulated = detect_accelerator() == "tcg"
     if not words.as_json:
         print_subject(subject, is_emulated=is_emulated)
@@ -127,7 +131,6 @@ def command(config_file: Path | None, root: Path | None, kernel: str, crashkerne
         if words.smallest and runs and not _find_broken(subject, runs):
             needed = runner.find_smallest(runs[0])
         broken = _find_broken(subject, runs)
-        memory_bytes = _parse_size("--host-memory", words.host_memory) if words.host_memory else 0
         series = Series(subject, config, tuple(runs), broken, needed, memory_bytes, is_emulated)
         if root is None and not (words.fault or words.unreachable or words.disk or words.free):
             _remember(config, series)
@@ -140,30 +143,28 @@ def command(config_file: Path | None, root: Path | None, kernel: str, crashkerne
     return NotReadyError.exit_status if broken else 0
 
 
-def _choose_options(words: _Asked, subject: Subject) -> RehearsalOptions:
+def _choose_options(words: _Asked, host: Host, config: Config) -> RehearsalOptions:
     from postpanic.rehearse.boards import find_board
     from postpanic.rehearse.faults import parse_faults
     from postpanic.rehearse.overlays import measure_image
     from postpanic.rehearse.rehearsal import RehearsalOptions
 
-    targets = subject.targets
-    find_board(subject.host.machine, words.dtb)
-    disks = _parse_numbered("--disk", words.disk, len(targets), Path, "0=disk.img")
+    kinds = [target.kind for target in (*config.targets, *config.fallbacks)]
+    find_board(host.machine, words.dtb)
+    disks = _parse_numbered("--disk", words.disk, len(kinds), Path, "0=disk.img")
     for number, path in disks.items():
-        if targets[number].kind not in {"file", "raw"}:
+        if kinds[number] not in {"file", "raw"}:
             raise UsageError(f"--disk {number}={path}: target {number} is no disk")
         measure_image(path)
     for number in words.unreachable:
-        if number >= len(targets) or targets[number].kind in {"file", "raw"}:
+        if number >= len(kinds) or kinds[number] in {"file", "raw"}:
             raise UsageError(f"--unreachable {number}: target {number} is no server")
     return RehearsalOptions(
         memory_mib=words.memory_mib or 0,
-        free_bytes=_parse_numbered(
-            "--free", words.free, len(targets), lambda text: _parse_size("--free", text), "0=1G"
-        ),
+        free_bytes=_parse_numbered("--free", words.free, len(kinds), lambda text: _parse_size("--free", text), "0=1G"),
         disks=disks,
         unreachable=frozenset(words.unreachable),
-        faults=parse_faults(words.fault, targets),
+        faults=parse_faults(words.fault, kinds),
         command_line=words.cmdline,
         dtb=words.dtb,
         watch=_choose_watch(show_console=words.show_console),
@@ -178,14 +179,12 @@ def _choose_watch(*, show_console: bool) -> Callable[[str], object] | None:
     return show_progress if sys.stderr.isatty() else None
 
 
-def _find_subject(config_file: Path | None, root: Path | None, kernel: str, crashkernel: str) -> tuple[Config, Subject]:
+def _find_config(config_file: Path | None, root: Path | None, kernel: str) -> tuple[Host, Config]:
     from postpanic.capture.config import CONFIG_PATH, read_config
     from postpanic.cli.arm import find_host
-    from postpanic.rehearse.subject import read_subject
 
     host = find_host(root, kernel)
-    config = read_config(config_file or host.find(str(CONFIG_PATH)), must_exist=config_file is not None)
-    return config, read_subject(config, host, kernel=kernel, crashkernel=crashkernel)
+    return host, read_config(config_file or host.find(str(CONFIG_PATH)), must_exist=config_file is not None)
 
 
 def _parse_numbered(

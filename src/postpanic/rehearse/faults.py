@@ -16,13 +16,14 @@ from typing import Literal, get_args
 
 from postpanic.errors import UsageError
 from postpanic.rehearse.links import Link
-from postpanic.saver.plan import FilePlan, HookPlan, RawPlan, SavePlan, TargetPlan
+from postpanic.saver.plan import HookPlan, SavePlan, TargetPlan
 
 __all__ = ["FAULT_KINDS", "Fault", "FaultKind", "excuse", "parse_faults", "plan_kill", "spell_drive"]
 
 FaultKind = Literal["disk-error", "disk-hang", "saver-killed"]
 FAULT_KINDS: tuple[FaultKind, ...] = get_args(FaultKind)
 
+_DISKS = frozenset({"file", "raw"})
 _OF_DISKS = frozenset({"disk-error", "disk-hang"})
 _KILL_PATH = "/bin/rehearsal-kill"
 _KILL_ONCE = """#!{interpreter} -SsB
@@ -61,9 +62,14 @@ class Fault:
     target: int = -1
 
 
-def parse_faults(words: Sequence[str], targets: Sequence[TargetPlan]) -> tuple[Fault, ...]:
+def parse_faults(words: Sequence[str], kinds: Sequence[str]) -> tuple[Fault, ...]:
     """
     Read ``KIND`` or ``KIND=NUMBER``, the number being that of a target, the first unless said.
+
+    Parameters
+    ----------
+    kinds : sequence of str
+        Of the targets: ``file``, ``raw`` or one of servers.
 
     Raises
     ------
@@ -84,7 +90,7 @@ def parse_faults(words: Sequence[str], targets: Sequence[TargetPlan]) -> tuple[F
         if equals and not (number.isascii() and number.isdigit()):
             raise UsageError(f"--fault {word}: must be KIND=NUMBER, as {kind}=0")
         target = int(number or 0)
-        if target >= len(targets) or not isinstance(targets[target], FilePlan | RawPlan):
+        if target >= len(kinds) or kinds[target] not in _DISKS:
             raise UsageError(f"--fault {word}: target {target} is no disk")
         found.append(Fault(kind, target))
     return tuple(found)

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from postpanic.rehearse.job import PREFIX
-from postpanic.saver.plan import HttpPlan, RawPlan, SavePlan, SshPlan, TargetPlan
+from postpanic.saver.plan import FilePlan, HttpPlan, RawPlan, SavePlan, SshPlan, TargetPlan
 
 __all__ = ["Link", "State", "find_unused", "judge_console"]
 
@@ -35,6 +35,7 @@ _BOOTED = re.compile(r"^(?:\[ *0\.000000\])?(?:\[[^\]\n]*\])? ?Linux version ", 
 
 
 _SERVER_MEND = "the server must be up when the host crashes; a fallback on a disk is safer"
+_DISK_MEND = "a fallback on another disk, or on a server, takes over where there is one"
 # What the saver says of a target, and what to do about it; the first that fits counts.
 _MENDS = (
     ("there is no block device at all", "the image has no driver for the disk's controller: capture.modules"),
@@ -42,11 +43,8 @@ _MENDS = (
     ("the network card ", "the image has no driver for the network card: capture.modules"),
     ("no room is left", "make room, or a target with more: postpanic prune, limit, level"),
     ("the server has no room", "make room, or a target with more: postpanic prune, limit, level"),
-    ("does not answer", _SERVER_MEND),
-    ("no answer", _SERVER_MEND),
-    ("refuses connections", _SERVER_MEND),
-    ("no route to", _SERVER_MEND),
 )
+_SERVER_WORDS = ("does not answer", "no answer", "refuses connections", "no route to", "server's name")
 
 
 @dataclass(frozen=True)
@@ -192,8 +190,10 @@ def _judge_target(chain: _Chain, after: str, target: TargetPlan) -> None:
     if not saved and no_memory:
         evidence += f" ({no_memory[0]})"
     mend = "a larger crashkernel=: postpanic crashkernel" if no_memory else ""
-    if not saved:
-        mend = mend or next((text for words, text in _MENDS if words in evidence), "")
+    if not saved and not mend:
+        mend = next((text for words, text in _MENDS if words in evidence), "")
+    if not saved and not mend and any(words in evidence for words in _SERVER_WORDS):
+        mend = _DISK_MEND if isinstance(target, FilePlan | RawPlan) else _SERVER_MEND
     chain.add(f"target {target.name}", saved is not None, evidence, mend, is_vital=False)
     if saved is None:
         chain.links.append(Link(f"self-test {target.name}", "not reached"))

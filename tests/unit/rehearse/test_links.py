@@ -6,7 +6,7 @@ import pytest
 
 from postpanic.rehearse.links import Link, find_unused, judge_console
 from postpanic.rehearse.rehearsal import RehearsalOutcome
-from postpanic.saver.plan import BlockPlan, FilePlan, RawPlan, SavePlan
+from postpanic.saver.plan import BlockPlan, FilePlan, HttpPlan, RawPlan, SavePlan
 
 TARGET = FilePlan(name="file /var/crash on vda1", device=BlockPlan(uuid="x"))
 HOST = """[    0.000000] Linux version 6.1.0 (a@b)
@@ -145,7 +145,7 @@ def test_a_fallback_that_was_not_needed_is_no_broken_link() -> None:
         ("no block device with UUID=x within 30 s; there are vda", "another identifier"),
         ("there is no block device at all", "no driver for the disk's controller"),
         ("the network card 52:54:00:12:34:56 is not there", "no driver for the network card"),
-        ("the server refuses connections", "the server must be up"),
+        ("no answer for 60 s", "another disk, or on a server"),
     ],
 )
 def test_what_is_to_be_done_is_said(said: str, mend: str) -> None:
@@ -153,3 +153,28 @@ def test_what_is_to_be_done_is_said(said: str, mend: str) -> None:
     links = judge_console(console, (TARGET,), rehearsed=frozenset({0}))
     (broken,) = [link for link in links if link.state == "broken"]
     assert mend in broken.mend
+
+
+def test_a_server_that_is_away_is_to_be_brought_up() -> None:
+    target = HttpPlan(name="http a")
+    console = HOST + BOOTED + STARTED + "postpanic: http a: given up: no answer for 60 s\npostpanic: rebooting\n"
+    links = judge_console(console, (target,), rehearsed=frozenset({0}))
+    (broken,) = [link for link in links if link.state == "broken"]
+    assert "the server must be up" in broken.mend
+
+
+def test_a_saver_that_began_again_leaves_the_self_test_out() -> None:
+    again = SAVED.replace(f"postpanic: {TARGET.name}: self-test passed (11 items)\n", "")
+    found = judge(HOST + BOOTED + STARTED + "postpanic: trying again: with as little memory as possible\n" + again)
+    assert found[f"self-test {TARGET.name}"][0] == "not proven"
+    assert not [name for name, (state, _) in found.items() if state == "broken"]
+
+
+def test_a_dump_that_does_not_fit_says_so() -> None:
+    name = TARGET.name
+    console = HOST + BOOTED + STARTED
+    console += f"postpanic: {name}: level 31 does not fit: no room is left: 8 MiB were free\n"
+    console += f"postpanic: {name}: saved, incomplete, level 31: /x\npostpanic: rebooting\n"
+    (broken,) = [one for one in judge_console(console, (TARGET,), rehearsed=frozenset({0})) if one.state == "broken"]
+    assert broken.evidence == "level 31 does not fit: no room is left: 8 MiB were free; saved, incomplete, level 31: /x"
+    assert "make room" in broken.mend
