@@ -113,6 +113,11 @@ class CodeIndex:
         except ValueError:
             return None
 
+    def starts_between(self, start: int, end: int) -> list[int]:
+        """Give where the functions begin that begin in ``[start, end)``, each once."""
+        first, last = bisect.bisect_left(self._starts, start), bisect.bisect_left(self._starts, end)
+        return sorted(set(self._starts[first:last]))
+
     def _find(self, pc: int) -> Place | None:
         position = bisect.bisect_right(self._starts, pc) - 1
         is_own = any(start <= pc < end for start, end in self.ranges)

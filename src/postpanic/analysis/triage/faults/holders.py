@@ -17,7 +17,7 @@ from postpanic.analysis.triage.scene import Scene
 from postpanic.findings.table import Problem
 from postpanic.units import VirtAddr
 
-__all__ = ["Holder", "find_holders", "find_words", "modules_of"]
+__all__ = ["Holder", "find_holders", "find_words", "module_functions", "modules_of"]
 
 _MOST_OWNERS = 64
 _MOST_INNER = 8
@@ -108,6 +108,15 @@ def find_holders(scene: Scene, things: list[Thing], *, through: bool = True) -> 
                 ]
         found.append(holders)
     return found
+
+
+def module_functions(scene: Scene, module: str) -> list[int]:
+    """Give where the functions of a module begin."""
+    try:
+        ranges = scene.prog.module(module).address_ranges or ()
+    except LookupError:
+        return []
+    return [vaddr for start, end in ranges for vaddr in scene.stacks.code.starts_between(start, end)]
 
 
 def modules_of(holders: list[Holder], *, direct: bool = False) -> list[str]:

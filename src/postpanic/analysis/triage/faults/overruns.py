@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.triage.faults.code_paths import code_graphs
 from postpanic.analysis.triage.faults.effects import Act
-from postpanic.analysis.triage.faults.holders import Holder, find_holders, find_words, modules_of
+from postpanic.analysis.triage.faults.holders import Holder, find_holders, find_words, module_functions, modules_of
 from postpanic.analysis.triage.faults.origin import Step
 from postpanic.analysis.triage.faults.runs import Run, find_run
 from postpanic.analysis.triage.faults.things import Thing, find_thing
@@ -64,6 +64,10 @@ def _damaged_step(scene: Scene, use: Use) -> tuple[Step, Thing] | None:
 
 
 def _find_overrun(scene: Scene, use: Use) -> _Overrun | None:
+    return scene.dump.once("triage overrun", lambda: _look_for_overrun(scene, use))
+
+
+def _look_for_overrun(scene: Scene, use: Use) -> _Overrun | None:
     found = _damaged_step(scene, use)
     if found is None:
         return None
@@ -198,9 +202,9 @@ def _storing_function(scene: Scene, module: str, run: Run) -> str:
     number = int.from_bytes(run.unit, "little")
     graphs = code_graphs(scene.dump)
     found: set[str] = set()
-    for symbol in scene.prog.symbols():
-        place = scene.stacks.code.find(symbol.address) if symbol.address >> 63 else None
-        if place is None or place.module != module or place.start != symbol.address:
+    for start in module_functions(scene, module):
+        place = scene.stacks.code.find(start)
+        if place is None or place.module != module:
             continue
         graph = graphs.find(place.start) if place.size_bytes <= _MOST_FUNCTION_BYTES else None
         for instruction in graph.instructions.values() if graph is not None else ():
@@ -234,6 +238,10 @@ def find_shared_object(scene: Scene) -> Iterator[Finding]:
     if damaged is None:
         return
     _, thing = damaged
+    run = _find_overrun(scene, use)
+    if run is not None and run.first.start != thing.start:
+        # It was overwritten from outside: what it holds says nothing of its owner.
+        return
     holders = find_holders(scene, [thing], through=False)[0]
     mine = [holder for holder in holders if holder.module == culprit.module]
     twins = _twins(scene, thing, culprit.module) if not _others(holders, culprit) else []

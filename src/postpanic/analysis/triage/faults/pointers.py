@@ -13,6 +13,7 @@ from postpanic.analysis.triage.faults.wording import (
     chain_of,
     evidence_of_origin,
     evidence_of_use,
+    faulting_task,
     function_of,
     path_of,
     stack_command,
@@ -113,11 +114,11 @@ def _bad_call(scene: Scene, use: Use, culprit: Culprit) -> Finding:
     what = "NULL" if value.kind is BadKind.NULL else f"{value.text}, where there is no code"
     gone = unloaded_module(scene, value.value)
     if gone:
-        what = f"{value.value:#x}, where the code of the module {gone} was, which has been unloaded"
+        return _unloaded(scene, use, culprit, gone, value.value)
     path = path_of(scene, use.origin)
     came = f"; it was loaded from {path}" if path and use.origin is not None and use.origin.load is not None else ""
     load = use.origin.load if use.origin is not None else None
-    is_proven = use.fault.is_from_stack and load is not None and load.is_verified and not gone
+    is_proven = use.fault.is_from_stack and load is not None and load.is_verified
     return Finding(
         detector="bad-pointer",
         role=Role.CAUSE,
@@ -211,13 +212,21 @@ def _doubtful(kind: BadKind, use: Use) -> Confidence:
     is_verified = origin is not None and origin.load is not None and origin.load.is_verified
     if kind in {BadKind.FREED, BadKind.LIST_POISON, BadKind.ERROR, BadKind.UNSET}:
         return Confidence.LIKELY
-    return Confidence.LIKELY if is_verified and kind is not BadKind.USER else Confidence.POSSIBLE
+    if kind is BadKind.USER:
+        # Handed down from a system call's arguments, it is the user's own pointer, used as if it were the kernel's.
+        is_argument = origin is not None and bool(origin.steps) and origin.load is None
+        return Confidence.LIKELY if is_argument else Confidence.POSSIBLE
+    return Confidence.LIKELY if is_verified else Confidence.POSSIBLE
 
 
 def _unmapped(scene: Scene, use: Use, culprit: Culprit) -> Iterator[Finding]:
     """Tell of an address that looks like one of the kernel, and is not mapped, or not to be written."""
     assert use.value is not None  # noqa: S101 - the caller looked
     address = use.fault.address if use.fault.address is not None else use.value.value
+    gone = unloaded_module(scene, address)
+    if gone:
+        yield _unloaded(scene, use, culprit, gone, address)
+        return
     thing = find_thing(scene.dump, address)
     at = f", in {thing.text}" if thing is not None else ", where nothing is mapped"
     path = path_of(scene, use.origin)
@@ -238,6 +247,37 @@ def _unmapped(scene: Scene, use: Use, culprit: Culprit) -> Iterator[Finding]:
         chain=tuple(chain_of(scene, use)),
         next_steps=_next_steps(scene, use),
         explains=("reported",),
+        time_s=use.fault.report.time_s,
+    )
+
+
+def _unloaded(scene: Scene, use: Use, culprit: Culprit, gone: str, address: int) -> Finding:
+    """Tell of something that a module left behind when it was unloaded: a timer, work, a callback, an entry of a list."""
+    path = path_of(scene, use.origin)
+    came = f"; {path} still leads there" if path and use.origin is not None and use.origin.load is not None else ""
+    return Finding(
+        detector="unloaded-module",
+        role=Role.CAUSE,
+        cause=Cause.USE_AFTER_FREE,
+        sentence=(
+            f"{who(culprit)} {use.verb} {address:#x}, where the module {gone} was, which has been unloaded: the module "
+            f"left something registered (a timer, work, a callback, an entry of a list){came}."
+        ),
+        confidence=Confidence.LIKELY,
+        function="",
+        module=gone,
+        subject=subject_of(scene, use.origin),
+        evidence=(
+            Evidence("the module that was unloaded last", "log", f"[last unloaded: {gone}"),
+            Evidence("nothing is there any more", f"whereis {address:x}", ""),
+            *evidence_of_use(use),
+            *evidence_of_origin(scene, use.origin),
+        ),
+        chain=tuple(chain_of(scene, use)),
+        victims=faulting_task(scene, "it ran into what the module left behind"),
+        refuted_by="another module that was unloaded earlier and lay there",
+        next_steps=("mod", f"dis -r {use.instruction.vaddr:x}"),
+        explains=("bad-pointer", "bit-flip", "reported"),
         time_s=use.fault.report.time_s,
     )
 

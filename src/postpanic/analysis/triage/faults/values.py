@@ -122,7 +122,7 @@ def classify(value: int) -> BadValue:
     if 0 < top < 0x1FFFF and value >> 56 != 0xFF:
         return BadValue(value, BadKind.NON_CANONICAL, f"{value:#x}, which can be no address (non-canonical)")
     if top == 0:
-        return BadValue(value, BadKind.USER, f"{value:#x}, which is no address of the kernel")
+        return BadValue(value, BadKind.USER, f"{value:#x}, an address of user space, not of the kernel")
     return BadValue(value, BadKind.KERNEL, f"{value:#x}")
 
 
