@@ -41,8 +41,8 @@ _MODE_MASK = 0xF
 """``PSR_MODE_MASK``; 0 is EL0, user mode."""
 _ENTRY = re.compile(r"el1[ht]?_(?:64_)?(?:sync|irq|fiq|error)(?:_invalid)?\Z")
 """Vectors of exceptions taken in the kernel itself (``entry.S``), the names of 5.10 too."""
-_KERNEL_HALF = 1 << 63
-_VA_BITS_MAX = 52
+_KERNEL_BIT = 1 << 55
+"""Tells the kernel's half from the user's, whatever the bits above it are used for."""
 _PROLOGUE_BYTES = 4 << 10
 # Arm ARM C6.2: STP x29, x30 (pre-index, signed offset), LDP likewise (post-index), MOV/ADD x29, sp, #imm, RET.
 _STP = ((0xFFC07FFF, 0xA9807BFD), (0xFFC07FFF, 0xA9007BFD))
@@ -92,6 +92,10 @@ class FrameRecords:
         self._code = code
         self._thread_size = thread_size
         self._has_record: dict[int, bool] = {}
+        memory = words.memory
+        # Since 5.10 (VMCOREINFO's, if pointers are signed); the bits above those of addresses would hold it.
+        mask = memory.vmcoreinfo.get_number("KERNELPACMASK")
+        self._code_mask = mask or (1 << 64) - (1 << memory.layout.va_bits)
         regs = prog.type("struct pt_regs")
         self._regs_bytes = drgn.sizeof(regs)
         self._record_offset = int(drgn.offsetof(regs, "stackframe"))
@@ -111,8 +115,8 @@ class FrameRecords:
                     yield Area(name, start, start + size, cpu)
 
     def strip(self, pc: int) -> int:
-        """Take the authentication code out of a kernel's return address: bits 54 to VA_BITS, all ones without it."""
-        return pc | ((1 << 64) - (1 << _VA_BITS_MAX)) if pc & (1 << 55) else pc
+        """Take the authentication code out of a kernel's return address; without one its bits are all ones."""
+        return pc | self._code_mask if pc & _KERNEL_BIT else pc
 
     def sleeping(self, cpu_context: tuple[int, int, int]) -> State:
         """Begin where ``cpu_switch_to()`` left a task: ``fp``, ``sp`` and ``pc`` of ``thread.cpu_context``."""

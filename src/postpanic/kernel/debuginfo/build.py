@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMAT_VERSION", "DebuginfoReport", "SynthesizedDebuginfo", "build", "fingerprint"]
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Part of every cache key: raise it when what is written changes."""
 
 MIN_PROCESSORS = 2
@@ -114,7 +114,7 @@ def build(
     if vmlinux is None or state is None:
         made = job.synthesis
         layout = made.module_layout()
-        head = made.symbols.get("modules")
+        head = made.all_symbols.get("modules")
         head_offset = head - memory.kaslr_offset if head is not None else 0
         helper = _start_helper(job, key, CacheState({}, [], layout, head_offset)) if modules and made.btf else None
         parts, report = made.make_vmlinux()

@@ -21,8 +21,10 @@ from postpanic.kernel.debuginfo.sections import TypingReport
 from postpanic.kernel.debuginfo.selection import declarable_types
 from postpanic.kernel.debuginfo.symbols import Section, Symbols
 from postpanic.kernel.debuginfo.vmlinux import VmlinuxFacts, link_symbols, synthesize_vmlinux
-from postpanic.kernel.kallsyms import SymbolTable, read_kallsyms
+from postpanic.kernel.kallsyms import SymbolTable
+from postpanic.kernel.ksymtab import read_symbols
 from postpanic.kernel.memory import KernelMemory
+from postpanic.kernel.recovered import recover_symbols
 from postpanic.units import VirtAddr
 
 __all__ = ["ModuleFile", "Synthesis"]
@@ -69,15 +71,20 @@ class Synthesis:
 
     @property
     def symbols(self) -> SymbolTable:
-        """The kernel's symbols."""
+        """The kernel's symbols, as its tables have them."""
         if self._symbols is None:
-            self._symbols = read_kallsyms(self.memory)
+            self._symbols = read_symbols(self.memory)
         return self._symbols
+
+    @cached_property
+    def all_symbols(self) -> SymbolTable:
+        """The same with those that only its types and data tell of."""
+        return recover_symbols(self.memory, self.symbols, self.btf) if self.btf is not None else self.symbols
 
     @cached_property
     def linked(self) -> Symbols:
         """The kernel's symbols at link-time addresses."""
-        return link_symbols(self.symbols, self.memory.kaslr_offset)
+        return link_symbols(self.all_symbols, self.memory.kaslr_offset)
 
     @cached_property
     def globals_table(self) -> GlobalsTable:
@@ -208,7 +215,7 @@ class Synthesis:
 
     def _split_btf(self, loaded: list[LoadedModule]) -> dict[int, Btf]:
         """Decode the types of each module, by the address of its ``struct module``."""
-        head = self.symbols.get("btf_modules")
+        head = self.all_symbols.get("btf_modules")
         result: dict[int, Btf] = {}
         if self.btf is None or head is None:
             return result

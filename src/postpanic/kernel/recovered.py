@@ -1,0 +1,181 @@
+"""
+Symbols that no table of the kernel has, found by what is known of them.
+
+Where kallsyms has functions only (no ``CONFIG_KALLSYMS_ALL``) and a symbol is
+not exported, two things remain: the kernel's types list the variables that each
+CPU has, with their places among each other, and a list can be followed from
+any of its entries to its head.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+
+from postpanic.errors import AbsentError, FactAbsentError
+from postpanic.kernel.btf.decode import Btf
+from postpanic.kernel.btf.layout import Kind
+from postpanic.kernel.kallsyms import SymbolTable
+from postpanic.kernel.kallsyms.symbols import make_table_of_names
+from postpanic.kernel.memory import KernelMemory
+from postpanic.units import MIB, VirtAddr
+
+__all__ = ["find_module_list", "find_per_cpu_symbols", "recover_symbols"]
+
+_PER_CPU = b".data..percpu"
+_FEWEST_WITNESSES = 3
+_MOST_AREAS = 100_000
+_MOST_MODULES = 4096
+_LARGEST_AREA_BYTES = 64 * MIB
+_REACH_BYTES = 4 << 30
+"""How far a module's code can be from the kernel's: what ``adrp`` reaches."""
+_ALIGNMENT_BYTES = 64
+"""``struct module`` is ``____cacheline_aligned``."""
+_KERNEL_HALF = np.uint64(1 << 63)
+_WORD = (1 << 64) - 1
+_NAME_CHARACTERS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
+
+
+def recover_symbols(memory: KernelMemory, table: SymbolTable, btf: Btf) -> SymbolTable:
+    """
+    Add what can be found to a table that lacks data.
+
+    Parameters
+    ----------
+    table : SymbolTable
+        Of kallsyms, VMCOREINFO and exports.
+
+    Returns
+    -------
+    SymbolTable
+        The same where it has the list of modules already, which every table with data has.
+    """
+    if "modules" in table:
+        return table
+    found = dict(find_per_cpu_symbols(table, btf))
+    # No module may be loaded, or none be in the dump.
+    with contextlib.suppress(AbsentError):
+        found["modules"] = find_module_list(memory, btf)
+    found["_end"] = _find_end(memory, table)
+    missing = [(name, vaddr) for name, vaddr in found.items() if name not in table]
+    return table.merge(make_table_of_names(missing)) if missing else table
+
+
+def find_per_cpu_symbols(table: SymbolTable, btf: Btf) -> Iterator[tuple[str, int]]:
+    """
+    Give the variables that each CPU has, with their addresses.
+
+    BTF has their offsets in the section (``DATASEC``, pahole's ``--btf_encode_force`` or not); where
+    the section begins is told by those whose addresses are known, and at least three must agree.
+    """
+    sections = btf.items(Kind.DATASEC)
+    if not len(sections.owner):
+        return
+    owners = np.unique(sections.owner)
+    wanted = [owner for owner, name in zip(owners.tolist(), btf.names_at(owners), strict=True) if name == _PER_CPU]
+    rows = np.flatnonzero(np.isin(sections.owner, wanted))
+    positions = sections.words[0][rows].astype(np.int64) - btf.start_id
+    names = [name.decode("latin-1") for name in btf.names_at(positions)]
+    offsets = sections.words[1][rows].tolist()
+    bases = Counter(
+        (vaddr - offset) & _WORD
+        for name, offset in zip(names, offsets, strict=True)
+        if (vaddr := table.get(name)) is not None
+    )
+    if not bases:
+        return
+    ((base, witnesses),) = bases.most_common(1)
+    if witnesses >= _FEWEST_WITNESSES:
+        for name, offset in zip(names, offsets, strict=True):
+            yield name, (base + offset) & _WORD
+
+
+def find_module_list(memory: KernelMemory, btf: Btf) -> int:
+    """
+    Find the head of the list of modules (``kernel/module/main.c``), by a module.
+
+    A ``struct module`` lies in memory of the module itself, which the areas of
+    vmalloc (``vmap_area_list`` in VMCOREINFO, up to 6.8) lead to; it is known by a
+    name and by neighbours that point back.
+
+    Raises
+    ------
+    AbsentError
+        If there is no such thing, or it is not in the dump.
+    """
+    module = btf.find_struct("module")
+    link, name, name_bytes = module.offset_of("list"), module.offset_of("name"), module.size_of("name")
+    for start, end in _module_areas(memory, btf):
+        data, _ = memory.read_available(start, end - start)
+        words = data[: len(data) // 8 * 8].view("<u8")
+        step = _ALIGNMENT_BYTES // 8
+        following = words[link // 8 :: step]
+        before = words[link // 8 + 1 :: step]
+        count = min(len(following), len(before))
+        likely = np.flatnonzero((following[:count] >= _KERNEL_HALF) & (before[:count] >= _KERNEL_HALF))
+        for number in likely.tolist():
+            vaddr = start + number * _ALIGNMENT_BYTES
+            text = data[vaddr - start + name : vaddr - start + name + name_bytes].tobytes().split(b"\0")[0]
+            if text and _NAME_CHARACTERS.issuperset(text) and _points_back(memory, vaddr + link):
+                return _follow(memory, vaddr + link)
+    raise FactAbsentError("no module is loaded from which their list could be found")
+
+
+def _find_end(memory: KernelMemory, table: SymbolTable) -> int:
+    """Find where the image ends: at the first page behind its last known symbol that is not mapped."""
+    start, end = memory.layout.image_range
+    inside = table.vaddrs[(table.vaddrs >= np.uint64(start)) & (table.vaddrs < np.uint64(end))]
+    page_bytes = memory.page_size_bytes
+    at = (int(inside.max()) // page_bytes + 1) * page_bytes if len(inside) else start
+    while at < end:
+        try:
+            memory.translate(VirtAddr(at))
+        except AbsentError:
+            break
+        at += page_bytes
+    return at
+
+
+def _module_areas(memory: KernelMemory, btf: Btf) -> Iterator[tuple[int, int]]:
+    """Give the areas of vmalloc that modules lie in."""
+    info = memory.vmcoreinfo
+    head = info.get_symbol("vmap_area_list")
+    low, high = info.get_number("MODULES_VADDR"), info.get_number("MODULES_END")
+    if head is None or low is None or high is None:
+        raise FactAbsentError("VMCOREINFO does not tell where modules are")
+    image, image_end = memory.layout.image_range
+    area = btf.find_struct("vmap_area")
+    link, start, end = area.offset_of("list"), area.offset_of("va_start"), area.offset_of("va_end")
+    low, high = low & _WORD, high & _WORD
+    entry = memory.read_u64(head)
+    for _ in range(_MOST_AREAS):
+        if entry == head:
+            return
+        first, last = memory.read_u64(entry - link + start), memory.read_u64(entry - link + end)
+        # With KASLR modules of arm64 are near the image, wherever that is (kaslr_init(), up to 6.4).
+        is_near = image - _REACH_BYTES <= first < last <= image_end + _REACH_BYTES and not image <= first < image_end
+        if last - first <= _LARGEST_AREA_BYTES and (is_near or low <= first < last <= high):
+            yield first, last
+        entry = memory.read_u64(entry)
+
+
+def _points_back(memory: KernelMemory, entry: int) -> bool:
+    try:
+        after, before = memory.read_u64(entry), memory.read_u64(entry + 8)
+        return memory.read_u64(after + 8) == entry and memory.read_u64(before) == entry
+    except AbsentError:
+        return False
+
+
+def _follow(memory: KernelMemory, entry: int) -> int:
+    """Follow a list to the entry that is no module: the head, in the kernel's own data."""
+    start, end = memory.layout.image_range
+    at = entry
+    for _ in range(_MOST_MODULES):
+        if start <= at < end:
+            return at
+        at = memory.read_u64(at)
+    raise FactAbsentError("the list of modules has no head")
