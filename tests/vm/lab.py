@@ -99,6 +99,9 @@ CACHES = (
     "hosts",
     "oracle",
     "evidence",
+    "triage",
+    "triage-modules",
+    "triage-states",
 )
 
 
@@ -223,7 +226,7 @@ class Lab:
         def build(target: Path) -> None:
             self._crash_now(recipe, kernel, target)
 
-        directory = build_once(self.cache_dir / "dumps", self._name(recipe, kernel, "vmcore"), build)
+        directory = build_once(self.cache_dir / "dumps", self.name(recipe, kernel, "vmcore"), build)
         return Crash(self, recipe, kernel, directory)
 
     def keep_newest(self, name: str, build: Callable[[Path], None]) -> Path:
@@ -250,7 +253,7 @@ class Lab:
             for path in target.glob("memory.*"):
                 path.chmod(0o644)
 
-        entry = build_once(self.cache_dir / "dumps", self._name(recipe, kernel, "memory"), build)
+        entry = build_once(self.cache_dir / "dumps", self.name(recipe, kernel, "memory"), build)
         return MemoryDumps(entry / "memory.elf", entry / "memory.kdump", entry / "console.log", kernel)
 
     def make_variant(self, crash: Crash, name: str) -> Variant:
@@ -372,7 +375,8 @@ class Lab:
     def _make_initramfs(self, kernel: Kernel) -> ImageTree:
         return guest.make_initramfs(kernel, guest.build_programs(self.cache_dir))
 
-    def _name(self, recipe: Recipe, kernel: Kernel, kind: str) -> str:
+    def name(self, recipe: Recipe, kernel: Kernel, kind: str) -> str:
+        """Return the name of a dump in the cache; *kind* is ``vmcore`` or ``memory``."""
         scenarios = [guest.SCENARIOS_DIR / name for name in (*guest.SOURCES, f"{recipe.scenario}.sh")]
         files = [*scenarios, *extras.find_sources(recipe.setting)]
         machine = asdict(recipe)

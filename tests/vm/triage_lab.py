@@ -26,7 +26,7 @@ import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from postpanic.capture.initramfs.archive import ImageTree
@@ -40,7 +40,7 @@ from tests.vm import guest, physical_memory, triage_machine
 from tests.vm.kernel_modules import build_modules
 from tests.vm.lab import FAILURE, KERNELS, Crash, Lab, Recipe, default_cache_dir, hold_machine
 from tests.vm.triage_machine import KeptMachine
-from tests.vm.triage_truth import SCENARIOS_DIR, Truth, list_truths
+from tests.vm.triage_truth import Truth, list_truths
 
 __all__ = ["TriageDump", "TriageLab"]
 
@@ -87,7 +87,10 @@ class TriageLab:
     def find(self, truth: Truth, key: str) -> TriageDump | None:
         """Return a scenario's dump if it is in the cache."""
         if truth.recipe:
-            return None
+            kernel = self.lab.fetch_kernel(key)
+            recipe = Recipe.choose(key, truth.recipe)
+            there = find_entry(self.cache_dir / "dumps", self.lab.name(recipe, kernel, "vmcore"))
+            return self.crash(truth, key) if there else None
         entry = find_entry(self.cache_dir / "triage", self._name(truth, key))
         return self._describe(truth, key, entry) if entry else None
 
@@ -117,11 +120,8 @@ class TriageLab:
                 built = build_modules(missing, kernel, KERNELS[key].suites, self.cache_dir, Path(directory))
                 for source, module in zip(missing, built, strict=True):
                     run([find_program("strip"), "--strip-debug", module])
-                    build_once(
-                        self.cache_dir / "triage-modules",
-                        self._module_entry(kernel, source),
-                        lambda target, module=module: Path(shutil.copy(module, target)),  # type: ignore[misc]
-                    )
+                    keep = partial(shutil.copy, module)
+                    build_once(self.cache_dir / "triage-modules", self._module_entry(kernel, source), keep)
 
     def _describe(self, truth: Truth, key: str, entry: Path) -> TriageDump:
         return TriageDump(truth, key, entry / "dump.kdump", entry / "console.log")
@@ -200,8 +200,8 @@ class TriageLab:
     def _take_memory(memory: Path, header_paddr: int, work: Path, target: Path) -> None:
         physical_memory.write_vmcore(memory, header_paddr, work / "vmcore")
         memory.unlink()
-        words = [sys.executable, "-m", "postpanic", "filter", "-d", "31", work / "vmcore", target / "dump.kdump"]
-        run(words)
+        paths = (work / "vmcore", target / "dump.kdump")
+        run([sys.executable, "-m", "postpanic", "filter", "-d", "31", *paths])
 
     def _make_job(self, truth: Truth, kernel: Kernel, path: Path) -> Path:
         buffer = io.BytesIO()

@@ -35,7 +35,7 @@ class KeptMachine(Machine):
         self._execute("pmemsave", arguments, timeout_s=scale_timeout(_MOVE_TIMEOUT_S))
 
     def _wait_status(self, command: str, wanted: str) -> None:
-        assert self._monitor is not None  # noqa: S101 - the machine was started
+        assert self._monitor is not None
         deadline = time.monotonic() + scale_timeout(_MOVE_TIMEOUT_S)
         while True:
             answer = self._monitor.execute(command)
