@@ -60,8 +60,8 @@ def explain_user_code(picture: Picture, cpus: Sequence[Cpu], report: Report) -> 
             detector="cpu-stuck",
             role=Role.CAUSE,
             cause=Cause.OVERLOAD,
-            sentence=f"{name_cpu(picture, cpu)} runs a program with the policy {policy}, which leaves nothing of the CPU "
-            "to others.",
+            sentence=f"{name_cpu(picture, cpu)} runs a program with the policy {policy}, which leaves the CPU "
+            "to nobody else.",
             confidence=Confidence.LIKELY,
             subject=Subject("task", "", cpu.facts.comm, cpu.facts.vaddr, policy),
             evidence=(
