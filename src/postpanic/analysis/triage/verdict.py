@@ -24,7 +24,6 @@ _NOTICED_BY: dict[Kind, str] = {
     Kind.HARD_LOCKUP: "the watchdog: it only noticed that a CPU does not come back",
     Kind.RCU_STALL: "RCU: it only noticed that a CPU or task does not come to rest",
     Kind.WORKQUEUE_LOCKUP: "the workqueue watchdog: it only noticed that work is not done",
-    Kind.OUT_OF_MEMORY: "the task that asked for memory last: it came when there was none",
     Kind.SYSRQ: "sysrq_handle_crash: it crashed the kernel because it was told to",
 }
 

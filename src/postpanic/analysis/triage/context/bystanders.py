@@ -8,7 +8,7 @@ from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.triage.registry import Need, detector
 from postpanic.analysis.triage.scene import Scene
 from postpanic.evidence.oops import Report, Section
-from postpanic.evidence.oops.kinds import FAMILIES, Family
+from postpanic.evidence.oops.kinds import FAMILIES, Family, Kind
 from postpanic.findings.verdict import Cause, Confidence, Evidence, Finding, Role, Subject
 
 __all__ = ["find_context", "find_context_name"]
@@ -71,6 +71,8 @@ def find_context(scene: Scene) -> Iterator[Finding]:
     acquitted: tuple[str, ...] = ()
     if report.family in _NOTICED:
         return
+    if report.kind is Kind.NMI:
+        where = _STACKS["NMI"]
     if where and is_idle:
         sentence = f"It happened in {where} on {cpu}, which was idle."
         acquitted = (f"{report.comm or 'the idle task'}: nothing ran there when {where} came",)

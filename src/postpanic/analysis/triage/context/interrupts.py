@@ -52,11 +52,6 @@ def find_sender(scene: Scene) -> Iterator[Finding]:
     if report is None or report.kind is not Kind.NMI:
         return
     text = " ".join((report.message, report.panic_message, *report.lines[:8]))
-    bystander = (
-        (f"{report.comm}: the NMI only came to the CPU that it ran on",)
-        if report.comm
-        else ("the code that was interrupted: an NMI comes at any place",)
-    )
     cause, confidence, sentence = _judge(scene, text)
     yield Finding(
         detector="nmi",
@@ -66,7 +61,7 @@ def find_sender(scene: Scene) -> Iterator[Finding]:
         confidence=confidence,
         subject=Subject("device", "NMI", "", detail=f"on CPU {report.cpu}" if report.cpu is not None else ""),
         evidence=_evidence(scene, report),
-        not_to_blame=bystander,
+        not_to_blame=("the code that was interrupted: an NMI comes at any place",),
         refuted_by="the management controller's event log, which records who sent it",
         next_steps=("bt -a", "ps -S", "foreach UN bt"),
         explains=("reported",),

@@ -118,6 +118,7 @@ def _finding(scene: Scene, view: _View, ranked: list[Eater]) -> Finding:
         subject=eater.subject,
         evidence=tuple(dict.fromkeys(evidence)),
         victims=_victims(scene, eater, owner),
+        not_to_blame=_asker(scene, eater, owner),
         refuted_by="that what holds most of it always does, and that it grew elsewhere",
         next_steps=_steps(eater),
         explains=("reported",),
@@ -200,6 +201,16 @@ def _victims(scene: Scene, eater: Eater, owner: Owner) -> tuple[Victim, ...]:
         if report.victim and not _is_same(eater, report.victim, report.victim_pid)
     ]
     return tuple(dict.fromkeys(victims))
+
+
+def _asker(scene: Scene, eater: Eater, owner: Owner) -> tuple[str, ...]:
+    """Acquit the task whose request was the last straw, unless it is the one that has the memory."""
+    first = scene.first
+    if first is not None and first.comm:
+        is_taker = any(f"{first.comm} (PID {first.pid})" in one.what for one in owner.evidence)
+        if is_taker or _is_same(eater, first.comm, first.pid):
+            return ()
+    return ("the task that asked for memory last: it came when there was none",)
 
 
 def _is_same(eater: Eater, comm: str, pid: int | None) -> bool:

@@ -1,10 +1,11 @@
 """
 Which code took memory that is only known by its amount: objects of a slab cache, pages that nobody accounts for.
 
-Four ways, each of which needs no debug option of the kernel:
+Five ways, each of which needs no debug option of the kernel:
 
 * What stands in the objects: a pointer to a function, a table of operations or
   a variable of a module that is in most of them.
+* Whose variable points to the slab cache, which modules make for themselves.
 * Where lists of them begin: a list head in a module's variables that leads to
   an object, and whose object leads back to it.
 * Who is taking more right now: a module's function that called an allocator
@@ -113,7 +114,7 @@ def find_owner_of_cache(scene: Scene, cache: Cache) -> Owner:
     votes: dict[str, list[Evidence]] = defaultdict(list)
     for module, evidence in _contents(workspace, cache, objects):
         votes[module].append(evidence)
-    for module, evidence in _list_heads(scene, cache):
+    for module, evidence in (*_list_heads(scene, cache), *_cache_pointers(workspace, cache)):
         votes[module].append(evidence)
     return _settle(scene, votes, _SLAB_ALLOCATORS, cache)
 
@@ -293,6 +294,16 @@ def _list_heads(scene: Scene, cache: Cache) -> Iterator[tuple[str, Evidence]]:
                 what = f"a list that begins in {name} of module {module.name} leads through objects of {cache.name}"
                 yield module.name, Evidence(what, f"rd {head:x}", f"{entry:x}", head)
                 break
+
+
+def _cache_pointers(workspace: Workspace, cache: Cache) -> Iterator[tuple[str, Evidence]]:
+    """Find the modules that keep a pointer to a slab cache of their own in a variable: they made it, or one like it."""
+    for module, start, words in _module_words(workspace):
+        for position in np.flatnonzero(words == np.uint64(cache.vaddr))[:1]:
+            vaddr = start + int(position) * 8
+            name = _name(_symbols(workspace), vaddr)
+            what = f"{name} of module {module.name} points to the slab cache {cache.name}"
+            yield module.name, Evidence(what, f"rd {vaddr:x}", f"{cache.vaddr:x}", vaddr)
 
 
 def _leads_back(workspace: Workspace, entry: int, head: int) -> bool:
