@@ -13,6 +13,7 @@ from pathlib import Path
 
 from postpanic.capture.initramfs.python_tree import find_python
 from postpanic.capture.initramfs.root import RootTree
+from postpanic.capture.resolve.watchdogs import find_watchdogs
 from postpanic.errors import NotReadyError, PostpanicError
 from postpanic.process import find_program, run
 from postpanic.rehearse.faults import Fault, FaultKind, plan_kill
@@ -135,6 +136,8 @@ def stage_targets(subject: Subject, directory: Path, saved: Path, request: Reque
         # Nobody is to wait for a network that is not there.
         staging.plan = replace(staging.plan, network=None)
     _stage_devices(staging, subject, is_lent=controller is None and bool(staging.disks))
+    if subject.plan.feed_watchdogs and find_watchdogs(subject.host.path("sys")):
+        staging.unproven.append("the watchdog: none runs in the machine")
     if any(fault.kind == "saver-killed" for fault in request.faults):
         interpreter = find_python(RootTree(subject.host.root)).interpreter
         staging.plan, files = plan_kill(staging.plan, interpreter)

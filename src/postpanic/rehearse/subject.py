@@ -130,7 +130,7 @@ def read_subject(config: Config, host: Host, *, kernel: str = "", crashkernel: s
     prepared = prepare(config, host, kernel=kernel)
     built = build(config, prepared, host)
     paths = StatePaths.of(host)
-    armed = _read_image(paths.image)
+    armed = _read_image(host.find(str(paths.image.relative_to(host.root))))
     stale: tuple[str, ...] = ()
     if armed is not None and armed != built.content:
         reasons = find_stale(prepared, read_state(paths.state), paths.image)

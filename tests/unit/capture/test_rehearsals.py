@@ -27,6 +27,7 @@ REHEARSAL = Rehearsal(
     dump_bytes=25_000_000,
     seconds=21.5,
     unproven=("this very disk controller",),
+    runs=("sysrq, file /crash: proven", "null, file /crash: broken at saver"),
 )
 
 
@@ -52,6 +53,8 @@ def test_it_comes_back_as_it_was_written(tmp_path: Path) -> None:
         {"needed_bytes": True},
         {"seconds": "long"},
         {"unproven": {}},
+        {"runs": "all"},
+        {"runs": [[]]},
     ],
 )
 def test_what_is_not_sound_is_nothing(tmp_path: Path, change: dict[str, object]) -> None:

@@ -111,7 +111,7 @@ def make_ssh_server(
     config.write_text(
         f'HostKey "{directory / "host"}"\nAuthorizedKeysFile "{directory / "authorized"}"\nPidFile none\n'
         "StrictModes no\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
-        "PermitRootLogin prohibit-password\nDisableForwarding yes\nPermitTTY no\nPrintMotd no\n"
+        "PermitRootLogin prohibit-password\nDisableForwarding yes\nPermitTTY no\nPermitUserRC no\nPrintMotd no\n"
         f"ForceCommand {subsystem}\nSubsystem sftp {subsystem}\n"
     )
     host_key = " ".join((directory / "host.pub").read_text().split()[:2])
