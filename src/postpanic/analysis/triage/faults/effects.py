@@ -217,7 +217,7 @@ def _x86_stack(decoded: Any, name: str, operand: Any) -> Iterator[Effect]:  # no
         yield Effect(Act.ADDRESS, "rsp", memory=Memory("rsp", disp=8))
 
 
-def _x86_move(decoded: Any, operands: list[Any]) -> Iterator[Effect]:
+def _x86_move(decoded: Any, operands: list[Any]) -> Iterator[Effect]:  # noqa: ANN401 - capstone has no types
     target, source = operands
     if target.type == _MEM:
         register = _x86_name(decoded, source.reg) if source.type == _REG else ""

@@ -63,7 +63,7 @@ def find_free(scene: Scene) -> Iterator[Finding]:
                 else ()
             ),
         ),
-        refuted_by="a pointer that was never allocated, or memory that was overwritten where the list of free objects is",
+        refuted_by="a pointer that was never allocated, or free objects that were written to",
         next_steps=(f"owners {thing.start:x}", f"rd {thing.start:x} 8") if thing is not None else (),
         explains=("assertion", "reported"),
         time_s=report.time_s,

@@ -53,7 +53,7 @@ class _Kin:
 
 
 def _find_kin(scene: Scene, thing: Thing) -> _Kin | None:
-    """Find the one callback of a module that objects of a cache have near an offset; None: none, or of several modules."""
+    """Find the one callback of a module that objects of a cache have near an offset; None: none, or several."""
     modules: list[tuple[str, int, int]] = []
     for module in scene.prog.loaded_modules():
         module = module[0] if isinstance(module, tuple) else module
@@ -121,8 +121,8 @@ def find_kin(scene: Scene) -> Iterator[Finding]:
         role=Role.CAUSE,
         cause=Cause.USE_AFTER_FREE,
         sentence=(
-            f"{who(culprit)} ran into the {thing.name} object {thing.start:#x}, which had been freed while it was still "
-            f"queued and is {state}: {kin.count} others of its cache have the callback {kin.function} [{kin.module}] "
+            f"{who(culprit)} ran into the {thing.name} object {thing.start:#x}, which had been freed while it was "
+            f"still queued and is {state}: {kin.count} others of its cache have the callback {kin.function} [{kin.module}] "
             f"(a timer, work or the like) at offset {kin.offset:#x}, so it was the module {kin.module} that freed it."
         ),
         confidence=Confidence.LIKELY if owners or thing.is_free else Confidence.POSSIBLE,

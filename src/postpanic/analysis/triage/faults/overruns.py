@@ -166,8 +166,8 @@ def _from_neighbour(scene: Scene, use: Use, culprit: Culprit, found: _Overrun) -
         role=Role.CAUSE,
         cause=Cause.OUT_OF_BOUNDS,
         sentence=(
-            f"The {found.damaged.name} object {found.damaged.start:#x} that {who(culprit)} uses was overwritten from the "
-            f"neighbour before it, {found.first.start:#x}{is_free}{held}: {found.run.text} for {found.run.size_bytes} "
+            f"The {found.damaged.name} object {found.damaged.start:#x} that {who(culprit)} uses was overwritten from "
+            f"the neighbour before it, {found.first.start:#x}{is_free}{held}: {found.run.text} for {found.run.size_bytes} "
             f"bytes runs on over its end; written by {by}."
         ),
         confidence=Confidence.LIKELY if module else Confidence.POSSIBLE,
@@ -225,7 +225,7 @@ def _has_unit(constant: int, number: int, size: int) -> bool:
 @detector(
     "shared-object",
     needs=(Need.FAULT, Need.MEMORY),
-    about="an object with contents of another kind, which another module holds too: freed by one, and given to the other",
+    about="an object with contents of another kind, which somebody else holds: freed, and given away",
     depth=74,
     families=(Family.MEMORY_ACCESS,),
 )
@@ -322,8 +322,8 @@ def _given_away(scene: Scene, use: Use, culprit: Culprit, thing: Thing, holder: 
         cause=Cause.USE_AFTER_FREE,
         sentence=(
             f"{who(culprit)} used {thing.text} after it had been freed and its memory given to somebody else: "
-            f"{holder.variable} of {holder.module} still leads to it, but it begins with the same {_SAME_BYTES} bytes as "
-            f"other objects of its cache, which {holder.module} does not hold ({twins[0].start:#x}); offset "
+            f"{holder.variable} of {holder.module} still leads to it, but it begins with the same {_SAME_BYTES} bytes "
+            f"as other objects of its cache, which {holder.module} does not hold ({twins[0].start:#x}); offset "
             f"{thing.offset:#x} holds {use.value.text}."
         ),
         confidence=Confidence.LIKELY,

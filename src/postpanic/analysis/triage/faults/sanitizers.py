@@ -140,12 +140,13 @@ def find_hardware(scene: Scene) -> Iterator[Finding]:
     worst = max(scene.hardware_errors, key=lambda error: error.severity.rank, default=None)
     if worst is None or report.kind is Kind.NMI:
         return
+    place = f", {worst.place}" if worst.place else ""
     is_hardware = worst.verdict is not Verdict.SOFTWARE
     yield Finding(
         detector="hardware",
         role=Role.CAUSE,
         cause=Cause.HARDWARE,
-        sentence=f"Hardware failed ({worst.part.value}, {worst.severity.value}): {worst.what}{f', {worst.place}' if worst.place else ''}.",
+        sentence=f"Hardware failed ({worst.part.value}, {worst.severity.value}): {worst.what}{place}.",
         confidence=Confidence.LIKELY if is_hardware else Confidence.POSSIBLE,
         subject=Subject("device", worst.part.value, "", None, worst.severity.value),
         evidence=(Evidence("the machine's own report", "log", report.message),),

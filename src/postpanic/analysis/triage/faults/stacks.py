@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -153,7 +154,7 @@ def _recursion(scene: Scene, cycle: _Cycle, size: int, command: str) -> Finding:
 def _largest(frames: Sequence[Frame]) -> tuple[Frame, int] | None:
     """Find the frame that takes most of the stack."""
     best: tuple[Frame, int] | None = None
-    for inner, outer in zip(frames, frames[1:], strict=False):
+    for inner, outer in itertools.pairwise(frames):
         if inner.area != outer.area or not inner.reliable or not outer.reliable:
             continue
         size = outer.sp - inner.sp
@@ -211,7 +212,7 @@ def _canary(scene: Scene) -> Iterator[Finding]:
     assert report is not None  # noqa: S101 - the caller looked
     frames = frames_of(scene)
     culprit, sp = None, None
-    for inner, frame in zip(frames, frames[1:], strict=False):
+    for inner, frame in itertools.pairwise(frames):
         if frame.place is not None and _name(inner).startswith("__stack_chk_fail"):
             culprit = Culprit(_name(frame), frame.place.module or "vmlinux")
             sp = frame.sp

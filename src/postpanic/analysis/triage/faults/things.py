@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.memory.member_names import member_at
+from postpanic.analysis.memory.page_structs import page_structs
 from postpanic.analysis.memory.places import open_places
 from postpanic.analysis.memory.slabs.objects import ObjectInfo, find_object
 from postpanic.analysis.workspace import Workspace
+from postpanic.units import VirtAddr
 
 __all__ = ["Thing", "find_thing"]
 
@@ -92,5 +94,20 @@ def _find(workspace: Workspace, vaddr: int) -> Thing | None:
     place = open_places(workspace).short(vaddr)
     if place is None or place.start is None:
         return None
+    if place.kind == "page" and (pfn := _free_frame(workspace, vaddr)) is not None:
+        size = workspace.memory.page_size_bytes
+        start = vaddr // size * size
+        return Thing(
+            "page", "page", start, size, vaddr - start, is_free=True, text=f"the page {start:#x} (free, frame {pfn:#x})"
+        )
     text = {"symbol": f"the variable {place.name}", "stack": f"the stack of {place.name}"}.get(place.kind, place.text)
     return Thing(place.kind, place.name, place.start, place.size_bytes or 0, place.offset or 0, text=text)
+
+
+def _free_frame(workspace: Workspace, vaddr: int) -> int | None:
+    """Give the frame that an address is in, if it is in a free block; else None."""
+    try:
+        pfn = int(workspace.memory.translate(VirtAddr(vaddr))) // workspace.memory.page_size_bytes
+        return pfn if page_structs(workspace).free_block_of(pfn) is not None else None
+    except UNREADABLE:
+        return None

@@ -10,14 +10,16 @@ ways by which control may have come, the one that memory confirms counts.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from postpanic.analysis.code.instructions import Instruction
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.stacks.frames import Frame
+from postpanic.analysis.triage.faults.chains import Chain, go_round, score, shifted
 from postpanic.analysis.triage.faults.code_paths import CodeGraph, CodeGraphs
-from postpanic.analysis.triage.faults.effects import ARGUMENTS, CALLEE_SAVED, Act, Effect, Memory, stack_pointer
+from postpanic.analysis.triage.faults.effects import ARGUMENTS, CALLEE_SAVED, Act, Effect, Memory
+from postpanic.analysis.triage.faults.known_values import KnownValues, Values
 from postpanic.analysis.triage.faults.origin import Origin, Step, StepKind
 from postpanic.analysis.triage.faults.pointees import (
     Pointee,
@@ -34,20 +36,6 @@ _WORD = (1 << 64) - 1
 _MOST_VISITS = 60_000
 _MOST_STEPS = 24
 _MOST_CALLERS = 6
-_MOST_ROUNDS = 200_000
-_STACK_REACH = 1 << 16
-Values = Mapping[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class _Chain:
-    """Steps, the value that they lead to, and where a loop came back to itself."""
-
-    steps: tuple[Step, ...]
-    computed: int | None
-    loops: Mapping[tuple[int, str], int] = field(default_factory=dict)
-    """Definition that the loop came from, to the number of steps before it."""
-    is_only: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +65,8 @@ class Tracer:
         self._graphs = graphs
         self._frames = frames
         self._machine = graphs.machine
-        self._sp = stack_pointer(self._machine)
+        self._values = KnownValues(workspace.prog, graphs.machine)
+        self._sp = self._values.sp
         self._visits = 0
         self._active: set[tuple[int, str]] = set()
 
@@ -122,12 +111,12 @@ class Tracer:
 
     # ---- the search
 
-    def _trace(self, register: str, vaddr: int, values: Values, frame: int, depth: int) -> _Chain:
+    def _trace(self, register: str, vaddr: int, values: Values, frame: int, depth: int) -> Chain:
         graph = self._graphs.find(vaddr)
         if graph is None or depth > _MOST_STEPS:
-            return _Chain((), None, is_only=False)
+            return Chain((), None, is_only=False)
         wanted = values.get(register)
-        found: list[_Chain] = []
+        found: list[Chain] = []
         loops: dict[tuple[int, str], int] = {}
         definitions = list(self._definitions(graph, register, vaddr, values))
         for definition in definitions:
@@ -139,10 +128,10 @@ class Tracer:
             chain = self._explain(definition, register, wanted, graph, frame, depth)
             self._active.discard(key)
             if chain is not None:
-                found.append(self._go_round(chain, key, wanted))
+                found.append(go_round(self._values, chain, key, wanted))
         if not found:
-            return _Chain((), None, loops, is_only=False)
-        best = max(found, key=lambda chain: _score(chain, wanted))
+            return Chain((), None, loops, is_only=False)
+        best = max(found, key=lambda chain: score(chain, wanted))
         return replace(best, loops={**best.loops, **loops}, is_only=best.is_only and len(definitions) == 1)
 
     def _definitions(self, graph: CodeGraph, register: str, vaddr: int, values: Values) -> Iterator[_Definition]:
@@ -160,7 +149,7 @@ class Tracer:
                 self._visits += 1
                 instruction = graph.instructions[previous]
                 effects = self._graphs.effects(graph, instruction)
-                before = self._before(effects, after)
+                before = self._values.before(effects, after)
                 effect = next((one for one in effects if one.act is not Act.STORE and one.register == register), None)
                 if effect is not None:
                     yield _Definition(instruction, effect, before)
@@ -169,59 +158,11 @@ class Tracer:
                     yield _Definition(None, None, before)
                 queue.append((previous, before))
 
-    def _before(self, effects: Sequence[Effect], after: Values) -> Values:
-        """Tell what the registers held before an instruction, of what they hold after it."""
-        if not effects:
-            return after
-        written = {effect.register for effect in effects if effect.act is not Act.STORE}
-        before = {name: value for name, value in after.items() if name not in written} if written else dict(after)
-        for effect in effects:
-            value = after.get(effect.register)
-            memory = effect.memory
-            if value is None:
-                continue
-            if effect.act is Act.COPY and effect.bits == 64:
-                before[effect.source] = value
-            elif effect.act is Act.ADDRESS and memory is not None and memory.base and not memory.index:
-                if memory.base == effect.register or memory.base not in written:
-                    before[memory.base] = (value - memory.disp) & _WORD
-        for effect in effects:
-            # What was saved on the stack tells what the register held.
-            if effect.act is Act.STORE and effect.register and effect.register not in before:
-                address = self._address(effect.memory, before)
-                if address is not None and self._is_on_stack(address, before):
-                    saved = self._read(address, 64)
-                    if saved is not None:
-                        before[effect.register] = saved
-        return before
-
-    def _is_on_stack(self, address: int, values: Values) -> bool:
-        sp = values.get(self._sp)
-        return sp is not None and -_STACK_REACH <= address - sp <= _STACK_REACH
-
-    def _address(self, memory: Memory | None, values: Values) -> int | None:
-        if memory is None or memory.segment:
-            return None
-        total = memory.disp
-        for name, factor in ((memory.base, 1), (memory.index, memory.scale)):
-            if name:
-                value = values.get(name)
-                if value is None:
-                    return None
-                total += value * factor
-        return total & _WORD
-
-    def _read(self, address: int, bits: int) -> int | None:
-        try:
-            return int.from_bytes(self._prog.read(address, bits // 8), "little")
-        except UNREADABLE:
-            return None
-
     # ---- what a definition means
 
     def _explain(
         self, definition: _Definition, register: str, wanted: int | None, graph: CodeGraph, frame: int, depth: int
-    ) -> _Chain | None:
+    ) -> Chain | None:
         """Make steps of a definition; None: it cannot be the one."""
         instruction, effect = definition.instruction, definition.effect
         if instruction is None or effect is None:
@@ -239,15 +180,15 @@ class Tracer:
             case Act.CONSTANT:
                 if wanted is not None and effect.constant != wanted:
                     return None
-                return _Chain((self._constant(own, effect.constant),), effect.constant)
+                return Chain((self._constant(own, effect.constant),), effect.constant)
             case Act.RESULT:
-                return _Chain((self._result(own, effect.target),), None)
+                return Chain((self._result(own, effect.target),), None)
             case Act.LOAD:
                 return self._load(own, effect, definition.values, instruction.vaddr, graph, frame, depth)
             case Act.ADDRESS:
                 return self._sum(own, effect, definition.values, instruction.vaddr, frame, depth)
             case _:
-                return _Chain((own,), None)
+                return Chain((own,), None)
 
     def _constant(self, own: Step, constant: int) -> Step:
         try:
@@ -270,14 +211,14 @@ class Tracer:
         pointee = result_pointee(self._prog, name) if name else None
         return replace(own, kind=StepKind.RESULT, name=name, pointee=pointee)
 
-    def _sum(self, own: Step, effect: Effect, values: Values, vaddr: int, frame: int, depth: int) -> _Chain:
+    def _sum(self, own: Step, effect: Effect, values: Values, vaddr: int, frame: int, depth: int) -> Chain:
         memory = effect.memory
         assert memory is not None  # noqa: S101 - ADDRESS has one
         if not memory.base:
-            return _Chain((self._constant(own, memory.disp & _WORD),), memory.disp & _WORD)
-        if memory.base in {self._sp}:
-            address = self._address(memory, values)
-            return _Chain((replace(own, kind=StepKind.ADDRESS, base=memory.base, name="the stack"),), address)
+            return Chain((self._constant(own, memory.disp & _WORD),), memory.disp & _WORD)
+        if memory.base == self._sp:
+            address = self._values.address(memory, values)
+            return Chain((replace(own, kind=StepKind.ADDRESS, base=memory.base, name="the stack"),), address)
         chain = self._trace(memory.base, vaddr, values, frame, depth + 1)
         base = values.get(memory.base, chain.computed)
         index = values.get(memory.index) if memory.index else 0
@@ -294,17 +235,17 @@ class Tracer:
             offset=memory.disp,
             pointee=pointee.moved(memory.disp) if pointee is not None else None,
         )
-        return _Chain((step, *chain.steps), computed, _shifted(chain.loops), chain.is_only)
+        return Chain((step, *chain.steps), computed, shifted(chain.loops), chain.is_only)
 
     def _load(
         self, own: Step, effect: Effect, values: Values, vaddr: int, graph: CodeGraph, frame: int, depth: int
-    ) -> _Chain:
+    ) -> Chain:
         memory = effect.memory
         assert memory is not None  # noqa: S101 - LOAD has one
         if memory.segment or not memory.base:
             return self._load_variable(own, effect, memory, values)
-        address = self._address(memory, values)
-        if address is not None and self._is_on_stack(address, values):
+        address = self._values.address(memory, values)
+        if address is not None and self._values.is_on_stack(address, values):
             spilled = self._spilled(address, values, vaddr, graph, frame, depth)
             if spilled is not None:
                 return spilled
@@ -313,7 +254,7 @@ class Tracer:
         index = values.get(memory.index) if memory.index else 0
         if base is not None and index is not None:
             address = (base + index * memory.scale + memory.disp) & _WORD
-        computed = self._read(address, effect.bits) if address is not None else None
+        computed = self._values.read(address, effect.bits) if address is not None else None
         above = chain.steps[0].pointee if chain.steps and not memory.index else None
         moved = above.moved(memory.disp) if above is not None else None
         member = member_of(moved, effect.bits // 8) if moved is not None else None
@@ -331,15 +272,15 @@ class Tracer:
             is_function=member is not None and member.is_function,
             is_verified=computed is not None and own.value == computed,
         )
-        return _Chain((step, *chain.steps), computed, _shifted(chain.loops), chain.is_only)
+        return Chain((step, *chain.steps), computed, shifted(chain.loops), chain.is_only)
 
-    def _load_variable(self, own: Step, effect: Effect, memory: Memory, values: Values) -> _Chain:
+    def _load_variable(self, own: Step, effect: Effect, memory: Memory, values: Values) -> Chain:
         """Read a variable of the kernel or a module, or one of this CPU."""
-        address = self._address(memory, values) if not memory.segment else None
+        address = self._values.address(memory, values) if not memory.segment else None
         name, offset = self._symbol(memory.disp & _WORD)
         path, pointee = variable_pointee(self._prog, name, offset) if name else ("", None)
         text = f"{name}{f'.{path}' if path else f'+{offset:#x}' if offset else ''}" if name else ""
-        computed = self._read(address, effect.bits) if address is not None else None
+        computed = self._values.read(address, effect.bits) if address is not None else None
         if memory.index:
             pointee = None
         step = replace(
@@ -352,7 +293,7 @@ class Tracer:
             name=f"{text} of this CPU" if memory.segment and text else text,
             is_verified=computed is not None and own.value == computed,
         )
-        return _Chain((step,), computed)
+        return Chain((step,), computed)
 
     def _symbol(self, vaddr: int) -> tuple[str, int]:
         try:
@@ -363,7 +304,7 @@ class Tracer:
 
     def _spilled(
         self, address: int, values: Values, vaddr: int, graph: CodeGraph, frame: int, depth: int
-    ) -> _Chain | None:
+    ) -> Chain | None:
         """Find what was put into a place on the stack."""
         seen: set[int] = set()
         queue: deque[tuple[int, Values]] = deque([(vaddr, values)])
@@ -375,9 +316,9 @@ class Tracer:
                 seen.add(previous)
                 self._visits += 1
                 effects = self._graphs.effects(graph, graph.instructions[previous])
-                before = self._before(effects, after)
+                before = self._values.before(effects, after)
                 for effect in effects:
-                    if effect.act is not Act.STORE or self._address(effect.memory, before) != address:
+                    if effect.act is not Act.STORE or self._values.address(effect.memory, before) != address:
                         continue
                     if effect.register:
                         return self._trace(effect.register, previous, before, frame, depth + 1)
@@ -385,7 +326,7 @@ class Tracer:
                 queue.append((previous, before))
         return None
 
-    def _from_caller(self, register: str, values: Values, graph: CodeGraph, frame: int, depth: int) -> _Chain | None:
+    def _from_caller(self, register: str, values: Values, graph: CodeGraph, frame: int, depth: int) -> Chain | None:
         """Go on in the caller, with the registers that the function was entered with."""
         arguments = ARGUMENTS[self._machine]
         steps: tuple[Step, ...] = ()
@@ -406,10 +347,10 @@ class Tracer:
         computed = values.get(register, chain.computed)
         if not steps and not chain.steps:
             return None
-        return _Chain((*steps, *chain.steps), computed, {}, chain.is_only)
+        return Chain((*steps, *chain.steps), computed, {}, chain.is_only)
 
-    def _in_caller(self, register: str, values: Values, frame: int, depth: int) -> _Chain:
-        nothing = _Chain((), None)
+    def _in_caller(self, register: str, values: Values, frame: int, depth: int) -> Chain:
+        nothing = Chain((), None)
         if frame + 1 >= len(self._frames) or frame >= _MOST_CALLERS:
             return nothing
         caller = self._frames[frame + 1]
@@ -422,61 +363,3 @@ class Tracer:
         known = dict(values)
         known[self._sp] = caller.sp
         return self._trace(register, call.vaddr, known, frame + 1, depth + 1)
-
-    def _go_round(self, chain: _Chain, key: tuple[int, str], wanted: int | None) -> _Chain:
-        """Where a loop gave the value, find the round that did: memory tells, from the first element on."""
-        count = chain.loops.get(key)
-        if count is None or wanted is None or chain.computed == wanted or count >= len(chain.steps):
-            return chain
-        ops = list(reversed(chain.steps[:count]))
-        begin = chain.steps[count].value
-        if begin is None or any(step.kind not in {StepKind.LOAD, StepKind.ADDRESS} for step in ops):
-            return chain
-        at = begin
-        for rounds in range(_MOST_ROUNDS):
-            bases: list[int] = []
-            value: int | None = at
-            for step in ops:
-                assert value is not None  # noqa: S101 - the loop ends where it is not
-                bases.append(value)
-                value = (value + step.offset) & _WORD
-                if step.kind is StepKind.LOAD:
-                    value = self._read(value, 64)
-                if value is None:
-                    return chain
-            if value == wanted:
-                return _with_round(chain, bases, wanted, rounds)
-            if value is None or value in {begin, at}:
-                return chain
-            at = value
-        return chain
-
-
-def _with_round(chain: _Chain, bases: Sequence[int], value: int, rounds: int) -> _Chain:
-    steps = list(chain.steps)
-    after = value
-    for place, base in enumerate(reversed(bases)):
-        step = steps[place]
-        address = (base + step.offset) & _WORD if step.kind is StepKind.LOAD else None
-        steps[place] = replace(
-            step, base_value=base, value=after, address=address, is_verified=step.kind is StepKind.LOAD, rounds=rounds
-        )
-        after = base
-    return replace(chain, steps=tuple(steps), computed=value)
-
-
-def _shifted(loops: Mapping[tuple[int, str], int]) -> dict[tuple[int, str], int]:
-    return {key: count + 1 for key, count in loops.items()}
-
-
-def _score(chain: _Chain, wanted: int | None) -> tuple[int, int]:
-    """Prefer what memory confirms, then what nothing speaks against, then what leads further."""
-    if not chain.steps:
-        return (0, 0)
-    if wanted is None or chain.computed is None:
-        fits = 2
-    else:
-        fits = 3 if chain.computed == wanted else 1
-    if chain.steps[0].kind is StepKind.CHANGE:
-        fits = min(fits, 2)
-    return (fits, len(chain.steps))

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from postpanic.analysis.code.instructions import Flow, Instruction
-from postpanic.analysis.decode.operands import MemoryAccess, find_accesses
 from postpanic.analysis.context import UNREADABLE
+from postpanic.analysis.decode.operands import MemoryAccess, find_accesses
 from postpanic.analysis.stacks.frames import Frame
 from postpanic.analysis.triage.faults.code_paths import CodeGraphs, code_graphs
 from postpanic.analysis.triage.faults.effects import Memory, x86_memory
@@ -170,7 +170,7 @@ def return_address(scene: Scene) -> int | None:
 
 
 def _make_call(scene: Scene, fault: Fault, graphs: CodeGraphs, registers: dict[str, int]) -> Use | None:
-    """Find the call that led to where there is no code: the return address is still on the stack, or in its register."""
+    """Find the call that led to where no code is: the return address is on the stack, or in its register."""
     back = return_address(scene)
     graph = graphs.find(back - 1) if back else None
     call = graph.ending_at(back) if graph is not None and back else None

@@ -2,7 +2,7 @@
 What a value that should have been a pointer is instead.
 
 Sources: ``include/linux/poison.h`` (``LIST_POISON1``, ``POISON_INUSE``, ``POISON_FREE``, ``POISON_END``,
-``SLUB_RED_*``, ``PAGE_POISON``), ``POISON_POINTER_DELTA`` (``CONFIG_ILLEGAL_POINTER_VALUE``, 0xdead000000000000 on x86-64 and
+``SLUB_RED_*``, ``PAGE_POISON``), ``POISON_POINTER_DELTA`` (0xdead000000000000 on x86-64 and
 arm64), ``include/linux/err.h`` (``MAX_ERRNO``), ``init_on_free`` and ``init_stack`` (0xfe, 0xaa).
 """
 
