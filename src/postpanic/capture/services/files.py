@@ -151,10 +151,13 @@ class ServiceFile:
 
 
 def detect_kind(host: Host) -> ServiceKind | None:
-    """Tell what runs services on a host, by its files; None: nothing that is known."""
-    if any(
-        host.path(place).exists() for place in ("run/systemd/system", "usr/lib/systemd/systemd", "lib/systemd/systemd")
-    ):
+    """Tell what runs services on a host, else by its files what would; None: nothing that is known."""
+    # A host may have the files of both: sd_booted(3), and OpenRC's own directory.
+    if host.path("run/systemd/system").exists():
+        return "systemd"
+    if host.path("run/openrc").is_dir():
+        return "openrc"
+    if any(host.path(place).exists() for place in ("usr/lib/systemd/systemd", "lib/systemd/systemd")):
         return "systemd"
     if any(host.path(place).exists() for place in ("sbin/openrc-run", "usr/sbin/openrc-run", "usr/bin/openrc-run")):
         return "openrc"

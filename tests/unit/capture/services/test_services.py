@@ -40,6 +40,17 @@ def test_what_runs_services_is_found(host: Host) -> None:
     assert host.path(MAKERS[detect_kind(host) or ""]).exists()
 
 
+def test_what_runs_counts_more_than_files(tmp_path: Path) -> None:
+    for name in MAKERS.values():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    assert detect_kind(Host(tmp_path)) == "systemd"
+    (tmp_path / "run/openrc").mkdir(parents=True)
+    assert detect_kind(Host(tmp_path)) == "openrc"
+    (tmp_path / "run/systemd/system").mkdir(parents=True)
+    assert detect_kind(Host(tmp_path)) == "systemd"
+
+
 def test_nothing_runs_services(tmp_path: Path) -> None:
     assert detect_kind(Host(tmp_path)) is None
     with pytest.raises(NotReadyError, match="nothing that is known runs services"):
