@@ -13,6 +13,7 @@ import base64
 import hashlib
 import os
 import re
+import shutil
 import socket
 import ssl
 import sys
@@ -83,7 +84,8 @@ class _Handler(BaseHTTPRequestHandler):
             with place.open("r+b" if place.exists() else "wb") as stream:
                 stream.truncate(start)
                 stream.seek(start)
-                stream.write(part.read_bytes())
+                with part.open("rb") as source:
+                    shutil.copyfileobj(source, stream)
             part.unlink()
         self._answer(201)
 

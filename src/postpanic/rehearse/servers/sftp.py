@@ -95,6 +95,8 @@ class SftpServer:
             got, body = _say(Status.UNSUPPORTED)
         except OutputError as exc:
             got, body = _say(Status.BAD_MESSAGE, exc.message)
+        except (ValueError, OverflowError):
+            got, body = _say(Status.FAILURE, "no such name or offset")
         except OSError as exc:
             text = _NO_ROOM if exc.errno == errno.ENOSPC else (exc.strerror or str(exc)).lower()
             got, body = _say(_STATUS_OF.get(exc.errno or 0, Status.FAILURE), text)
@@ -109,6 +111,12 @@ class SftpServer:
 
     def _place(self, fields: Fields) -> Path:
         return self._root.joinpath(*_normalize(fields.take_string())[1:])
+
+    def _place_below(self, fields: Fields) -> Path:
+        place = self._place(fields)
+        if place == self._root:
+            raise OSError(errno.EBUSY, "device or resource busy")
+        return place
 
     def _file(self, fields: Fields) -> int:
         handle = self._handles.get(fields.take_string())
@@ -182,7 +190,7 @@ class SftpServer:
         return Packet.NAME, body
 
     def _remove(self, fields: Fields) -> Answer:
-        self._place(fields).unlink()
+        self._place_below(fields).unlink()
         return _say(Status.OK)
 
     def _mkdir(self, fields: Fields) -> Answer:
@@ -190,7 +198,7 @@ class SftpServer:
         return _say(Status.OK)
 
     def _rmdir(self, fields: Fields) -> Answer:
-        self._place(fields).rmdir()
+        self._place_below(fields).rmdir()
         return _say(Status.OK)
 
     def _realpath(self, fields: Fields) -> Answer:
@@ -198,7 +206,7 @@ class SftpServer:
         return Packet.NAME, struct.pack(">I", 1) + encode_path(path) * 2 + struct.pack(">I", 0)
 
     def _rename(self, fields: Fields) -> Answer:
-        self._place(fields).rename(self._place(fields))
+        self._place_below(fields).rename(self._place_below(fields))
         return _say(Status.OK)
 
     def _extended(self, fields: Fields) -> Answer:
