@@ -21,7 +21,8 @@ from postpanic.analysis.cells import decode, guarded, problem
 from postpanic.analysis.context import UNREADABLE
 from postpanic.errors import PostpanicError
 from postpanic.findings.table import Problem
-from postpanic.kernel.kallsyms import SymbolTable, decode_module_symbols, read_kallsyms
+from postpanic.kernel.kallsyms import SymbolTable, decode_module_symbols
+from postpanic.kernel.ksymtab import read_symbols as read_kernel_symbols
 from postpanic.kernel.memory import KernelMemory
 
 __all__ = ["KernelSymbol", "LoadedModule", "SymbolIndex", "read_symbols"]
@@ -96,7 +97,7 @@ def read_symbols(prog: Program, memory: KernelMemory) -> SymbolIndex:
     """Read all symbols; what cannot be read is in the problems of the result."""
     problems: list[Problem] = []
     try:
-        symbols = list(_spread(read_kallsyms(memory)))
+        symbols = list(_spread(read_kernel_symbols(memory)))
     except PostpanicError as exc:
         problems.append(problem("the kernel's own symbol table", exc))
         symbols = list(_debug_symbols(prog))

@@ -8,6 +8,7 @@ from drgn import Object, Program
 from drgn.helpers.linux.cpumask import for_each_online_cpu, for_each_possible_cpu
 from drgn.helpers.linux.list import list_for_each_entry, list_for_each_entry_reverse
 from drgn.helpers.linux.pid import for_each_task
+from drgn.helpers.linux.sched import cpu_curr, idle_task
 
 from postpanic.analysis.cells import guarded
 from postpanic.analysis.context import UNREADABLE
@@ -53,7 +54,22 @@ def read_tasks(workspace: Workspace, problems: list[Problem]) -> tuple[Object, .
 
 
 def _all_tasks(prog: Program) -> Iterator[Object]:
-    return for_each_task(prog, idle=True)
+    try:
+        yield from _idle_tasks(prog)
+    except UNREADABLE:
+        # drgn asks fewer tables.
+        yield from for_each_task(prog, idle=True)
+        return
+    yield from for_each_task(prog)
+
+
+def _idle_tasks(prog: Program) -> Iterator[Object]:
+    """Give the idle tasks of the CPUs that are online, and of those that a panic stopped, which puts them offline."""
+    online = set(for_each_online_cpu(prog))
+    for cpu in for_each_possible_cpu(prog):
+        # A CPU that was never up runs nothing.
+        if cpu in online or cpu_curr(prog, cpu).on_cpu:
+            yield idle_task(prog, cpu)
 
 
 def _linked_tasks(prog: Program) -> Iterator[Object]:

@@ -1,0 +1,165 @@
+"""Real arm64 kernels, opened on whatever machine this is, with nothing but the dump."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from postpanic.analysis.debug_files import DebugPolicy
+from postpanic.analysis.page.evidence import run_line
+from postpanic.analysis.program import open_program
+from postpanic.analysis.workspace import Workspace
+from postpanic.cli.app import main
+from postpanic.errors import PostpanicError
+from postpanic.kernel.printk import read_log
+from postpanic.report.text import render_text
+from tests.vm.arm64 import KERNELS, Arm64Dump, fetch_dump
+from tests.vm.lab import Lab
+
+Records = list[dict[str, Any]]
+
+
+@pytest.fixture(
+    scope="module", params=["6.1", pytest.param("6.12", marks=pytest.mark.matrix)], ids=lambda key: f"arm64-{key}"
+)
+def dump(request: pytest.FixtureRequest, crash_lab: Lab) -> Arm64Dump:
+    assert request.param in KERNELS
+    try:
+        return fetch_dump(crash_lab, request.param)
+    except PostpanicError as exc:
+        if "qemu-system-aarch64" in str(exc):
+            pytest.skip(str(exc))
+        raise
+
+
+class Prompt:
+    """An opened dump, asked in lines of the prompt."""
+
+    def __init__(self, path: Path) -> None:
+        self.opened = open_program([path], policy=DebugPolicy.SYNTHESIZED)
+        self.memory = self.opened.memory
+        self._workspace = Workspace(self.opened)
+
+    def records(self, line: str) -> Records:
+        return run_line(self._workspace, line).table.records()
+
+    def text(self, line: str) -> str:
+        return "\n".join(render_text(run_line(self._workspace, line)))
+
+
+@pytest.fixture(scope="module")
+def opened(dump: Arm64Dump) -> Iterator[Prompt]:
+    prompt = Prompt(dump.path)
+    with prompt.opened:
+        yield prompt
+
+
+@pytest.fixture(scope="module")
+def ask(opened: Prompt) -> Callable[[str], Records]:
+    return opened.records
+
+
+def test_log_is_the_consoles(dump: Arm64Dump, opened: Prompt) -> None:
+    lines = [line for record in read_log(opened.memory) for line in record.text.decode().splitlines()]
+    console = dump.console.read_text(errors="replace")
+    for line in ("Trigger a crash", "Kernel panic - not syncing: sysrq triggered crash", "PHYS_OFFSET: 0x40000000"):
+        assert any(line in each for each in lines)
+        assert line in console
+    # Randomised, so what is printed is what was found.
+    offset = int(re.findall(r"Kernel Offset: 0x([0-9a-f]+) from", console)[-1], 16)
+    assert opened.memory.kaslr_offset == offset != 0
+
+
+def test_tasks_are_there_and_the_panic_task_is_known(ask: Callable[[str], Records]) -> None:
+    tasks = ask("ps")
+    names = {row["comm"] for row in tasks}
+    assert {"init", "kthreadd", "sleep", "cat", "swapper/0", "swapper/1"} <= names
+    assert 1 in [row["pid"] for row in tasks if row["active"] == ">"]
+
+
+def test_panicking_stack_leads_from_the_delay_to_the_system_call(opened: Prompt) -> None:
+    text = opened.text("bt 1")
+    names = re.findall(r"^ ?#\d+ \[[0-9a-f]{16}\] (\S+) at", text, re.MULTILINE)
+    place = names.index("panic")
+    assert names[place : place + 3] == ["panic", "sysrq_handle_crash", "__handle_sysrq"]
+    assert names[-4:] == ["do_el0_svc", "el0_svc", "el0t_64_sync_handler", "el0t_64_sync"]
+    # The user's registers are behind it.
+    assert re.search(r"^ *pc: 0000[0-9a-f]{12}$", text, re.MULTILINE)
+    assert "not certain" not in text
+
+
+def test_stopped_cpu_is_followed_through_its_interrupt(opened: Prompt) -> None:
+    text = opened.text("bt -c 1")
+    names = re.findall(r"^ ?#\d+ \[[0-9a-f]{16}\] (\S+) at", text, re.MULTILINE)
+    assert {"local_cpu_stop", "gic_handle_irq", "call_on_irq_stack"} <= set(names)
+    assert "--- <IRQ stack> ---" in text
+    # The busy loop is user code: then the stack ends with its entry.
+    assert "el1h_64_irq" in names or "el0t_64_irq" in names
+
+
+def test_every_stack_ends_where_stacks_end(opened: Prompt) -> None:
+    ends = {"ret_from_fork", "el0t_64_sync", "el0t_64_irq", "__secondary_switched", "__primary_switched"}
+    seen = 0
+    for part in re.split(r"(?=^PID: )", opened.text("foreach bt"), flags=re.MULTILINE):
+        names = re.findall(r"^ ?#\d+ \[[0-9a-f]{16}\] (\S+) at", part, re.MULTILINE)
+        if names:
+            assert names[-1] in ends, part
+            assert not any(name.startswith("(none") for name in names), part
+            seen += 1
+    assert seen > 40
+
+
+def test_sleeping_process_waits_where_it_should(opened: Prompt) -> None:
+    assert re.search(r"hrtimer_nanosleep|do_nanosleep", opened.text("bt sleep"))
+    assert re.search(r"fifo_open|wait_for_partner", opened.text("bt cat"))
+
+
+def test_modules_are_found_with_their_functions(ask: Callable[[str], Records], opened: Prompt) -> None:
+    modules = {row["name"]: row for row in ask("mod")}
+    assert "qemu_fw_cfg" in modules
+    assert "fw_cfg" in opened.text("sym -m qemu_fw_cfg")
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("dis panic", "<panic>"),
+        ("sys", "aarch64"),
+        ("mach", "aarch64"),
+        ("files 1", "/dev/console"),
+        ("vm 1", "busybox"),
+        ("mount", "devtmpfs"),
+        ("runq", "CURRENT: PID: 1 "),
+        ("net", "lo"),
+        ("kmem -i", "TOTAL MEM"),
+        ("struct task_struct.pid", "pid_t pid"),
+        ("sym jiffies", "jiffies"),
+    ],
+)
+def test_commands_answer(opened: Prompt, line: str, expected: str) -> None:
+    assert expected in opened.text(line)
+
+
+def test_walk_of_the_page_tables_agrees_with_the_linear_map(ask: Callable[[str], Records], opened: Prompt) -> None:
+    task = next(row for row in ask("ps") if row["pid"] == 1)
+    vaddr = task["task"]
+    paddr = opened.memory.translate(vaddr)
+    assert f"{paddr:x}" in opened.text(f"vtop {vaddr:x}")
+    # Read by way of either, it is the same.
+    assert opened.text(f"rd {vaddr:x} 4").split()[1:3] == opened.text(f"rd -p {paddr:x} 4").split()[1:3]
+
+
+def test_triage_knows_a_crash_by_hand(dump: Arm64Dump, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["triage", "--json", str(dump.path)]) == 0
+    (verdict,) = json.loads(capsys.readouterr().out)["tables"][0]["rows"]
+    assert (verdict["kind"], verdict["cause"], verdict["confidence"]) == ("sysrq-crash", "deliberate", "proven")
+
+
+def test_page_of_it_is_made(dump: Arm64Dump, tmp_path: Path) -> None:
+    assert main(["report", "-o", str(tmp_path / "page.html"), str(dump.path)]) == 0
+    assert "el0t_64_sync" in (tmp_path / "page.html").read_text()
