@@ -48,6 +48,15 @@ _IDLE = (
     *("rest_init", "start_kernel", "x86_64_start", "secondary_startup"),
 )
 _DYING = ("machine_kexec", "crash_nmi_callback", "panic", "nmi_panic", "sysrq_handle_crash", "__crash_kexec")
+_TICKS = (
+    "hrtimer_interrupt",
+    "sysvec_apic_timer",
+    "__sysvec_apic_timer",
+    "tick_",
+    "update_process_times",
+    "local_apic_timer",
+)
+_DEFERRED = ("call_timer_fn", "__do_softirq", "handle_softirqs", "run_timer_softirq", "irq_work_run", "__irq_work_run")
 _INTERRUPTS_ON = 1 << 9
 """``X86_EFLAGS_IF``."""
 _LOWEST = 1 << 63
@@ -107,19 +116,35 @@ class Cpu:
         return function_of(self.frames[0]) if self.frames else ""
 
     @property
-    def context(self) -> list[Frame]:
-        """The frames up to the next entry of an interrupt: those of one piece of work."""
-        found: list[Frame] = []
+    def contexts(self) -> list[list[Frame]]:
+        """The frames by pieces of work: of interrupts first, the task's own last; a clock's tick is left out."""
+        found: list[list[Frame]] = [[]]
         for frame in self.frames:
-            found.append(frame)
-            if frame.saved is not None:
-                break
-        return found
+            found[-1].append(frame)
+            if frame.saved is not None and not frame.saved.user:
+                found.append([])
+        return [part for part in found if part and not _is_tick(part)]
 
     @property
     def own(self) -> Frame | None:
         """The innermost function that does work of its own."""
-        return find_own(self.frames)[1]
+        return next((own for part in self.contexts if (own := find_own(part)[1]) is not None), None)
+
+    @property
+    def own_of_task(self) -> Frame | None:
+        """The same of the task, whatever interrupted it."""
+        return find_own(self.contexts[-1])[1] if self.contexts else None
+
+    def own_inside(self, frame: Frame) -> Frame | None:
+        """Give the innermost function with work of its own in the piece of work that a frame is part of."""
+        part = next((part for part in self.contexts if any(one is frame for one in part)), [])
+        return find_own(part)[1]
+
+
+def _is_tick(frames: list[Frame]) -> bool:
+    """Tell whether frames are those of a clock's interrupt, and of nothing that it runs for others."""
+    names = [function_of(frame) for frame in frames]
+    return any(name.startswith(_TICKS) for name in names) and not any(name.startswith(_DEFERRED) for name in names)
 
 
 def read_cpus(picture: Picture) -> list[Cpu]:

@@ -11,7 +11,7 @@ from postpanic.analysis.triage.hangs.leaks import open_picture
 from postpanic.analysis.triage.hangs.naming import function_of, module_of
 from postpanic.analysis.triage.hangs.picture import Picture, Thing
 from postpanic.analysis.triage.hangs.reports import is_hang
-from postpanic.analysis.triage.hangs.sleeping import Sleep
+from postpanic.analysis.triage.hangs.sleeping import LOCKS, Sleep
 from postpanic.analysis.triage.hangs.steps import (
     describe_holder,
     describe_thing,
@@ -56,6 +56,8 @@ def _finding(picture: Picture, cycle: Cycle, sleeps: Sequence[Sleep]) -> Finding
         shown = lock_evidence(picture, thing)
         evidence += [shown] if shown is not None else []
     certain = cycle.certain and _is_for_good(sleeps)
+    # The owner may be a new task with the task_struct of one that leaked the lock.
+    is_seen = all(thing.is_seen or thing.kind not in LOCKS for thing in things)
     role = Role.CAUSE if certain or is_hang(picture.scene) else Role.BACKGROUND
     return Finding(
         detector="deadlock",
@@ -63,7 +65,7 @@ def _finding(picture: Picture, cycle: Cycle, sleeps: Sequence[Sleep]) -> Finding
         cause=Cause.DEADLOCK,
         sentence=_sentence(picture, cycle.edges, sleeps, things),
         confidence=Confidence.PROVEN
-        if certain
+        if certain and is_seen
         else Confidence.LIKELY
         if is_hang(picture.scene)
         else Confidence.POSSIBLE,

@@ -18,6 +18,7 @@ from postpanic.analysis.triage.hangs.locksets import Held, LockReader, classify_
 from postpanic.analysis.triage.hangs.naming import function_of
 from postpanic.analysis.triage.hangs.picture import Picture, Thing
 from postpanic.analysis.triage.hangs.sleeping import LOCKS, Sleep
+from postpanic.analysis.triage.hangs.wakers import add_wakers
 from postpanic.analysis.triage.scene import Scene
 
 __all__ = ["Leak", "find_leak", "find_leak_in", "find_takers", "holds", "open_picture"]
@@ -169,7 +170,34 @@ def _build(scene: Scene) -> Picture:
             holders = _find_silent(picture, thing)
             if holders:
                 picture.add_holders(thing, holders)
+    for thing in list(picture.things.values()):
+        if thing.kind in LOCKS and thing.vaddr and thing.holders and thing.holders[0].certain:
+            _check_holder(picture, thing)
+    add_wakers(picture)
     return picture
+
+
+def _check_holder(picture: Picture, thing: Thing) -> None:
+    """
+    Look whether the recorded owner of a lock is in code that holds it.
+
+    An owner may have returned with the lock, and a new task may have got the
+    ``task_struct`` of one that has ended. It is taken for past the lock only if some
+    function of the lock's module can be seen to leak it.
+    """
+    facts = picture.tasks.get(thing.holders[0].task)
+    if facts is None or lock_reader(picture) is None:
+        return
+    try:
+        thing.is_seen = holds(picture, picture.scene.trace(facts), thing.kind, thing.vaddr) is not None
+    except UNREADABLE:
+        return
+    waiter = picture.sleeping.get(thing.waiters[0]) if thing.waiters else None
+    if thing.is_seen or waiter is None:
+        return
+    leak = find_leak(picture, thing, waiter)
+    if leak is not None and leak.is_partial:
+        picture.set_gone(thing, facts.vaddr, "left")
 
 
 def _find_silent(picture: Picture, thing: Thing) -> list[Holder]:

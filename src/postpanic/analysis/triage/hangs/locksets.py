@@ -5,18 +5,19 @@ The code is followed on all ways from its entry: a call that takes a lock adds i
 one that releases it takes it away. A function that can reach its end with a lock
 that it took, where it gives the same lock back on other ways, leaks it there.
 
-What cannot be seen: locks that are taken by inlined code, and correlated
-conditions (``if (x) lock(); … if (x) unlock();`` looks like a leak).
+What a function does that only takes or releases locks for its caller is done to
+the caller's, within one module. What cannot be seen: locks that are taken by
+inlined code, and correlated conditions (``if (x) lock(); … if (x) unlock();`` looks like a leak).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 from postpanic.analysis.stacks.arguments.flow import CodeFlow, FunctionFlow
-from postpanic.analysis.stacks.arguments.state import Value
+from postpanic.analysis.stacks.arguments.state import Added, Entry, Location, Number, Value, add
 from postpanic.analysis.stacks.arguments.x86_64_code import Instruction
 from postpanic.analysis.stacks.code_index import CodeIndex, Place
 
@@ -45,6 +46,7 @@ _RELEASES: tuple[tuple[str, str], ...] = (
 )
 _TRIES = ("mutex_trylock", "_raw_spin_trylock", "_raw_read_trylock", "_raw_write_trylock")
 _RETURN_THUNK = "__x86_return_thunk"
+_DEEPEST_CALL = 3
 _MOST_STATES = 12
 _MOST_STEPS = 60_000
 
@@ -152,6 +154,7 @@ class LockReader:
         self._flows = flows
         self._code = code
         self._known: dict[int, LockFlow | None] = {}
+        self._depth = 0
 
     def find(self, place: Place) -> LockFlow | None:
         """Follow the locks of a function; None: its code cannot be had."""
@@ -249,9 +252,13 @@ class LockReader:
     def _call(self, flow: FunctionFlow, locks: LockFlow, instruction: Instruction, state: State) -> State:
         target = self._flows.target(instruction)
         what, kind, result = classify_call(self._name(target)) if target is not None else ("", "", "")
-        if not what:
-            return state
         known = flow.before(int(instruction.address))
+        if not what:
+            return (
+                self._inner(target, known or {}, state, locks, int(instruction.address))
+                if target is not None
+                else state
+            )
         value = known.get("rdi") if known is not None else None
         if value is None:
             # Somebody's lock is released: nothing more can be said of those of this kind.
@@ -261,6 +268,27 @@ class LockReader:
         locks.released.add((kind, value))
         same = {held for held in state if held.kind == kind and held.value == value}
         return state - (same or {held for held in state if held.kind == kind})
+
+    def _inner(self, target: int, known: Mapping[Location, Value], state: State, locks: LockFlow, at: int) -> State:
+        """Do to the locks what a function of the same module does that takes or releases them for its caller."""
+        place = self._code.find(target)
+        if place is None or place.offset or place.module != locks.place.module or self._depth >= _DEEPEST_CALL:
+            return state
+        self._depth += 1
+        try:
+            inner = self.find(place)
+        finally:
+            self._depth -= 1
+        if inner is None or not inner.ends:
+            return state
+        kept = frozenset.intersection(*(held for _, held in inner.ends))
+        for kind, value in inner.released - {(held.kind, held.value) for held in kept}:
+            own = _as_caller(value, known)
+            state = frozenset(held for held in state if held.kind != kind or held.value != own)
+            if own is not None:
+                locks.released.add((kind, own))
+        taken = {Held(held.kind, own, at) for held in kept if (own := _as_caller(held.value, known)) is not None}
+        return state | taken
 
     def _name(self, target: int) -> str:
         place = self._code.find(target)
@@ -287,6 +315,18 @@ def _decide(mnemonic: str, state: State) -> tuple[State, State]:
         if held.if_result != "zero"
     )
     return (zero, other) if mnemonic in {"je", "jz", "jns"} else (other, zero)
+
+
+def _as_caller(value: Value, known: Mapping[Location, Value]) -> Value | None:
+    """Say in a caller's terms what an expression of the called function is; None: it cannot be said."""
+    if isinstance(value, Number):
+        return value
+    if isinstance(value, Entry):
+        return known.get(value.register)
+    if isinstance(value, Added):
+        base = _as_caller(value.base, known)
+        return add(base, value.number) if base is not None else None
+    return None
 
 
 def _store(instruction: Instruction, state: State) -> State:

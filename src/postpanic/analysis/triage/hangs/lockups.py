@@ -40,7 +40,7 @@ def find_lockups(scene: Scene) -> Iterator[Finding]:
     reported = _reported(scene, cpus)
     spinning = [cpu for cpu in cpus if cpu.spin_kind]
     if spinning:
-        yield from explain_spinning(picture, cpus, spinning, first)
+        yield from explain_spinning(picture, cpus, spinning)
     else:
         yield from _looping(picture, cpus, reported, first)
 

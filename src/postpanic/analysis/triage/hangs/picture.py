@@ -61,7 +61,10 @@ class Thing:
     owner : int
         ``struct task_struct`` that the lock records, though it is no holder (any more).
     gone : str
-        What became of *owner*: ``freed``, ``reused``, ``unlisted``; empty: there is nothing to say.
+        What became of *owner*: ``freed``, ``reused``, ``unlisted``, ``left`` (it is past the code that took the
+        lock); empty: there is nothing to say.
+    is_seen : bool
+        Whether the code that the holder is in holds the lock.
     """
 
     kind: str
@@ -71,6 +74,7 @@ class Thing:
     waiters: list[int] = field(default_factory=list)
     owner: int = 0
     gone: str = ""
+    is_seen: bool = False
 
 
 class Picture:
@@ -160,6 +164,11 @@ class Picture:
         """Say who holds a thing that does not record it, and look at what these wait for in turn."""
         thing.holders = holders
         self._follow(holder.task for holder in holders)
+        self._link()
+
+    def set_gone(self, thing: Thing, owner: int, gone: str) -> None:
+        """Say that the recorded owner of a lock does not hold it any more, and what became of it."""
+        thing.owner, thing.gone, thing.holders = owner, gone, []
         self._link()
 
     def _follow(self, seeds: Iterable[int]) -> None:

@@ -118,7 +118,7 @@ def _follow(picture: Picture, facts: TaskFacts) -> Chain | None:
         if sleep is None:
             return Chain(tuple(steps), _running(picture, current)) if steps else None
         thing = picture.thing_of(current.vaddr)
-        if via is not None and via.kind in LOCKS and _went_on(picture, sleep, steps[-1][0]):
+        if via is not None and via.kind in LOCKS and not via.is_seen and _went_on(picture, sleep, steps[-1][0]):
             return Chain(tuple(steps), Root(RootKind.WENT_ON, current, sleep, via))
         holder = _choose(picture, thing)
         steps.append((sleep, holder))

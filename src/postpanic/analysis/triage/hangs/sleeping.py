@@ -55,6 +55,13 @@ _KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
             *("__filemap_get_folio", "filemap_get_pages", "filemap_update_page", "pagecache_get_page", "read_cache_"),
         ),
     ),
+    (
+        "server",
+        (
+            *("request_wait_answer", "__fuse_request_send", "__fuse_simple_request", "fuse_simple_request"),
+            *("rpc_wait_bit_killable", "__rpc_execute", "p9_client_rpc", "p9_virtio_request"),
+        ),
+    ),
     ("queue freeze", ("blk_mq_freeze_queue_wait", "blk_freeze_queue", "blk_queue_enter", "__bio_queue_enter")),
     ("futex", ("futex_wait", "futex_lock_pi")),
     ("child", ("wait_for_vfork_done",)),
@@ -85,7 +92,7 @@ class Sleep:
     ----------
     kind : str
         A lock's (:data:`LOCKS`), ``completion``, ``waitqueue``, ``rcu``, ``srcu``, ``work``, ``task``, ``cpu``,
-        ``io``, ``queue freeze``, ``futex``, ``child``, ``freezer``, ``program``, ``timer``, ``sleep``;
+        ``io``, ``server``, ``queue freeze``, ``futex``, ``child``, ``freezer``, ``program``, ``timer``, ``sleep``;
         ``preempted``: it could run; empty: it sleeps, and nobody knows for what.
     function : str
         The service that it waits in, the outermost.

@@ -21,7 +21,7 @@ from postpanic.analysis.triage.hangs.cpus import Cpu, Mode
 from postpanic.analysis.triage.hangs.leaks import find_leak_in, find_takers, holds
 from postpanic.analysis.triage.hangs.naming import function_of, module_of
 from postpanic.analysis.triage.hangs.picture import Picture
-from postpanic.analysis.triage.hangs.sleeping import find_own
+from postpanic.analysis.triage.hangs.sleeping import is_own
 from postpanic.evidence.oops import Report
 from postpanic.evidence.oops.kinds import Kind
 from postpanic.findings.verdict import Cause, Confidence, Evidence, Finding, Link, Role
@@ -41,9 +41,7 @@ class _Holder:
     task: int = 0
 
 
-def explain_spinning(
-    picture: Picture, cpus: Sequence[Cpu], spinning: Sequence[Cpu], report: Report
-) -> Iterator[Finding]:
+def explain_spinning(picture: Picture, cpus: Sequence[Cpu], spinning: Sequence[Cpu]) -> Iterator[Finding]:
     """Tell who has the locks that CPUs spin on."""
     holders = {cpu.number: _find_holder(picture, cpus, cpu) for cpu in spinning}
     for cpu in spinning:
@@ -58,7 +56,7 @@ def explain_spinning(
     for cpu in spinning:
         holder = holders[cpu.number]
         if holder is not None and (holder.cpu is None or not holder.cpu.spin_kind):
-            yield _kept(picture, cpu, holder, spinning, report)
+            yield _kept(picture, cpu, holder, spinning)
             return
     yield _leaked(picture, cpus, spinning)
 
@@ -167,13 +165,13 @@ def _spin_deadlock(
     )
 
 
-def _kept(picture: Picture, spinner: Cpu, holder: _Holder, spinning: Sequence[Cpu], report: Report) -> Finding:
+def _kept(picture: Picture, spinner: Cpu, holder: _Holder, spinning: Sequence[Cpu]) -> Finding:
     """Tell of a lock whose holder is known, and does not come to its end."""
     lock = lock_name(picture, spinner)
     if holder.cpu is None:
         return _slept_with(picture, spinner, holder, spinning)
     cpu = holder.cpu
-    own = find_culprit(cpu, report) or holder.frame
+    own = cpu.own_inside(holder.frame) or holder.frame
     circle = find_circle(picture, cpu)
     extra = f"; it walks {circle.text}" if circle is not None else ""
     inside = "" if own is holder.frame else f", which {where(holder.frame)} called"
@@ -309,10 +307,5 @@ def find_culprit(cpu: Cpu, report: Report) -> Frame | None:
         for frame in trace.frames
         if frame.is_reliable
     }
-    index, own = find_own(cpu.frames)
-    first = own
-    while own is not None:
-        if function_of(own) in named:
-            return own
-        index, own = find_own(cpu.frames, index + 1)
-    return first
+    owns = [frame for part in cpu.contexts for frame in part if is_own(function_of(frame))]
+    return next((frame for frame in owns if function_of(frame) in named), next(iter(owns), None))

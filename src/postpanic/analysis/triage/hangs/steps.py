@@ -53,6 +53,8 @@ def describe_thing(picture: Picture, thing: Thing, sleep: Sleep | None = None) -
         return "another CPU"
     if thing.kind in {"io", "queue freeze"}:
         return "input or output to end" if thing.kind == "io" else "the requests of a block queue to drain"
+    if thing.kind == "server":
+        return "the answer of a file system's server"
     if thing.kind in {"waitqueue", "completion"} and not thing.vaddr:
         return f"a {thing.kind}"
     if thing.kind in _TYPES:

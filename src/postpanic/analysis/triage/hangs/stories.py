@@ -76,30 +76,39 @@ def _gone(picture: Picture, chain: Chain) -> Story:
     thing = root.thing or Thing("lock", 0)
     what = describe_thing(picture, thing)
     leak = find_leak(picture, thing, waiter)
-    who = _last_words(picture, thing)
-    fate = {
-        "reused": "whose task_struct belongs to another task by now",
-        "unlisted": "which is on no list of tasks any more",
-    }.get(thing.gone, "which has exited, and its task_struct is free")
-    by = f" {who}," if who else ""
+    text, evidence = _fate(picture, thing)
     leaked = f"; {leak.function}() [{leak.module}] can return without giving it back" if leak is not None else ""
-    evidence = [
-        Evidence(
-            f"the owner that the lock records, {thing.owner:x}, is no task", f"kmem -s {thing.owner:x}", "task_struct"
-        )
-    ]
     return Story(
         Cause.LEAKED_LOCK,
-        f"Nobody will release {what}: its owner,{by} {thing.owner:x}, is a task {fate}"
-        f"{leaked}; {describe_sleep(picture, waiter)}.",
+        f"Nobody will release {what}: {text}{leaked}; {describe_sleep(picture, waiter)}.",
         Confidence.LIKELY,
         leak.function if leak is not None else "",
         leak.module if leak is not None else module_of(waiter.own),
         thing_subject(picture, thing),
-        (*evidence, *_leak_evidence(leak)),
+        (evidence, *_leak_evidence(leak)),
         refuted_by="a task that is not on the list of tasks, and still runs",
         next_steps=(f"kmem -s {thing.owner:x}",),
     )
+
+
+def _fate(picture: Picture, thing: Thing) -> tuple[str, Evidence]:
+    """Say why the owner that a lock records will not release it, and what shows that."""
+    facts = picture.tasks.get(thing.owner)
+    if facts is not None:
+        who = picture.names.task(facts)
+        itself = ", which itself waits for it," if thing.owner in thing.waiters else ""
+        text = (
+            f"the owner it records, {who}{itself} is not in code that holds it: it went on without releasing it, "
+            "or is no longer the task that took it but has its task_struct"
+        )
+        what = f"{who}, whom the lock records, is in no function that holds it"
+        return text, Evidence(what, f"bt {picture.names.pid(facts)}", facts.comm, facts.vaddr)
+    said = _last_words(picture, thing)
+    by = f" {said}," if said else ""
+    fate = "is on no list of tasks any more" if thing.gone == "unlisted" else "has exited, and its task_struct is free"
+    text = f"its owner,{by} task {thing.owner:x}, {fate}"
+    what = f"the owner that the lock records, {thing.owner:x}, is no task"
+    return text, Evidence(what, f"kmem -s {thing.owner:x}", "task_struct", thing.owner)
 
 
 def _last_words(picture: Picture, thing: Thing) -> str:
@@ -136,7 +145,10 @@ def _went_on(picture: Picture, chain: Chain) -> Story:
     thing = picture.thing_of(waiter.facts.vaddr) or root.thing or Thing("lock", 0)
     what = describe_thing(picture, thing)
     leak = find_leak(picture, thing, waiter)
-    doing = "runs user code" if root.sleep is None else f"sleeps in {root.sleep.function or 'the kernel'}"
+    if root.cpu is not None:
+        doing = f"runs {root.cpu.mode.value}"
+    else:
+        doing = f"waits{place_of(root.sleep)}" if root.sleep is not None and root.sleep.own is not None else "sleeps"
     if picture.state(root.facts) in {"ZO", "DE"}:
         doing = "has exited"
     holder = picture.names.task(root.facts)
@@ -335,7 +347,7 @@ def _asleep_story(picture: Picture, chain: Chain, sleep: Sleep, thing: Thing) ->
 
 def _run(picture: Picture, chain: Chain) -> Story:
     root, waiter = chain.root, _waiter(chain)
-    own = root.cpu.own if root.cpu is not None else None
+    own = root.cpu.own_of_task if root.cpu is not None else None
     function, module = function_of(own), module_of(own)
     thing = picture.thing_of(waiter.facts.vaddr) or Thing("lock", 0)
     holder = picture.names.task(root.facts)
