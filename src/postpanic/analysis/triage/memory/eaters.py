@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -28,7 +28,7 @@ from postpanic.evidence.memory_report import MemoryReport
 from postpanic.findings.table import Problem
 from postpanic.findings.verdict import Evidence, Subject
 
-__all__ = ["Eater", "Sort", "eaters_of_dump", "eaters_of_report"]
+__all__ = ["WHO", "Eater", "Sort", "eaters_of_dump", "eaters_of_report"]
 
 
 class Sort(StrEnum):
@@ -50,11 +50,14 @@ class Sort(StrEnum):
     """That nobody accounts for."""
 
 
+WHO = "who holds memory"
+"""Begins what is missed where that cannot be read."""
 KERNEL = frozenset({Sort.SLAB, Sort.LARGE, Sort.AREAS, Sort.PER_CPU, Sort.PAGES})
 """Memory that the kernel itself took, and should have given back."""
 
 _FEW = 3
-_TMPFS_MAGIC = 0x0102_1994
+_IN_MEMORY = {0x0102_1994: "tmpfs", 0x8584_58F6: "ramfs"}
+"""``TMPFS_MAGIC`` and ``RAMFS_MAGIC`` of include/uapi/linux/magic.h: file systems whose files are nowhere else."""
 _INODES_LIMIT = 1 << 20
 _RECLAIMABLE = 0x0002_0000
 """``SLAB_RECLAIM_ACCOUNT`` of include/linux/slab.h before 6.9, which made an enumeration of it (cc61eb851461)."""
@@ -72,6 +75,8 @@ class Eater:
         comm, path, slab cache, function.
     text : str
         ``process eat (PID 453)``, for sentences.
+    swap_pages : int
+        What it has beside that in swap.
     count : int
         How many objects, areas, processes.
     pid : int, optional
@@ -85,6 +90,7 @@ class Eater:
     name: str
     text: str
     pages: int
+    swap_pages: int = 0
     count: int = 1
     pid: int | None = None
     function: str = ""
@@ -119,7 +125,7 @@ def _find(scene: Scene, sheet: Sheet) -> list[Eater]:
         try:
             found += part(scene, sheet)
         except UNREADABLE as exc:
-            one = problem(f"who holds memory: {what}", exc)
+            one = problem(f"{WHO}: {what}", exc)
             scene.problems.append(one)
             scene.miss(one.what)
     return sorted(found, key=lambda eater: -eater.pages)
@@ -129,13 +135,13 @@ def _processes(scene: Scene, _: Sheet) -> Iterator[Eater]:
     uses = read_memory_use(scene.dump, scene.tasks)
     owners = _owners(scene.tasks, uses)
     if not owners and scene.tasks:
-        scene.miss("what processes use", "no struct mm_struct can be read")
+        scene.miss(f"{WHO}: processes", "no struct mm_struct can be read")
     by_comm: defaultdict[str, list[tuple[TaskFacts, int]]] = defaultdict(list)
     for mm, task in owners.items():
         pages = uses[mm].pages
         own = max(0, pages.get("MM_ANONPAGES", 0))
         by_comm[task.comm].append((task, own))
-        yield _process(task.comm, task.pid, own, uses[mm].rss)
+        yield _process(task.comm, task.pid, own, uses[mm].rss, max(0, pages.get("MM_SWAPENTS", 0)))
     for comm, group in by_comm.items():
         total = sum(pages for _, pages in group)
         if len(group) > _FEW and max(pages for _, pages in group) * 2 < total:
@@ -155,13 +161,14 @@ def _owners(tasks: Iterable[TaskFacts], uses: dict[int, MemoryUse]) -> dict[int,
     return owners
 
 
-def _process(comm: str, pid: int, own: int, rss: int) -> Eater:
+def _process(comm: str, pid: int, own: int, rss: int, swap: int) -> Eater:
     evidence = Evidence(f"{comm} has {rss} pages resident, {own} of them its own", f"ps {pid}", str(rss * 4))
     return Eater(
         Sort.PROCESS,
         comm,
         f"process {comm} (PID {pid})",
         own,
+        swap_pages=swap,
         pid=pid,
         subject=Subject("task", "process", comm, detail=f"PID {pid}"),
         evidence=(evidence,),
@@ -181,14 +188,15 @@ def _group(comm: str, count: int, pages: int, command: str, shows: str) -> Eater
 
 
 def _files(scene: Scene, sheet: Sheet) -> Iterator[Eater]:
-    """Find the files of tmpfs, and shared memory, which is such files too (``mm/shmem.c``)."""
-    if sheet.share(sheet.pages("shared memory and tmpfs")) < 0.02:
+    """Find the files of tmpfs and ramfs, and shared memory, which is such files too (``mm/shmem.c``)."""
+    if sheet.share(sheet.pages("shared memory and tmpfs") + sheet.pages("page cache")) < 0.02:
         return
     paths = Paths(scene.prog)
     mounts = _mount_points(scene, paths)
     blocks = list_for_each_entry("struct super_block", scene.prog["super_blocks"].address_of_(), "s_list")
     for block in guarded(blocks, "the list of super blocks", scene.problems):
-        if int(block.s_magic.value_()) != _TMPFS_MAGIC:
+        kind = _IN_MEMORY.get(int(block.s_magic.value_()), "")
+        if not kind:
             continue
         where = mounts.get(int(block.value_()))
         for inode, pages in _inodes(block, scene.problems):
@@ -200,9 +208,9 @@ def _files(scene: Scene, sheet: Sheet) -> Iterator[Eater]:
             yield Eater(
                 Sort.FILE,
                 name,
-                f"the file {name} in memory (tmpfs)",
+                f"the file {name} in memory ({kind})",
                 pages,
-                subject=Subject("object", "struct inode", name, vaddr, "file of tmpfs"),
+                subject=Subject("object", "struct inode", name, vaddr, f"file of {kind}"),
                 evidence=(
                     Evidence(f"{name} has {pages} pages", f"struct inode.i_data {vaddr:x}", shows, vaddr),
                     Evidence("who has it open", f"fuser {name}"),
@@ -334,7 +342,7 @@ def _areas(scene: Scene, sheet: Sheet) -> Iterator[Eater]:
 def _others(scene: Scene, sheet: Sheet) -> Iterator[Eater]:
     sorts = (
         (Sort.HUGE, "huge pages set aside", "pools of huge pages", "kmem -i", "TOTAL HUGE"),
-        (Sort.STACKS, "kernel stacks", f"the kernel stacks of {len(scene.tasks)} tasks", "ps -S", ""),
+        (Sort.STACKS, "kernel stacks", _whose_stacks(scene.tasks), "ps -S", ""),
         (Sort.TABLES, "page tables", "page tables", "kmem -V", "NR_PAGETABLE"),
         (Sort.PER_CPU, "per-CPU memory", "per-CPU memory", "p pcpu_nr_populated", ""),
     )
@@ -345,6 +353,18 @@ def _others(scene: Scene, sheet: Sheet) -> Iterator[Eater]:
             yield Eater(sort, line, text, pages, subject=Subject("memory", name=line), evidence=evidence)
     if sheet.unaccounted:
         yield _unaccounted(sheet)
+
+
+def _whose_stacks(tasks: Iterable[TaskFacts]) -> str:
+    names: Counter[str] = Counter()
+    for task in tasks:
+        try:
+            names[task.comm] += 1
+        except UNREADABLE:
+            continue
+    (name, count), total = (names.most_common(1) or [("", 0)])[0], sum(names.values())
+    most = f", {count} of them called {name}" if count * 2 > total else ""
+    return f"the kernel stacks of {total} tasks{most}"
 
 
 def _unaccounted(sheet: Sheet) -> Eater:
@@ -373,7 +393,7 @@ def _listed_processes(report: MemoryReport) -> Iterator[Eater]:
         by_comm[task.comm].append(task.rss)
         shows = biggest if biggest.startswith(f"[{task.pid:>7}]") else task.comm
         evidence = Evidence(f"{task.comm} (PID {task.pid}) has {task.rss} pages resident", "log", shows)
-        eater = _process(task.comm, task.pid, max(0, task.rss - task.shmem), task.rss)
+        eater = _process(task.comm, task.pid, max(0, task.rss - task.shmem), task.rss, task.swap)
         yield replace(eater, evidence=(evidence,))
     for comm, sizes in by_comm.items():
         if len(sizes) > _FEW and max(sizes) * 2 < sum(sizes):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.crash_commands import describe_error
-from postpanic.analysis.triage.memory.eaters import Eater, Sort, eaters_of_dump, eaters_of_report
+from postpanic.analysis.triage.memory.eaters import WHO, Eater, Sort, eaters_of_dump, eaters_of_report
 from postpanic.analysis.triage.memory.owners import Owner, find_owner_of_cache, find_owner_of_pages
 from postpanic.analysis.triage.memory.sheet import Sheet, sheet_of_dump, sheet_of_report, spell_pages
 from postpanic.analysis.triage.registry import Need, detector
@@ -44,6 +44,8 @@ class _View:
     eaters: list[Eater]
     is_dump: bool
     report: MemoryReport | None
+    is_sound: bool = False
+    """Whether all of memory was counted, and the sums agree."""
 
 
 def _view(scene: Scene) -> _View | None:
@@ -53,7 +55,9 @@ def _view(scene: Scene) -> _View | None:
     if scene.workspace is not None and scene.workspace.opened.has_types:
         try:
             sheet = sheet_of_dump(scene.workspace)
-            return _View(sheet, eaters_of_dump(scene, sheet), is_dump=True, report=last)
+            eaters = [eater for eater in eaters_of_dump(scene, sheet) if eater.pages <= sheet.total]
+            is_sound = sheet.is_sound and not any(WHO in missing.what for missing in scene.missing)
+            return _View(sheet, eaters, is_dump=True, report=last, is_sound=is_sound)
         except UNREADABLE as exc:
             scene.miss("what memory is used for", describe_error(exc))
     if last is None:
@@ -68,7 +72,7 @@ def _rank(view: _View) -> list[Eater]:
     def weight(eater: Eater) -> float:
         share = view.sheet.share(eater.pages) if view.sheet is not None else 0.0
         odd = eater.is_kernel and not eater.is_reclaimable and share >= _ODD_SHARE
-        return eater.pages * (_KERNEL_WEIGHT if odd else 1.0)
+        return (eater.pages + eater.swap_pages) * (_KERNEL_WEIGHT if odd else 1.0)
 
     return sorted(view.eaters, key=lambda eater: (-weight(eater), eater.name))
 
@@ -103,6 +107,8 @@ def _finding(scene: Scene, view: _View, ranked: list[Eater]) -> Finding:
     owner = _owner(scene, eater, view)
     sheet = view.sheet
     amount = sheet.spell(eater.pages) if sheet is not None else spell_pages(eater.pages)
+    if eater.swap_pages > eater.pages // 8:
+        amount += f", and {spell_pages(eater.swap_pages)} of swap"
     evidence = [*eater.evidence, *owner.evidence, *(sheet.evidence() if sheet is not None else ())]
     if second is not None:
         rest = f"the next is {second.text} with {spell_pages(second.pages)}"
@@ -174,7 +180,7 @@ def _confidence(view: _View, eater: Eater, second: Eater | None, owner: Owner) -
     is_alone = second is None or eater.pages >= 2 * second.pages
     if share < _LARGE or (second is not None and eater.pages * 2 < second.pages * 3):
         return Confidence.POSSIBLE
-    if not view.is_dump or share < _MOST or not is_alone:
+    if not view.is_dump or share < _MOST or not is_alone or not view.is_sound:
         return Confidence.LIKELY
     if eater.is_kernel and not owner.is_recorded:
         return Confidence.LIKELY

@@ -50,6 +50,8 @@ _WORDS = 512
 """Of an object: 4 KiB."""
 _WORD = (1 << 64) - 1
 _CALL = 0xE8
+_TRACES = 2000
+"""Stacks that are looked at."""
 _MODULE_LIMIT_BYTES = 8 << 20
 _USER_FLAG = 0x0001_0000
 """``SLAB_STORE_USER`` before 6.9."""
@@ -386,6 +388,7 @@ def find_taker(scene: Scene, allocators: tuple[str, ...]) -> Owner | None:
     one in several tasks. A task that takes a page for itself (a fault) is none.
     """
     found: list[Owner] = []
+    looked_at = 0
     for task in scene.tasks:
         try:
             if task.state not in {"RU", "UN"} and task.vaddr not in scene.stacks.running:
@@ -396,7 +399,8 @@ def find_taker(scene: Scene, allocators: tuple[str, ...]) -> Owner | None:
             continue
         if owner is not None:
             found.append(owner)
-        if len(found) > 32:
+        looked_at += 1
+        if len(found) > 32 or looked_at > _TRACES:
             break
     modules = [owner for owner in found if owner.module != "vmlinux"]
     if modules:

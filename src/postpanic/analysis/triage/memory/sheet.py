@@ -30,6 +30,8 @@ UNACCOUNTED = "pages that nobody accounts for"
 
 FREE = "free"
 _PAGE_KIB = 4
+_TOLERANCE = 1.02
+"""Counters lag behind, each by some pages of each CPU."""
 
 
 def spell_pages(pages: int, page_bytes: int = 4096) -> str:
@@ -90,6 +92,11 @@ class Sheet:
     def free(self) -> int:
         """Free pages."""
         return self.pages(FREE)
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether all lines could be read, and are no more together than there is."""
+        return not self.problems and sum(line.pages for line in self.lines) <= self.total * _TOLERANCE
 
     def share(self, pages: int) -> float:
         """Part of all memory, 0 to 1."""
