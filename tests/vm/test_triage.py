@@ -50,7 +50,7 @@ def _explain(judgements: Sequence[Judgement]) -> str:
 
 
 def _check(judgements: Sequence[Judgement]) -> None:
-    assert [] == [each.truth.name for each in judgements if not each.is_kind_right], _explain(judgements)
+    assert [each.truth.name for each in judgements if not each.is_kind_right] == [], _explain(judgements)
     blames = [each for each in judgements if not each.is_blame_right]
     assert len(blames) <= (1 - LEAST_BLAMES_RIGHT) * len(judgements), _explain(blames)
     sentences = [each for each in judgements if not each.is_sentence_right]
@@ -81,7 +81,7 @@ def test_the_chosen_are_right(judged: Judge) -> None:
 @pytest.mark.parametrize(("key", "names"), WIDE)
 def test_all_are_right(judged: Judge, key: str, names: Sequence[str]) -> None:
     judgements = [judged(key, name) for name in names]
-    assert [] == [each.truth.name for each in judgements if each.is_overclaimed], _explain(judgements)
+    assert [each.truth.name for each in judgements if each.is_overclaimed] == [], _explain(judgements)
     _check(judgements)
 
 
