@@ -59,8 +59,12 @@ class PromptMonitor:
         if task is not None:
             self.workspace.task = task
         with tempfile.TemporaryFile("w+", encoding="utf-8", errors="backslashreplace") as printed:
-            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-                self._run(line or "help")
+            try:
+                with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+                    self._run(line or "help")
+            except KeyboardInterrupt:
+                # gdb got the same signal, and reads one more packet: what was printed would answer its next command.
+                return
             printed.seek(0)
             while text := printed.read(_CHUNK_CHARACTERS):
                 yield text
@@ -73,8 +77,6 @@ class PromptMonitor:
             self._session.run_line(line)
         except SessionEndError:
             print('the session is gdb\'s: "quit" there ends it')
-        except KeyboardInterrupt:
-            print("interrupted")
         except PostpanicError as exc:
             print(f"{exc}" + (f"\n  hint: {exc.hint}" if exc.hint else ""))
 

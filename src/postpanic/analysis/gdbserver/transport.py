@@ -186,7 +186,7 @@ def _serve_client(client: _Client, listener: socket.socket, is_over: Callable[[]
 
 
 def _refuse(connection: socket.socket) -> None:
-    """Answer the first packet with why there will be no others."""
+    """Answer each packet with why there is nothing to be had, until the client leaves or time is up."""
     reader = PacketReader(PACKET_BYTES)
     until = time.monotonic() + _REFUSAL_TIMEOUT_S
     with connection, contextlib.suppress(OSError, ProtocolError):
@@ -195,9 +195,9 @@ def _refuse(connection: socket.socket) -> None:
             data = connection.recv(_RECEIVE_BYTES)
             if not data:
                 return
-            if any(isinstance(item, bytes) for item in reader.feed(data)):
-                connection.sendall(b"+" + encode_packet(_BUSY))
-                return
+            for item in reader.feed(data):
+                if isinstance(item, bytes):
+                    connection.sendall(b"+" + encode_packet(_BUSY))
 
 
 class _Client:
