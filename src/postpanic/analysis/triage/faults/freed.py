@@ -71,7 +71,7 @@ def find_freed_object(scene: Scene) -> Iterator[Finding]:
             *evidence_of_origin(scene, use.origin),
             Evidence("the object is free in its slab", thing.command, "free", thing.start),
             *(
-                Evidence(f"{verb} by {track.text}", f"rd -s {track.vaddr:x}", track.function, track.vaddr)
+                Evidence(f"{verb} by {track.text}", f"rd -s {track.vaddr:x}", track.symbol, track.vaddr)
                 for verb, track in (("allocated", allocated), ("freed", freed))
                 if track is not None
             ),

@@ -122,8 +122,9 @@ def find_kin(scene: Scene) -> Iterator[Finding]:
         cause=Cause.USE_AFTER_FREE,
         sentence=(
             f"{who(culprit)} ran into the {thing.name} object {thing.start:#x}, which had been freed while it was "
-            f"still queued and is {state}: {kin.count} others of its cache have the callback {kin.function} [{kin.module}] "
-            f"(a timer, work or the like) at offset {kin.offset:#x}, so it was the module {kin.module} that freed it."
+            f"still queued and is {state}: {kin.count} others of its cache have the callback {kin.function} "
+            f"[{kin.module}] (a timer, work or the like) at offset {kin.offset:#x}, so it was the module "
+            f"{kin.module} that freed it."
         ),
         confidence=Confidence.LIKELY if owners or thing.is_free else Confidence.POSSIBLE,
         function="",

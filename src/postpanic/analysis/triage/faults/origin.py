@@ -61,6 +61,8 @@ class Step:
         Whether by its type the value is a pointer to a function.
     rounds : int
         How often a loop came by before: elements of a list that were passed.
+    size_bytes : int
+        Of what was read.
     """
 
     kind: StepKind
@@ -81,6 +83,7 @@ class Step:
     is_verified: bool = False
     is_function: bool = False
     rounds: int = 0
+    size_bytes: int = 8
 
     @property
     def where(self) -> str:

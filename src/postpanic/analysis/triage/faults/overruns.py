@@ -167,8 +167,8 @@ def _from_neighbour(scene: Scene, use: Use, culprit: Culprit, found: _Overrun) -
         cause=Cause.OUT_OF_BOUNDS,
         sentence=(
             f"The {found.damaged.name} object {found.damaged.start:#x} that {who(culprit)} uses was overwritten from "
-            f"the neighbour before it, {found.first.start:#x}{is_free}{held}: {found.run.text} for {found.run.size_bytes} "
-            f"bytes runs on over its end; written by {by}."
+            f"the neighbour before it, {found.first.start:#x}{is_free}{held}: {found.run.text} for "
+            f"{found.run.size_bytes} bytes runs on over its end; written by {by}."
         ),
         confidence=Confidence.LIKELY if module else Confidence.POSSIBLE,
         function=function,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from postpanic.analysis.triage.faults.uses import Culprit
+from postpanic.analysis.triage.faults.uses import Culprit, module_in
 from postpanic.analysis.triage.faults.wording import who
 from postpanic.analysis.triage.registry import Need, detector
 from postpanic.analysis.triage.scene import Scene
@@ -61,7 +61,7 @@ def find_sanitizer(scene: Scene) -> Iterator[Finding]:
         return
     cause, text = known
     blame = report.blame[0]
-    culprit = Culprit(blame.function, blame.module or "vmlinux")
+    culprit = Culprit(blame.function, module_in(report, blame))
     allocated, freed = _first_own(report, Section.ALLOCATED), _first_own(report, Section.FREED)
     did = {"read": "read", "write": "wrote to"}.get(report.access or "", "used")
     at = f" {report.address:#x}" if report.address is not None else ""
@@ -116,7 +116,7 @@ def find_bad_page(scene: Scene) -> Iterator[Finding]:
         ),
         confidence=Confidence.POSSIBLE,
         function=blame.function if blame is not None else "",
-        module=(blame.module or "vmlinux") if blame is not None else "",
+        module=module_in(report, blame) if blame is not None else "",
         evidence=(Evidence("the kernel's report", "log", report.message),),
         refuted_by="a reference dropped once too often, which shows here only",
         next_steps=("log | grep -A 30 'Bad page'", "kmem -i"),

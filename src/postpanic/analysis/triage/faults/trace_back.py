@@ -271,6 +271,7 @@ class Tracer:
             pointee=member.pointee if member is not None else None,
             is_function=member is not None and member.is_function,
             is_verified=computed is not None and own.value == computed,
+            size_bytes=effect.bits // 8,
         )
         return Chain((step, *chain.steps), computed, shifted(chain.loops), chain.is_only)
 
@@ -292,6 +293,7 @@ class Tracer:
             pointee=pointee,
             name=f"{text} of this CPU" if memory.segment and text else text,
             is_verified=computed is not None and own.value == computed,
+            size_bytes=effect.bits // 8,
         )
         return Chain((step,), computed)
 

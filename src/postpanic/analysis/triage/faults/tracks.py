@@ -38,8 +38,8 @@ class Track:
     jiffies : int
     vaddr : int
         Of the ``struct track``.
-    caller : int
-        Where it was to return to.
+    symbol : str
+        Of the function that the address is in which the kernel kept.
     """
 
     function: str
@@ -48,7 +48,7 @@ class Track:
     cpu: int
     jiffies: int
     vaddr: int
-    caller: int
+    symbol: str
 
     @property
     def text(self) -> str:
@@ -90,6 +90,7 @@ def _track(scene: Scene, vaddr: int) -> Track | None:
     place = scene.stacks.code.find_caller(caller) if caller else None
     if place is None or not place.function:
         return None
+    symbol = place.function
     # Who jumps to the allocator at its end leaves the address of its own caller.
     graphs = code_graphs(scene.dump)
     graph = graphs.find(caller - 1)
@@ -104,5 +105,5 @@ def _track(scene: Scene, vaddr: int) -> Track | None:
         int(track.cpu.value_()),
         int(track.when.value_()),
         vaddr,
-        caller,
+        symbol,
     )

@@ -16,10 +16,20 @@ from postpanic.analysis.triage.faults.origin import Origin
 from postpanic.analysis.triage.faults.trace_back import Tracer
 from postpanic.analysis.triage.faults.values import BadKind, BadValue, classify
 from postpanic.analysis.triage.scene import Fault, Scene
-from postpanic.evidence.oops import Report
+from postpanic.evidence.oops import Blame, Report
 from postpanic.evidence.oops.functions import part_of, plain_name
 
-__all__ = ["Culprit", "Use", "fault_use", "find_culprit", "frames_of", "full_registers", "return_address", "widest"]
+__all__ = [
+    "Culprit",
+    "Use",
+    "fault_use",
+    "find_culprit",
+    "frames_of",
+    "full_registers",
+    "module_in",
+    "return_address",
+    "widest",
+]
 
 _WORD = (1 << 64) - 1
 _OP_REG = 1
@@ -293,7 +303,15 @@ def find_culprit(scene: Scene, report: Report | None = None) -> Culprit | None:
         return None
     first = next((frame.place for frame in frames if frame.place is not None and frame.place.function), None)
     is_faulting = first is not None and plain_name(first.function) == blamed.function
-    return Culprit(blamed.function, blamed.module or "vmlinux", is_faulting)
+    return Culprit(blamed.function, module_in(report, blamed), is_faulting)
+
+
+def module_in(report: Report | None, blamed: Blame) -> str:
+    """Name the module of a function that a report blames, by the traces where the ranking does not tell."""
+    if blamed.module or report is None:
+        return blamed.module or "vmlinux"
+    frames = (frame for trace in report.traces for frame in trace.frames)
+    return next((frame.module for frame in frames if plain_name(frame.function) == blamed.function), "") or "vmlinux"
 
 
 def _hidden(scene: Scene, frames: Sequence[Frame], number: int) -> Culprit | None:

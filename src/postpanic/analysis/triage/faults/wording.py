@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 _MOST_STEPS = 8
+_SIZES = {1: "-8 ", 2: "-16 ", 4: "-32 "}
 
 
 def who(culprit: Culprit | None) -> str:
@@ -131,7 +132,10 @@ def evidence_of_origin(scene: Scene, origin: Origin | None) -> Iterator[Evidence
             yield Evidence(f"{step.function} loaded it from {step.where}", f"dis {step.vaddr:x}", step.text, step.vaddr)
             if step.address is not None and step.is_verified and step.value is not None:
                 yield Evidence(
-                    "memory still holds it there", f"rd {step.address:x}", f"{step.value:016x}", step.address
+                    "memory still holds it there",
+                    f"rd {_SIZES.get(step.size_bytes, '')}{step.address:x}",
+                    f"{step.value:0{2 * step.size_bytes}x}",
+                    step.address,
                 )
             thing = thing_of_load(scene, step)
             if thing is not None and thing.kind == "slab":
