@@ -26,6 +26,17 @@ _SPINS = (
     "_raw_wri",
 )
 _IDLE = ("default_idle", "do_idle", "cpuidle", "rcu_gp_kthread", "mwait")
+_CALLS = ("smp_call_function", "on_each_cpu", "csd_lock_wait", "native_flush_tlb", "flush_tlb_")
+_WANTED = {
+    "io": "input or output to end",
+    "work": "a work item to end",
+    "task": "a kernel thread to stop",
+    "rcu": "a grace period of RCU",
+    "srcu": "a grace period of SRCU",
+    "cpu": "another CPU",
+    "sleep": "its time to pass",
+    "server": "the answer of a file system's server",
+}
 _LOCK_WORDS = {"mutex": "mutex", "semaphore": "semaphore", "rw-semaphore": "rwsem"}
 # kernel/hung_task.c debug_show_blocker(), 6.15 and newer
 _BLOCKED_ON = re.compile(
@@ -67,7 +78,7 @@ class _Hung:
     @property
     def wanted(self) -> str:
         kind = self.lock or self.kind
-        return f"a {kind}" if kind else f"a wake-up ({self.service})"
+        return _WANTED.get(kind) or (f"a {kind}" if kind else f"a wake-up ({self.service})")
 
 
 @detector(
@@ -260,7 +271,13 @@ def _root(root: _Hung, hung: dict[int, _Hung]) -> Finding:
     others = [task for task in hung.values() if task is not root]
     cause, text = Cause.UNKNOWN, f"{root.name} waits{root.place} for {root.wanted}"
     function, module = _plain(root.own), _module(root.own)
-    if root.is_gone:
+    places = {_plain(task.own) for task in hung.values() if _module(task.own) == module}
+    if others and all(task.kind in LOCKS and task.holder is None and not task.is_gone for task in hung.values()):
+        # Nothing but locks is waited for: one of them is not given back, or they are taken in different orders.
+        cause = Cause.DEADLOCK if len(places) > 1 else Cause.LEAKED_LOCK
+        function = function if len(places) > 1 else ""
+        text += ", as do all that hang: nothing but locks is waited for"
+    elif root.is_gone:
         cause, text = Cause.LEAKED_LOCK, f"{text}, whose owner is not found: nobody will release it"
         function = ""
     elif root.holder is not None:
@@ -312,7 +329,10 @@ def _stuck(scene: Scene, report: Report) -> Iterator[Finding]:
     repeated = sum(
         1 for each in scene.reports if each.kind is report.kind and _own(_behind_sample(_main(each))) is not None
     )
-    if not looping:
+    if looping and any(_plain(frame).startswith(_CALLS) for frame in chosen[1][:4]):
+        cause, what = Cause.ENDLESS_LOOP, f"waits in {_plain(own)}() for another CPU, which does not answer"
+        own = None
+    elif not looping:
         cause, what = Cause.LEAKED_LOCK, f"spins in {_plain(own)}() on a lock that nobody is seen to give back"
     else:
         cause, what = Cause.ENDLESS_LOOP, f"runs in {_plain(own)}() and does not come out of it"
@@ -322,7 +342,7 @@ def _stuck(scene: Scene, report: Report) -> Iterator[Finding]:
         role=Role.CAUSE,
         cause=cause,
         sentence=f"{who} {what}{waits}.",
-        confidence=Confidence.LIKELY if looping and repeated > 1 else Confidence.POSSIBLE,
+        confidence=Confidence.LIKELY if looping and own is not None and repeated > 1 else Confidence.POSSIBLE,
         function=_plain(own) if looping else "",
         module=_module(own),
         subject=Subject("task", "", report.comm) if report.comm else None,

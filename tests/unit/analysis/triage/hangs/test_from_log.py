@@ -104,6 +104,33 @@ Kernel panic - not syncing: softlockup: hung tasks
     assert "widget_count()" in finding.sentence
 
 
+def test_locks_that_all_wait_for_in_one_place_may_have_leaked_and_in_several_may_be_a_deadlock() -> None:
+    same = find(hung("one", 81, *MUTEX, "widget_open"), hung("two", 90, *MUTEX, "widget_open"), PANIC)
+    assert [(finding.cause, finding.function, finding.module) for finding in same] == [
+        (Cause.LEAKED_LOCK, "", "widget")
+    ]
+    (finding,) = find(hung("one", 81, *MUTEX, "widget_open"), hung("two", 90, *MUTEX, "widget_close"), PANIC)
+    assert (finding.cause, finding.confidence) == (Cause.DEADLOCK, Confidence.POSSIBLE)
+
+
+def test_a_cpu_that_waits_for_another_is_not_the_one_that_loops() -> None:
+    text = """\
+watchdog: BUG: soft lockup - CPU#1 stuck for 26s! [asker:404]
+CPU: 1 PID: 404 Comm: asker Tainted: G           O       6.1.0 #1
+RIP: 0010:smp_call_function_many_cond+0x124/0x500
+Call Trace:
+ <TASK>
+ on_each_cpu_cond_mask+0x29/0x80
+ widget_ask+0x15/0x40 [widget]
+ proc_reg_write+0x5a/0xa0
+ </TASK>
+Kernel panic - not syncing: softlockup: hung tasks
+"""
+    (finding,) = find(text)
+    assert (finding.cause, finding.function) == (Cause.ENDLESS_LOOP, "")
+    assert "another CPU" in finding.sentence
+
+
 def test_other_crashes_have_no_hang() -> None:
     verdict = judge(scene_of_log(b"BUG: kernel NULL pointer dereference, address: 0000000000000000\n"))
     assert not [finding for finding in verdict.findings if finding.detector == "log-hang"]
