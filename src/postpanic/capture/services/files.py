@@ -21,10 +21,12 @@ ARM_UNIT, COLLECT_UNIT, TELL_UNIT = "postpanic.service", "postpanic-collect.serv
 _UNITS = "etc/systemd/system"
 _WRITTEN = '# Written by "postpanic service --enable"; "postpanic service --disable" removes it.\n'
 
+# Without the default dependencies it is not stopped at shutdown: a panic on the way down is captured, too.
 _ARM = """\
 [Unit]
 Description=Be ready to capture a crash of the kernel
-After=local-fs.target network-online.target postpanic-collect.service
+DefaultDependencies=no
+After=basic.target local-fs.target network-online.target postpanic-collect.service
 Wants=network-online.target
 ConditionKernelCommandLine=crashkernel
 ConditionVirtualization=!container
@@ -35,7 +37,7 @@ RemainAfterExit=yes
 ExecStart={command} arm -q
 ExecReload={command} arm -q
 ExecStop={command} disarm
-TimeoutStartSec=300
+TimeoutStartSec=900
 
 [Install]
 WantedBy=multi-user.target
@@ -109,6 +111,7 @@ description="Be ready to capture a crash of the kernel"
 depend() {{
     use localmount net
     after bootmisc
+    keyword -shutdown
 }}
 start() {{
     {command} collect{tell} >/dev/null
@@ -126,7 +129,6 @@ _LOCAL_START = """\
 {command} collect{tell}
 {command} arm -q
 """
-_LOCAL_STOP = "{command} disarm\n"
 
 
 @dataclass(frozen=True)
@@ -198,10 +200,7 @@ def list_files(kind: ServiceKind, host: Host, command: str, tell: str = "") -> l
             ServiceFile("etc/runlevels/default/postpanic", "/etc/init.d/postpanic", is_link=True),
         ]
     else:
-        return [
-            ServiceFile("etc/local.d/postpanic.start", script + _LOCAL_START.format(**words), 0o755),
-            ServiceFile("etc/local.d/postpanic.stop", script + _LOCAL_STOP.format(**words), 0o755),
-        ]
+        return [ServiceFile("etc/local.d/postpanic.start", script + _LOCAL_START.format(**words), 0o755)]
     found.append(ServiceFile("etc/udev/rules.d/98-postpanic.rules", _WRITTEN + _RULES.format(reload=reload)))
     if host.path("etc/kernel/postinst.d").is_dir():
         found.append(ServiceFile("etc/kernel/postinst.d/zz-postpanic", script + _POSTINST.format(**words), 0o755))
