@@ -55,7 +55,7 @@ def find_earlier(scene: Scene) -> Iterator[Finding]:
             + (f", in module {same} as well: it may be the first sign." if same else "."),
             confidence=Confidence.LIKELY if same else Confidence.POSSIBLE,
             function=report.function,
-            module=same,
+            module=same or ((report.blame[0].module or "vmlinux") if report.blame else ""),
             evidence=(Evidence("the earlier report", "log", report.message),),
             time_s=report.time_s,
         )

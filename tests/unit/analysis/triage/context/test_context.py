@@ -189,7 +189,7 @@ def test_an_earlier_warning_of_the_same_module_may_be_the_first_sign() -> None:
     assert (found.role, found.module) == (Role.BACKGROUND, "widget")
     assert "100 s earlier" in found.sentence
     (found,) = of(judge(WARNING, PAGE_FAULT), "earlier-reports")
-    assert (found.module, found.confidence) == ("", Confidence.POSSIBLE)
+    assert (found.module, found.confidence) == ("vmlinux", Confidence.POSSIBLE)
 
 
 def test_a_mark_speaks_of_reports_that_the_log_has_lost() -> None:
