@@ -25,12 +25,13 @@ from postpanic.errors import PostpanicError, UnsupportedError
 from postpanic.kernel.memory import KernelMemory
 from postpanic.pages.blocks import LaterBlocks, fill_blocks
 from postpanic.pages.free_groups import GROUP_FRAMES, FreeTest
+from postpanic.pages.huge_blocks import HugeTest
 from postpanic.pages.kernel_map import KernelMap, find_kernel_map
 from postpanic.pages.layout import find_page_layout
 from postpanic.pages.mem_map import find_mem_map
 from postpanic.pages.rules import Judgement, Rules
 from postpanic.pages.selection import SECTION_FRAMES, Selection, SelectionBuilder
-from postpanic.pages.struct_pages import Extent, FilledRun, StructPageReader
+from postpanic.pages.struct_pages import Extent, FilledRun, StructPageReader, StructPages
 from postpanic.pages.verdict import FIRST_DROPPED, Verdict
 from postpanic.units import MIB, format_size
 
@@ -224,7 +225,8 @@ def _make_source(
     notes.extend((*reasons, *mem_map.notes, *kernel_map.notes))
     free_test = FreeTest(layout, applied)
     reader = StructPageReader(dump, kernel, layout, mem_map, free_test)
-    return _StructPageUnits(reader, Rules(layout, applied), ram, free_test.is_possible), kernel_map
+    huge_test, rules = HugeTest(layout, applied), Rules(layout, applied)
+    return _StructPageUnits(reader, rules, huge_test, ram, free_test.is_possible), kernel_map
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,9 +251,12 @@ def _keep_freed_memory() -> None:
 class _StructPageUnits:
     """Gives units as their struct pages tell."""
 
-    def __init__(self, reader: StructPageReader, rules: Rules, ram: FrameSet, may_leave_out: bool) -> None:
+    def __init__(
+        self, reader: StructPageReader, rules: Rules, huge_test: HugeTest, ram: FrameSet, may_leave_out: bool
+    ) -> None:
         self._reader = reader
         self._rules = rules
+        self._huge_test = huge_test
         self._ram = ram
         self._may_leave_out = may_leave_out
 
@@ -371,16 +376,29 @@ class _StructPageUnits:
             inside = slice(offset, offset + run.count)
             mask = None if is_ram is None else is_ram[inside]
             count = run.count if mask is None else int(np.count_nonzero(mask))
+            if count == run.count:
+                mask = None
             unit.bare -= count
-            pages = self._reader.lift(run)
+            pages = self._reader.lift(run, self._huge_test if mask is None else None)
             if pages is None:
                 unit.unreadable += count
                 continue
             if pages.is_known is not None:
                 unit.unreadable += int(np.count_nonzero(~pages.is_known if mask is None else mask & ~pages.is_known))
-            unit.found.extend(self._rules.judge(pages, offset, mask, verdicts[inside]))
+            unit.found.extend(self._judge_run(pages, offset, mask, verdicts[inside]))
         fill_blocks(verdicts, unit.found.blocks)
         return unit
+
+    def _judge_run(
+        self, pages: StructPages, offset: int, mask: NDArray[np.bool_] | None, verdicts: NDArray[np.uint8]
+    ) -> Judgement:
+        """Judge what is to be looked at of a run; the rest is of blocks that this finds."""
+        if pages.parts is None:
+            return self._rules.judge(pages, offset, mask, verdicts)
+        own = np.empty(len(pages), dtype=np.uint8)
+        found = self._rules.judge(pages, offset, mask, own)
+        pages.parts.put(own, verdicts)
+        return found
 
     def _bits(self, number: int) -> NDArray[np.uint8]:
         return self._ram.bits[number * _UNIT_BYTES : (number + 1) * _UNIT_BYTES]

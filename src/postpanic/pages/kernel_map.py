@@ -62,7 +62,7 @@ class KernelMap:
             low, high = bounds[unit] if unit < len(bounds) else (0, 0)
             if low >= high:
                 continue
-            part = np.clip(self.runs[verdict][low:high] - unit * SECTION_FRAMES, 0, SECTION_FRAMES)
+            part = np.minimum(np.maximum(self.runs[verdict][low:high] - unit * SECTION_FRAMES, 0), SECTION_FRAMES)
             is_long = part[:, 1] - part[:, 0] >= _LONG_RUN
             for start, end in part[is_long].tolist():
                 view = verdicts[start:end]

@@ -90,9 +90,9 @@ class Rules:
         offset : int
             Of the run's first frame in its unit.
         is_ram : ndarray of bool, shape (n,), or None
-            False for frames that do not count; None if all do.
-        verdicts : ndarray of uint8, shape (n,)
-            Receives what each frame's own struct page says.
+            False for frames that do not count; None if all do, as where some are not looked at.
+        verdicts : ndarray of uint8, shape (m,)
+            Receives what the struct page of each frame that is looked at says.
         """
         layout = self._layout
         flags, types = _Flags(pages.flags), _Types(pages.types)
@@ -172,7 +172,9 @@ class Rules:
             return
         orders = np.full(len(rows), layout.free_orders - 1, dtype=np.uint8)
         verdicts[rows] = Verdict.UNACCEPTED
-        self._keep_doubtful(rows, is_aligned(rows + pages.first, orders), orders, offset, verdicts, found)
+        places = pages.find_rows(rows)
+        can_be = is_aligned(places + pages.first, orders)
+        self._keep_doubtful(rows, places + offset, can_be, orders, verdicts, found)
 
     def _mark_always(
         self,
@@ -187,7 +189,7 @@ class Rules:
         poisoned = flags.find(self._layout.hwpoison_mask)
         if poisoned is not None:
             rows = _rows(poisoned if pages.is_known is None else poisoned & pages.is_known)
-            found.poisoned = rows + offset
+            found.poisoned = pages.find_rows(rows) + offset
             heads = rows[~pages.is_tail[rows] & (verdicts[rows] < FIRST_DROPPED)]
             verdicts[heads] = _HWPOISON
         if offline is not None:
@@ -204,42 +206,42 @@ class Rules:
     ) -> None:
         if not len(rows) or self._layout.private is None:
             return
-        words = pages.read_u64(rows, self._layout.private)
+        places = pages.find_rows(rows)
+        words = pages.read_u64(places, self._layout.private)
         limit = self._layout.free_orders or MAX_ORDER
         orders = np.minimum(words, np.uint64(limit)).astype(np.uint8)
-        can_be = (orders < limit) & is_aligned(rows + pages.first, orders)
-        self._keep_doubtful(rows, can_be, orders, offset, verdicts, found)
+        can_be = (orders < limit) & is_aligned(places + pages.first, orders)
+        self._keep_doubtful(rows, places + offset, can_be, orders, verdicts, found)
 
     def _find_compounds(
         self, heads: _Heads, free: _Mask | None, offset: int, verdicts: NDArray[np.uint8], found: Judgement
     ) -> None:
-        rows, orders, can_be = heads.rows, heads.orders, heads.can_be
+        rows, places, orders, can_be = heads.rows, heads.places, heads.orders, heads.can_be
         if len(rows) and free is not None:
             chosen = ~free[rows]
-            rows, orders, can_be = rows[chosen], orders[chosen], can_be[chosen]
+            rows, places, orders, can_be = rows[chosen], places[chosen], orders[chosen], can_be[chosen]
         if len(rows):
-            self._keep_doubtful(rows, can_be, orders, offset, verdicts, found)
+            self._keep_doubtful(rows, places + offset, can_be, orders, verdicts, found)
 
     @staticmethod
     def _keep_doubtful(
         rows: NDArray[np.int64],
+        places: NDArray[np.int64],
         can_be: NDArray[np.bool_],
         orders: NDArray[np.uint8],
-        offset: int,
         verdicts: NDArray[np.uint8],
         found: Judgement,
     ) -> None:
-        """Take up blocks; of those whose order cannot be right, keep the first page."""
+        """Take up blocks, at their places in the unit; of those whose order cannot be right, keep the first page."""
         values = verdicts[rows]
         if not can_be.all():
             is_doubtful = ~can_be & (values >= FIRST_DROPPED) & (values < _HWPOISON)
             # These are dropped alone, whatever their order.
-            is_doubtful &= ~np.isin(rows + offset, found.poisoned)
-            doubtful = rows[is_doubtful]
-            verdicts[doubtful] = _UNKNOWN
-            found.doubtful.append(doubtful + offset)
+            is_doubtful &= ~np.isin(places, found.poisoned)
+            verdicts[rows[is_doubtful]] = _UNKNOWN
+            found.doubtful.append(places[is_doubtful])
         whole = can_be & (orders > 0)
-        found.blocks.append(Blocks(rows[whole] + offset, orders[whole], values[whole]))
+        found.blocks.append(Blocks(places[whole], orders[whole], values[whole]))
 
 
 class _Heads:
@@ -247,27 +249,35 @@ class _Heads:
 
     def __init__(self, layout: PageLayout, pages: StructPages, rows: NDArray[np.int64]) -> None:
         self.rows = rows
-        top = len(pages) - 1
-        second = np.minimum(rows + 1, top)
-        has_second = pages.is_tail[second]
+        self.places = places = pages.find_rows(rows)
+        top = len(pages.data) - 1
+        second = np.minimum(places + 1, top)
+        has_second = _find_tails(layout, pages, second)
         if pages.is_known is not None:
             has_second = has_second & pages.is_known[second]
         self.orders = pages.read_u8(second, layout.order)
         spans = np.left_shift(1, np.minimum(self.orders, MAX_ORDER).astype(np.int64))
-        last = np.minimum(rows + spans - 1, top)
-        is_whole = has_second & pages.is_tail[last] | (self.orders == 0)
-        self.may_go_on = bool((rows + np.maximum(spans, 2) > len(pages)).any())
-        self.can_be = (self.orders <= MAX_ORDER) & is_aligned(rows + pages.first, self.orders) & is_whole
+        last = np.minimum(places + spans - 1, top)
+        is_whole = has_second & _find_tails(layout, pages, last) | (self.orders == 0)
+        self.may_go_on = bool((places + np.maximum(spans, 2) > top + 1).any())
+        self.can_be = (self.orders <= MAX_ORDER) & is_aligned(places + pages.first, self.orders) & is_whole
         if layout.hugetlb is not None:
             self.is_hugetlb = layout.hugetlb.matches(pages.types[rows])
         elif layout.hugetlb_tail_mask:
-            self.is_hugetlb = pages.flags[second] & pages.flags.dtype.type(layout.hugetlb_tail_mask) != 0
-            self.is_hugetlb &= has_second
+            flags = pages.read_u64(second, layout.flags)
+            self.is_hugetlb = (flags & np.uint64(layout.hugetlb_tail_mask) != 0) & has_second
         elif layout.hugetlb_dtor is not None:
             offset, value = layout.hugetlb_dtor
             self.is_hugetlb = (pages.read_u8(second, offset) == value) & has_second
         else:
             self.is_hugetlb = np.zeros(len(rows), dtype=np.bool_)
+
+
+def _find_tails(layout: PageLayout, pages: StructPages, places: NDArray[np.int64]) -> _Mask:
+    """Tell which rows of a run, looked at or not, are tail pages."""
+    if pages.parts is None or layout.head is None:
+        return pages.is_tail[places]
+    return (pages.read_u8(places, layout.head) & np.uint8(1)).view(np.bool_)
 
 
 class _Flags:

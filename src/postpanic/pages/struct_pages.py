@@ -21,21 +21,62 @@ from postpanic.dumps.memory import Dump, PageState
 from postpanic.kernel.memory import KernelMemory
 from postpanic.kernel.paging.tables import NOT_MAPPED
 from postpanic.pages.free_groups import BLOCK_FRAMES, GROUP_BLOCKS, GROUP_FRAMES, FreeTest
+from postpanic.pages.huge_blocks import HUGE_FRAMES, HugeTest
 from postpanic.pages.layout import PageLayout
 from postpanic.pages.mem_map import MemMap
 from postpanic.pages.selection import SECTION_FRAMES
 from postpanic.units import VirtAddr
 
-__all__ = ["Extent", "FilledRun", "StructPageReader", "StructPages"]
+__all__ = ["Extent", "FilledRun", "Parts", "StructPageReader", "StructPages"]
 
 _HALF = 1 << 32
 _HUGE_BYTES = 2 << 20
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """
+    Which rows of a run are looked at.
+
+    Attributes
+    ----------
+    whole : ndarray of int64
+        Blocks of :data:`~postpanic.pages.huge_blocks.HUGE_FRAMES` rows, all rows of which are.
+    heads : ndarray of int64
+        First rows of the other blocks, which come after those.
+    """
+
+    whole: NDArray[np.int64]
+    heads: NDArray[np.int64]
+
+    @classmethod
+    def without(cls, is_huge: NDArray[np.bool_]) -> Parts:
+        """Take blocks that are huge pages by their heads alone."""
+        return cls((~is_huge).nonzero()[0], is_huge.nonzero()[0] * HUGE_FRAMES)
+
+    def take(self, column: NDArray[Any]) -> NDArray[Any]:
+        """Take these rows out of a column of all."""
+        return np.concatenate([column.reshape(-1, HUGE_FRAMES)[self.whole].reshape(-1), column[self.heads]])
+
+    def put(self, values: NDArray[np.uint8], column: NDArray[np.uint8]) -> None:
+        """Put what belongs to these rows into a column of all."""
+        count = len(self.whole) * HUGE_FRAMES
+        column.reshape(-1, HUGE_FRAMES)[self.whole] = values[:count].reshape(-1, HUGE_FRAMES)
+        column[self.heads] = values[count:]
+
+    def find_rows(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Find the rows with these numbers among those that are looked at; the numbers rise."""
+        count = len(self.whole) * HUGE_FRAMES
+        edge = int(numbers.searchsorted(count))
+        inside = numbers[:edge]
+        rows = self.whole[inside // HUGE_FRAMES] * HUGE_FRAMES + inside % HUGE_FRAMES
+        return np.concatenate([rows, self.heads[numbers[edge:] - count]])
+
+
 @dataclass
 class StructPages:
     """
-    The struct pages of a run of frames.
+    The struct pages of a run of frames, or those of them that are to be looked at.
 
     Attributes
     ----------
@@ -43,16 +84,18 @@ class StructPages:
         The first frame.
     data : ndarray of uint8, shape (n, layout.size_bytes)
         The structures, valid until their buffer is used again.
-    flags : ndarray of uint32 or uint64, shape (n,)
+    flags : ndarray of uint32 or uint64, shape (m,)
         ``flags``, or its lower half where no flag that is asked for is above.
-    types : ndarray of uint8 or uint32, shape (n,)
+    types : ndarray of uint8 or uint32, shape (m,)
         ``_mapcount``, or its top byte where all types are told by that.
-    is_odd : ndarray of bool, shape (n,)
+    is_odd : ndarray of bool, shape (m,)
         Bit 0 of ``mapping``: anonymous, or a slab's own data.
-    is_tail : ndarray of bool, shape (n,)
+    is_tail : ndarray of bool, shape (m,)
         Bit 0 of ``compound_head``.
     is_known : ndarray of bool, shape (n,), or None
         False where the dump does not hold the structure; None if it holds all.
+    parts : Parts or None
+        Which structures the columns are of; None if of all.
     """
 
     first: int
@@ -62,9 +105,14 @@ class StructPages:
     is_odd: NDArray[np.bool_]
     is_tail: NDArray[np.bool_]
     is_known: NDArray[np.bool_] | None = None
+    parts: Parts | None = None
 
     def __len__(self) -> int:
-        return len(self.data)
+        return len(self.flags)
+
+    def find_rows(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Find the rows of *data* that items of the columns are of; the numbers rise."""
+        return numbers if self.parts is None else self.parts.find_rows(numbers)
 
     def read_u8(self, rows: NDArray[np.int64], offset: int) -> NDArray[np.uint8]:
         """Give one byte of some of the structures."""
@@ -242,11 +290,16 @@ class StructPageReader:
         """Count the pages that hold the structures of some frames, from a place in the first page on."""
         return -(-(skip + frames * self._layout.size_bytes) // self._page_size)
 
-    def lift(self, run: FilledRun) -> StructPages | None:
+    def lift(self, run: FilledRun, huge_test: HugeTest | None = None) -> StructPages | None:
         """
         Lift out of a run what tells the use of its frames; None if none of its structures could be read.
 
         From one thread only: what the last call gave is not valid any more.
+
+        Parameters
+        ----------
+        huge_test : HugeTest, optional
+            Tells what need not be looked at; None where all must be.
         """
         layout = self._layout
         size = layout.size_bytes
@@ -266,14 +319,17 @@ class StructPageReader:
             types = data[:, layout.mapcount + 3]
         else:
             types = _column(data, layout.mapcount, "<u4")
+        is_huge = None if known is not None or huge_test is None else huge_test.find(data, run.first)
+        parts = None if is_huge is None else Parts.without(is_huge)
         return StructPages(
             run.first,
             data,
-            self._copy("flags", flags),
-            self._copy("types", types),
-            _low_bits(data, layout.mapping),
-            _low_bits(data, layout.head),
+            self._copy("flags", flags) if parts is None else parts.take(flags),
+            self._copy("types", types) if parts is None else parts.take(types),
+            _low_bits(data, layout.mapping, parts),
+            _low_bits(data, layout.head, parts),
             known,
+            parts,
         )
 
     def _copy(self, name: str, column: NDArray[Any]) -> NDArray[Any]:
@@ -325,8 +381,9 @@ def _column(data: NDArray[np.uint8], offset: int, dtype: str) -> NDArray[Any]:
     return np.ndarray((len(data),), dtype, data.data, offset, (data.strides[0],))
 
 
-def _low_bits(data: NDArray[np.uint8], offset: int | None) -> NDArray[np.bool_]:
+def _low_bits(data: NDArray[np.uint8], offset: int | None, parts: Parts | None) -> NDArray[np.bool_]:
     """Copy the lowest bit of a little-endian member out of an array of structures."""
     if offset is None:
         return np.zeros(len(data), dtype=np.bool_)
-    return (data[:, offset] & np.uint8(1)).view(np.bool_)
+    column = data[:, offset] if parts is None else parts.take(data[:, offset])
+    return (column & np.uint8(1)).view(np.bool_)
