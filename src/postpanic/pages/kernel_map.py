@@ -30,7 +30,13 @@ _MAX_TABLES = 8192
 """Of each level: at the last, they map 16 GiB of vmalloc area."""
 _TABLES_PER_READ = 1024
 _LONG_RUN = 256
+_RUNS_AT_ONCE = 4096
+_NO_ROWS = np.empty(0, dtype=np.uint16)
 _KERNEL, _UNKNOWN = np.uint8(Verdict.KERNEL), np.uint8(Verdict.UNKNOWN)
+
+
+_Part = tuple[np.uint8, list[tuple[int, int]], NDArray[np.uint16]]
+"""Of a unit: a verdict, long runs of its rows, and other rows of it."""
 
 
 @dataclass(frozen=True)
@@ -58,28 +64,30 @@ class KernelMap:
         verdicts : ndarray of uint8, shape (SECTION_FRAMES,)
             Changed.
         """
-        for verdict, bounds in self._bounds.items():
-            low, high = bounds[unit] if unit < len(bounds) else (0, 0)
-            if low >= high:
-                continue
-            part = np.minimum(np.maximum(self.runs[verdict][low:high] - unit * SECTION_FRAMES, 0), SECTION_FRAMES)
-            is_long = part[:, 1] - part[:, 0] >= _LONG_RUN
-            for start, end in part[is_long].tolist():
+        for verdict, spans, rows in self._parts.get(unit, ()):
+            for start, end in spans:
                 view = verdicts[start:end]
-                np.putmask(view, _is_plain(view), np.uint8(int(verdict)))
-            rows = _expand(part[~is_long])
-            verdicts[rows[_is_plain(verdicts[rows])]] = np.uint8(int(verdict))
+                np.putmask(view, _is_plain(view), verdict)
+            verdicts[rows[_is_plain(verdicts[rows])]] = verdict
 
     @cached_property
-    def _bounds(self) -> dict[Verdict, list[tuple[int, int]]]:
-        """Which runs of each verdict touch each unit: ``[low, high)``."""
-        bounds = {}
+    def _parts(self) -> dict[int, list[_Part]]:
+        """What there is in each unit, in the order in which it counts."""
+        parts: dict[int, list[_Part]] = {}
         for verdict, runs in self.runs.items():
-            firsts = np.arange(0, int(runs[-1, 1]) if len(runs) else 0, SECTION_FRAMES)
-            lows = np.searchsorted(runs[:, 1], firsts, side="right")
-            highs = np.searchsorted(runs[:, 0], firsts + SECTION_FRAMES)
-            bounds[verdict] = list(zip(lows.tolist(), highs.tolist(), strict=True))
-        return bounds
+            value, pieces = np.uint8(int(verdict)), _split(runs)
+            is_long = pieces[:, 1] - pieces[:, 0] >= _LONG_RUN
+            for start, end in pieces[is_long].tolist():
+                unit, row = divmod(start, SECTION_FRAMES)
+                parts.setdefault(unit, []).append((value, [(row, row + end - start)], _NO_ROWS))
+            short = pieces[~is_long]
+            for first in range(0, len(short), _RUNS_AT_ONCE):
+                frames = _expand(short[first : first + _RUNS_AT_ONCE])
+                units, rows = frames // SECTION_FRAMES, (frames % SECTION_FRAMES).astype(np.uint16)
+                for unit in np.unique(units).tolist():
+                    low, high = units.searchsorted((unit, unit + 1)).tolist()
+                    parts.setdefault(unit, []).append((value, [], rows[low:high]))
+        return parts
 
 
 def _is_plain(verdicts: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -248,6 +256,15 @@ def _merge(found: list[tuple[NDArray[np.uint64], int]], page_shift: int, frame_l
     is_new = np.concatenate([[True], first[1:] > stop[:-1]])[: len(first)]
     is_end = np.concatenate([is_new[1:], [True]])[: len(first)]
     return np.column_stack([first[is_new], stop[is_end]])
+
+
+def _split(runs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Split runs where units end."""
+    first, last = runs[:, 0] // SECTION_FRAMES, (runs[:, 1] - 1) // SECTION_FRAMES
+    counts = last - first + 1
+    units = _expand(np.column_stack([first, last + 1])) * SECTION_FRAMES
+    starts, ends = np.repeat(runs[:, 0], counts), np.repeat(runs[:, 1], counts)
+    return np.column_stack([np.maximum(starts, units), np.minimum(ends, units + SECTION_FRAMES)])
 
 
 def _expand(runs: NDArray[np.int64]) -> NDArray[np.int64]:
