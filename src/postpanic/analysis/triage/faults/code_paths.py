@@ -19,6 +19,7 @@ __all__ = ["CodeGraph", "CodeGraphs", "code_graphs"]
 _COLD = ".cold"
 _THUNKS = ("__x86_indirect_", "__x86_call_")
 _THUNK_BYTES = 47
+_THUNK_ALIGNMENT = 32
 _OP_REG = 1
 _ENDS = frozenset({Flow.JUMP, Flow.RETURN, Flow.TRAP})
 _LONGEST_INSTRUCTION_BYTES = 15
@@ -126,6 +127,8 @@ class CodeGraphs:
         place = self._index.find(vaddr)
         if self._disassembler is None or place is None or not place.function.startswith(_THUNKS):
             return ""
+        # One symbol may stand for all of them, which lie one behind the other.
+        vaddr = max(place.start, vaddr // _THUNK_ALIGNMENT * _THUNK_ALIGNMENT)
         try:
             data = self._prog.read(vaddr, _THUNK_BYTES)
         except UNREADABLE:

@@ -129,7 +129,7 @@ def _bad_call(scene: Scene, use: Use, culprit: Culprit) -> Finding:
         module=culprit.module,
         subject=subject_of(scene, use.origin),
         evidence=(
-            Evidence("the call, before the return address on the stack", f"dis {use.instruction.vaddr:x}", use.text),
+            Evidence("the call", f"dis {use.instruction.vaddr:x}", use.text),
             Evidence("where it led to", stack_command(use.fault), f"{value.value:016x}"),
             *evidence_of_origin(scene, use.origin),
         ),
@@ -229,6 +229,8 @@ def _unmapped(scene: Scene, use: Use, culprit: Culprit) -> Iterator[Finding]:
         return
     thing = find_thing(scene.dump, address)
     at = f", in {thing.text}" if thing is not None else ", where nothing is mapped"
+    if thing is not None and any("permissions violation" in line for line in use.fault.report.lines):
+        at += ", which must not be written to" if use.verb.startswith("wrote") else ", which may not be accessed so"
     path = path_of(scene, use.origin)
     came = f"; it was loaded from {path}" if path and use.origin is not None and use.origin.load is not None else ""
     yield Finding(

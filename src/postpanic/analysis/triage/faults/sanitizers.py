@@ -1,20 +1,21 @@
-"""What sanitizers, page checks and hardware report of themselves: with the stacks and places that they name."""
+"""What sanitizers and the kernel's checks of pages and bounds report, with the stacks and places that they name."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
-from postpanic.analysis.triage.faults.uses import Culprit, module_in
+from postpanic.analysis.triage.faults.reports import find_line
+from postpanic.analysis.triage.faults.uses import Culprit, find_culprit, module_in
 from postpanic.analysis.triage.faults.wording import who
 from postpanic.analysis.triage.registry import Need, detector
 from postpanic.analysis.triage.scene import Scene
-from postpanic.evidence.hardware.model import Verdict
 from postpanic.evidence.oops import Report, Section
 from postpanic.evidence.oops.functions import part_of, plain_name
-from postpanic.evidence.oops.kinds import Family, Kind
+from postpanic.evidence.oops.kinds import Kind
 from postpanic.findings.verdict import Cause, Confidence, Evidence, Finding, Role, Subject
 
-__all__ = ["find_bad_page", "find_hardware", "find_sanitizer"]
+__all__ = ["find_bad_page", "find_bounds", "find_sanitizer"]
 
 _CAUSES = (
     ("use-after-free", Cause.USE_AFTER_FREE, "after it had been freed"),
@@ -125,33 +126,63 @@ def find_bad_page(scene: Scene) -> Iterator[Finding]:
     )
 
 
-@detector(
-    "hardware",
-    needs=(Need.REPORT,),
-    about="what hardware and firmware say of themselves",
-    depth=90,
-    families=(Family.HARDWARE,),
+_BOUNDS = (
+    (
+        re.compile(
+            r"usercopy: [kK]ernel memory (?P<how>exposure|overwrite) attempt detected (?:to|from) (?P<what>.{1,80}?) "
+            r"\(offset (?P<offset>\d{1,20}), size (?P<size>\d{1,20})\)"
+        ),
+        "copied {size} bytes at offset {offset} of {what} {to} a process, which reaches beyond it",
+    ),
+    (
+        re.compile(r"detected buffer overflow in (?P<call>\w{1,40})|(?P<other>\w{1,40}): detected buffer overflow"),
+        "called {call} to write beyond the end of a variable or member",
+    ),
+    (
+        re.compile(
+            r"(?P<call>\w{1,40}): detected field-spanning write \(size (?P<size>\d{1,20})\) of single field "
+            r'"(?P<what>.{1,80}?)"'
+        ),
+        "called {call} to write {size} bytes over the end of {what}",
+    ),
+    (
+        re.compile(r"index (?P<index>-?\d{1,20}) is out of range for type '(?P<what>.{1,80}?)'"),
+        "used the index {index} in an array of type {what}, which ends before it",
+    ),
 )
-def find_hardware(scene: Scene) -> Iterator[Finding]:
-    """Name the part that failed, where an error that cannot be corrected ended it all."""
-    report = scene.first
-    if report is None or report.family is not Family.HARDWARE:
+
+
+@detector(
+    "bounds-check",
+    needs=(Need.REPORT,),
+    about="checks of sizes and indexes that failed: copies to and from processes, fortified functions, UBSAN",
+    depth=65,
+    kinds=(Kind.USERCOPY, Kind.KERNEL_BUG, Kind.WARNING, Kind.UBSAN),
+)
+def find_bounds(scene: Scene) -> Iterator[Finding]:
+    """Read what was too long, and who asked for it."""
+    report, culprit = scene.first, find_culprit(scene)
+    if report is None or culprit is None:
         return
-    worst = max(scene.hardware_errors, key=lambda error: error.severity.rank, default=None)
-    if worst is None or report.kind is Kind.NMI:
+    for pattern, text in _BOUNDS:
+        match = find_line(scene, pattern)
+        if match is None:
+            continue
+        words = {name: value for name, value in match.groupdict().items() if value}
+        words.setdefault("call", words.get("other", "a function"))
+        words["to"] = "to" if words.get("how") == "exposure" else "from"
+        yield Finding(
+            detector="bounds-check",
+            role=Role.CAUSE,
+            cause=Cause.OUT_OF_BOUNDS,
+            sentence=f"{who(culprit)} {text.format(**words)}; the kernel's check stopped it.",
+            confidence=Confidence.LIKELY,
+            function=culprit.function,
+            module=culprit.module,
+            subject=Subject("object", words.get("what", ""), "", None, match[0]),
+            evidence=(Evidence("the kernel's check", "log", match[0]),),
+            refuted_by="a size that somebody else had made wrong",
+            explains=("reported", "assertion", "bad-pointer"),
+            time_s=report.time_s,
+        )
         return
-    place = f", {worst.place}" if worst.place else ""
-    is_hardware = worst.verdict is not Verdict.SOFTWARE
-    yield Finding(
-        detector="hardware",
-        role=Role.CAUSE,
-        cause=Cause.HARDWARE,
-        sentence=f"Hardware failed ({worst.part.value}, {worst.severity.value}): {worst.what}{place}.",
-        confidence=Confidence.LIKELY if is_hardware else Confidence.POSSIBLE,
-        subject=Subject("device", worst.part.value, "", None, worst.severity.value),
-        evidence=(Evidence("the machine's own report", "log", report.message),),
-        refuted_by="an error that was injected, or software that used the part wrongly",
-        next_steps=("log | grep -i -e 'hardware error' -e mce -e edac",),
-        explains=("reported", "bad-pointer", "bit-flip"),
-        time_s=report.time_s,
-    )

@@ -12,7 +12,14 @@ from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.stacks.frames import Frame
 from postpanic.analysis.triage.faults.reports import find_line
 from postpanic.analysis.triage.faults.runs import find_run
-from postpanic.analysis.triage.faults.uses import Culprit, fault_use, find_culprit, frames_of, full_registers
+from postpanic.analysis.triage.faults.uses import (
+    RETURN_THUNK,
+    Culprit,
+    fault_use,
+    find_culprit,
+    frames_of,
+    full_registers,
+)
 from postpanic.analysis.triage.faults.wording import stack_command, who
 from postpanic.analysis.triage.registry import Need, detector
 from postpanic.analysis.triage.scene import Scene
@@ -185,6 +192,8 @@ def find_smashed(scene: Scene) -> Iterator[Finding]:
     sp = full_registers(use.fault.registers).get("rsp")
     what = _over(scene, sp) if sp is not None else ""
     culprit = Culprit(plain_name(use.fault.place.function), use.fault.place.module or "vmlinux")
+    if culprit.function.startswith(RETURN_THUNK):
+        culprit = find_culprit(scene) or culprit
     yield Finding(
         detector="smashed-stack",
         role=Role.CAUSE,

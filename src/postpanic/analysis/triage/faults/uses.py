@@ -12,7 +12,7 @@ from postpanic.analysis.decode.operands import MemoryAccess, find_accesses
 from postpanic.analysis.stacks.frames import Frame
 from postpanic.analysis.triage.faults.code_paths import CodeGraphs, code_graphs
 from postpanic.analysis.triage.faults.effects import Memory, x86_memory
-from postpanic.analysis.triage.faults.origin import Origin
+from postpanic.analysis.triage.faults.origin import Origin, StepKind
 from postpanic.analysis.triage.faults.trace_back import Tracer
 from postpanic.analysis.triage.faults.values import BadKind, BadValue, classify
 from postpanic.analysis.triage.scene import Fault, Scene
@@ -20,6 +20,7 @@ from postpanic.evidence.oops import Blame, Report
 from postpanic.evidence.oops.functions import part_of, plain_name
 
 __all__ = [
+    "RETURN_THUNK",
     "Culprit",
     "Use",
     "fault_use",
@@ -27,12 +28,13 @@ __all__ = [
     "frames_of",
     "full_registers",
     "module_in",
-    "return_address",
     "widest",
 ]
 
 _WORD = (1 << 64) - 1
 _OP_REG = 1
+RETURN_THUNK = "__x86_return"
+"""What every return is compiled to, where returns are not safe (``arch/x86/lib/retpoline.S``)."""
 _SPANS = 1 << 12
 _WIDE = {
     **{f"e{name}": f"r{name}" for name in ("ax", "bx", "cx", "dx", "si", "di", "bp", "sp")},
@@ -152,10 +154,13 @@ def _make_use(scene: Scene) -> Use | None:
     graphs = code_graphs(scene.dump)
     registers = full_registers(fault.registers)
     if fault.place is None:
-        return _make_call(scene, fault, graphs, registers)
+        return _make_call(scene, fault, graphs, registers, fault.pc)
     instruction = graphs.instruction(fault.pc)
     if instruction is None:
         return None
+    called = _called_value(scene, graphs, instruction, registers)
+    if called is not None:
+        return called
     tracer = _tracer(scene, graphs, fault.frames)
     accesses = find_accesses(instruction, graphs.machine, {**fault.registers, **registers})
     access = _choose(accesses, fault.address)
@@ -165,33 +170,60 @@ def _make_use(scene: Scene) -> Use | None:
     return Use(fault, instruction, access, register, value, offset, registers, tracer)
 
 
-def return_address(scene: Scene) -> int | None:
-    """Give the address that the function which was called would have returned to; None: there is none."""
+def _called_value(scene: Scene, graphs: CodeGraphs, instruction: Instruction, registers: dict[str, int]) -> Use | None:
+    """
+    Find a call that faulted before it went anywhere: to a value that is no address at all.
+
+    It is the indirect call itself, or the compiler's thunk for it, which jumps or returns there.
+    """
     fault = scene.fault
-    if fault is None:
+    if fault is None or fault.pc is None or instruction.decoded is None or instruction.target is not None:
         return None
-    registers = full_registers(fault.registers)
-    if "x30" in registers:
-        return registers["x30"]
+    if instruction.flow is Flow.CALL:
+        register, pointer = _called_operand(graphs, instruction)
+        value = registers.get(register) if register else None
+        if value is None or not classify(value).is_bad:
+            return None
+        tracer = _tracer(scene, graphs, fault.frames)
+        return Use(
+            fault, instruction, None, register, classify(value), 0, registers, tracer, is_call=True, pointer=pointer
+        )
+    register = graphs.thunk_register(fault.pc)
+    if not register and fault.place is not None and fault.place.function.startswith(RETURN_THUNK):
+        register = _returned_register(scene, registers)
+    if not register or "rsp" not in registers:
+        return None
+    if instruction.flow is Flow.RETURN:
+        # The thunk put the target where it returns to.
+        registers = {**registers, "rsp": registers["rsp"] + 8}
+    return _make_call(scene, fault, graphs, registers, registers.get(widest(register), 0))
+
+
+def _returned_register(scene: Scene, registers: Mapping[str, int]) -> str:
+    """Name the register that holds where a return leads to: it was an indirect call then; empty: none does."""
     try:
-        return int(scene.prog.read_word(registers["rsp"]))
+        target = int(scene.prog.read_word(registers["rsp"]))
+    except (*UNREADABLE, KeyError):
+        return ""
+    return next((name for name, value in registers.items() if value == target and name not in {"rip", "rsp"}), "")
+
+
+def _make_call(scene: Scene, fault: Fault, graphs: CodeGraphs, registers: dict[str, int], called: int) -> Use | None:
+    """Find the call that led to where no code is: the return address is on the stack, or in its register."""
+    try:
+        back = registers["x30"] if "x30" in registers else int(scene.prog.read_word(registers["rsp"]))
     except (*UNREADABLE, KeyError):
         return None
-
-
-def _make_call(scene: Scene, fault: Fault, graphs: CodeGraphs, registers: dict[str, int]) -> Use | None:
-    """Find the call that led to where no code is: the return address is on the stack, or in its register."""
-    back = return_address(scene)
     graph = graphs.find(back - 1) if back else None
     call = graph.ending_at(back) if graph is not None and back else None
-    if call is None or call.flow is not Flow.CALL or call.decoded is None or fault.pc is None:
+    if call is None or call.flow is not Flow.CALL or call.decoded is None:
         return None
     if "rsp" in registers:
         registers["rsp"] += 8
     first = next((number for number, frame in enumerate(fault.frames) if frame.pc == back), None)
     tracer = _tracer(scene, graphs, fault.frames[first:] if first is not None else ())
     register, pointer = _called_operand(graphs, call)
-    return Use(fault, call, None, register, classify(fault.pc), 0, registers, tracer, is_call=True, pointer=pointer)
+    return Use(fault, call, None, register, classify(called), 0, registers, tracer, is_call=True, pointer=pointer)
 
 
 def _called_operand(graphs: CodeGraphs, call: Instruction) -> tuple[str, Memory | None]:
@@ -281,7 +313,7 @@ def find_culprit(scene: Scene, report: Report | None = None) -> Culprit | None:
     fault = scene.fault
     frames = frames_of(scene) if report is scene.first else ()
     blamed = report.blame[0] if report is not None and report.blame else None
-    caller = _caller(scene) if fault is not None and fault.place is None and report is scene.first else None
+    caller = _caller(scene) if fault is not None and report is scene.first else None
     if caller is not None:
         return caller
     for number, frame in enumerate(frames):
@@ -314,6 +346,20 @@ def module_in(report: Report | None, blamed: Blame) -> str:
     return next((frame.module for frame in frames if plain_name(frame.function) == blamed.function), "") or "vmlinux"
 
 
+def _giver(use: Use) -> Culprit | None:
+    """Find the module's function that a bad argument of the kernel's own code came from; None: it is not that way."""
+    place, origin = use.fault.place, use.origin
+    if place is None or place.module or use.value is None or not use.value.is_bad or origin is None:
+        return None
+    for step in origin.steps:
+        if step.module and step.kind in {StepKind.ARGUMENT, StepKind.CONSTANT, StepKind.LOAD, StepKind.RESULT}:
+            return Culprit(step.function, step.module, is_faulting=False)
+        if step.kind not in {StepKind.ARGUMENT, StepKind.ADDRESS}:
+            # The kernel's own code made it.
+            return None
+    return None
+
+
 def _hidden(scene: Scene, frames: Sequence[Frame], number: int) -> Culprit | None:
     """Find the function between a frame and the one it called that left no frame: it jumped on at its end."""
     if not 0 < number < len(frames):
@@ -333,10 +379,12 @@ def _hidden(scene: Scene, frames: Sequence[Frame], number: int) -> Culprit | Non
 
 
 def _caller(scene: Scene) -> Culprit | None:
-    """Find the function that called what is no code."""
+    """Find the function that called what is no code, or that handed a bad pointer to the kernel's own code."""
     use = fault_use(scene)
-    if use is None or not use.is_call:
+    if use is None:
         return None
+    if not use.is_call:
+        return _giver(use)
     place = scene.stacks.code.find(use.instruction.vaddr)
     if place is None or not place.function:
         return None

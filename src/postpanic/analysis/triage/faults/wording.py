@@ -59,7 +59,11 @@ def path_of(scene: Scene, origin: Origin | None) -> str:
         return ""
     load = origin.load
     if load is None:
-        return next((step.where for step in steps_of(origin)), "")
+        steps = steps_of(origin)
+        # Who handed it on says less than who made it.
+        made = next((step for step in steps if step.kind is not StepKind.ARGUMENT), None)
+        told = made if made is not None and made.kind is not StepKind.CHANGE else next(iter(steps), None)
+        return told.where if told is not None else ""
     if load.name and not load.base:
         return load.where
     thing = thing_of_load(scene, load)

@@ -180,3 +180,20 @@ def test_two_functions_that_call_each_other_are_one_cycle() -> None:
 
 def test_a_few_calls_of_the_same_function_are_no_recursion() -> None:
     assert find_cycle(_frames("a", "b", "a", "b", "c", "d")) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (
+            "usercopy: Kernel memory exposure attempt detected from SLUB object 'kmalloc-64' (offset 0, size 128)!",
+            ("128 bytes", "kmalloc-64", "to a process"),
+        ),
+        ("detected buffer overflow in memcpy", ("memcpy", "beyond the end")),
+    ],
+)
+def test_a_check_of_bounds_says_what_was_too_long(line: str, words: tuple[str, ...]) -> None:
+    bug = f"{line}\n{_CUT}kernel BUG at mm/usercopy.c:102!\ninvalid opcode: 0000 [#1] PREEMPT SMP NOPTI\n"
+    verdict = _judge(bug, _TRACE.replace("__list_add_valid.cold", "usercopy_abort"))
+    assert (verdict.cause, verdict.function) == (Cause.OUT_OF_BOUNDS, "turnstile_admit")
+    assert all(word in verdict.sentence for word in words), verdict.sentence
