@@ -167,15 +167,9 @@ def _read(picture: Picture) -> list[Cpu]:
 
 def _read_cpu(picture: Picture, number: int, facts: TaskFacts) -> Cpu:
     trace = picture.scene.trace(facts)
-    index, registers, is_user = 0, trace.registers, trace.start is not None and trace.start.user
-    for position, frame in enumerate(trace.frames):
-        if frame.saved is not None:
-            is_user = frame.saved.user
-            index, registers = position + 1, frame.saved.registers
-            break
-    else:
-        if any(function_of(frame) in _DYING for frame in trace.frames):
-            return Cpu(number, facts, trace, Mode.PANIC)
+    index, registers, is_user = _find_interrupted(trace)
+    if not index and any(function_of(frame) in _DYING for frame in trace.frames):
+        return Cpu(number, facts, trace, Mode.PANIC)
     if is_user:
         return Cpu(number, facts, trace, Mode.USER, index, registers)
     if not trace.frames[index:]:
@@ -196,6 +190,25 @@ def _read_cpu(picture: Picture, number: int, facts: TaskFacts) -> Cpu:
     kind = "rwlock" if any(name.startswith(_RWLOCKS) for name in names[: last + 1]) else "spinlock"
     lock = _find_lock(picture, trace, index, last + index, registers or {})
     return Cpu(number, facts, trace, Mode.KERNEL, index, registers, is_on, lock, kind)
+
+
+def _find_interrupted(trace: Trace) -> tuple[int, Mapping[str, int] | None, bool]:
+    """
+    Find what a CPU was at: behind the entry that stopped it, and behind a clock's tick that had interrupted it before.
+
+    Returns
+    -------
+    tuple
+        The place of its first frame, the registers there, and whether it is user code.
+    """
+    index, registers, is_user = 0, trace.registers, trace.start is not None and trace.start.user
+    for position, frame in enumerate(trace.frames):
+        if frame.saved is None:
+            continue
+        if index and not _is_tick(trace.frames[index : position + 1]):
+            break
+        index, registers, is_user = position + 1, frame.saved.registers, frame.saved.user
+    return index, registers, is_user
 
 
 def _works(names: list[str]) -> bool:

@@ -64,7 +64,10 @@ def lock_reader(picture: Picture) -> LockReader | None:
 def find_leak(picture: Picture, thing: Thing, waiter: Sleep) -> Leak | None:
     """Find the function that takes a lock and can end without giving it back, among those of the lock's module."""
     module = _module_of(picture, thing, waiter.own)
-    return find_leak_in(picture, thing.kind, thing.vaddr, module)
+    leak = find_leak_in(picture, thing.kind, thing.vaddr, module)
+    waiting = {function_of(picture.sleeping[task].own) for task in thing.waiters if task in picture.sleeping}
+    # What always keeps the lock may be meant to; who waits there has not got it.
+    return None if leak is not None and not leak.is_partial and leak.function in waiting else leak
 
 
 def find_leak_in(picture: Picture, kind: str, vaddr: int, module: str) -> Leak | None:

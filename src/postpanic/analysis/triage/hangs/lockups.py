@@ -90,7 +90,9 @@ def _looping(picture: Picture, cpus: Sequence[Cpu], reported: Sequence[Cpu], rep
 
 def _loop(picture: Picture, cpu: Cpu, own: Frame, report: Report, waiting: Sequence[Cpu]) -> Finding:
     circle: Circle | None = find_circle(picture, cpu)
-    seconds = report.details.get("seconds", "")
+    seconds = report.details.get("seconds", "") if report.cpu == cpu.number else ""
+    deaf = " with interrupts off" if cpu.has_interrupts is False else ""
+    answer = f"; {name_cpu(picture, waiting[0])} waits for its answer" if waiting else ""
     for_long = f" for {seconds} s" if seconds else ""
     extra = f": it walks {circle.text}" if circle is not None else ""
     same = _is_in(report, function_of(own))
@@ -101,7 +103,7 @@ def _loop(picture: Picture, cpu: Cpu, own: Frame, report: Report, waiting: Seque
         detector="cpu-stuck",
         role=Role.CAUSE,
         cause=Cause.ENDLESS_LOOP,
-        sentence=f"{name_cpu(picture, cpu)} runs{for_long} in {where(own)} and does not come out of it{extra}.",
+        sentence=f"{name_cpu(picture, cpu)} runs{for_long}{deaf} in {where(own)} and does not come out of it{extra}{answer}.",
         confidence=Confidence.LIKELY if same or circle is not None else Confidence.POSSIBLE,
         function=function_of(own),
         module=module_of(own),

@@ -258,7 +258,9 @@ class SleepReader:
             return 0, []
         low = trace.frames[0].sp
         last = min(own_index + 1, len(trace.frames) - 1)
-        size = min(max(trace.frames[last].sp - low, 0) + 256, _ENTRIES_BYTES) // 8 * 8
+        size = min(max(trace.frames[last].sp - low, 0) + 256, _ENTRIES_BYTES)
+        area = trace.frames[0].area
+        size = (size if area is None else min(size, area.end - low)) // 8 * 8
         try:
             return low, list(struct.unpack(f"<{size // 8}Q", self._memory.read(low, size)))
         except UNREADABLE:

@@ -62,10 +62,10 @@ def _holding(picture: Picture, chain: Chain) -> str:
     return f", at work on {what}," if thing.kind == "work" else f", on which {what} depends,"
 
 
-def _crowd(picture: Picture, chain: Chain) -> str:
-    """Say who waits behind the root, where it is not the root itself."""
+def _crowd(picture: Picture, chain: Chain, named: Sleep | None = None) -> str:
+    """Say who waits behind the root, where that is not the root itself or named already."""
     first = chain.steps[0][0].facts
-    last = chain.steps[-1][0].facts
+    last = (named or chain.steps[-1][0]).facts
     if first.vaddr == last.vaddr:
         return ""
     return f", and {picture.names.task(first)} waits behind it"
@@ -327,7 +327,7 @@ def _asleep_story(picture: Picture, chain: Chain, sleep: Sleep, thing: Thing) ->
     return Story(
         Cause.BLOCKED_HOLDER,
         f"{holder} {verb} {what}{why} and {doing}; {names.task(waiter.facts)} waits{place_of(waiter)} for it"
-        f"{_crowd(picture, chain)}.",
+        f"{_crowd(picture, chain, waiter)}.",
         Confidence.LIKELY,
         function_of(sleep.own),
         module_of(sleep.own),
