@@ -126,3 +126,16 @@ def test_a_dump_with_damaged_objects_is_judged_all_the_same(crashed: Callable[..
     assert [missing for missing in verdict.missing if "it failed" in missing.why] == []
     # Of what is left, no other culprit may be made.
     assert verdict.confidence is not Confidence.PROVEN or "memory-leaker" in verdict.sentence
+
+
+def test_a_kernel_that_had_not_panicked_was_dumped_from_outside(crashed: Callable[..., Crash]) -> None:
+    """A machine at work, as a hypervisor dumps it: no CPU has panicked, and the log ends before the request to."""
+    with open_dump(crashed("6.1", scenario="sysrq-c").filtered, debuginfo="synth") as opened:
+        workspace = opened.workspace
+        workspace.write_virtual(int(workspace.prog["panic_cpu"].address_of_()), (-1).to_bytes(4, "little", signed=True))
+        scene = scene_of_dump(workspace)
+        scene.text = scene.text.partition(b"sysrq: Trigger")[0].rpartition(b"\n")[0]
+        verdict = judge(scene)
+    assert (verdict.kind, verdict.cause, verdict.confidence) == ("", Cause.DELIBERATE, Confidence.LIKELY)
+    assert "had not crashed" in verdict.sentence
+    assert "Nothing wrong was found" in verdict.sentence

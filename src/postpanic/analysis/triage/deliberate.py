@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from drgn import TypeKind
+
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.memory import totals
 from postpanic.analysis.triage.registry import Need, declared_detectors, detector
@@ -22,23 +24,31 @@ from postpanic.evidence.oops.kinds import Family, Kind
 from postpanic.evidence.troubles import TroubleKind, find_troubles
 from postpanic.findings.verdict import Cause, Confidence, Evidence, Finding, Role, Subject
 
-__all__ = ["find_provocation", "find_request"]
+__all__ = ["Check", "find_provocation", "find_request", "find_untouched", "look_for_reasons"]
 
 _REACTION_S = 1800.0
 """So long after a trouble somebody may still be reacting to it."""
 _BLOCKED_S = 120.0
 """``kernel.hung_task_timeout_secs`` as it is by default."""
 _LITTLE = 0.02
+_NO_CPU = -1
+"""``PANIC_CPU_INVALID`` of include/linux/panic.h."""
 _GRAVE = frozenset({TroubleKind.IO, TroubleKind.TIMEOUT, TroubleKind.OFFLINE, TroubleKind.FILE_SYSTEM,
                     TroubleKind.NETWORK, TroubleKind.INTERRUPT, TroubleKind.MEDIUM})  # fmt: skip
 
 
 @dataclass
-class _Check:
+class Check:
     """What was looked at: in order, and not."""
 
     fine: list[Evidence] = field(default_factory=list)
     wrong: list[Evidence] = field(default_factory=list)
+
+    def sentence(self, *, is_dump: bool) -> str:
+        """Say whether there was a reason to crash the machine."""
+        if self.wrong:
+            return f"It may have been a reaction: {'; '.join(one.what for one in self.wrong[:3])}."
+        return "Nothing wrong was found." if is_dump else "In the log there is nothing wrong before."
 
 
 @detector(
@@ -55,13 +65,8 @@ def find_request(scene: Scene) -> Iterator[Finding]:
         return
     who = f"{report.comm} (PID {report.pid})" if report.comm else "somebody"
     way = _way(report)
-    check = _look(scene, report)
-    if check.wrong:
-        rest = f"It may have been a reaction: {'; '.join(one.what for one in check.wrong[:3])}."
-    elif scene.workspace is None:
-        rest = "In the log there is nothing wrong before."
-    else:
-        rest = "Nothing wrong was found."
+    check = look_for_reasons(scene, report)
+    rest = check.sentence(is_dump=scene.workspace is not None)
     by_key = "the sysrq key" in way or "remote" in way
     yield Finding(
         detector="deliberate",
@@ -95,9 +100,9 @@ def _way(report: Report) -> str:
     return "by the sysrq key"
 
 
-def _look(scene: Scene, report: Report) -> _Check:
+def look_for_reasons(scene: Scene, report: Report | None) -> Check:
     """Look at what makes people crash machines."""
-    check = _Check()
+    check = Check()
     _look_at_log(scene, report, check)
     if scene.workspace is None:
         return check
@@ -109,21 +114,24 @@ def _look(scene: Scene, report: Report) -> _Check:
     return check
 
 
-def _look_at_log(scene: Scene, report: Report, check: _Check) -> None:
+def _look_at_log(scene: Scene, report: Report | None, check: Check) -> None:
+    time_s = report.time_s if report is not None else None
     earlier = [
         one
         for one in scene.reports
-        if one.offset < report.offset and one.kind is not Kind.WARNING and _is_near(one.time_s, report.time_s)
+        if (report is None or one.offset < report.offset)
+        and one.kind is not Kind.WARNING
+        and _is_near(one.time_s, time_s)
     ]
     if earlier:
         check.wrong += [Evidence(f"the kernel had reported: {one.title}", "log", one.message) for one in earlier[:4]]
     else:
         check.fine.append(Evidence("no report of the kernel before it", "log"))
-    kills = [one for one in find_memory_reports(scene.text) if one.victim and _is_near(one.time_s, report.time_s)]
+    kills = [one for one in find_memory_reports(scene.text) if one.victim and _is_near(one.time_s, time_s)]
     if kills:
         what = f"memory had run out, and {kills[-1].victim} was killed to make room"
         check.wrong.append(Evidence(what, "log", kills[-1].lines.get("killed", "")))
-    troubles = [one for one in find_troubles(scene.text) if one.kind in _GRAVE and _is_near(one.last_s, report.time_s)]
+    troubles = [one for one in find_troubles(scene.text) if one.kind in _GRAVE and _is_near(one.last_s, time_s)]
     if troubles:
         check.wrong += [
             Evidence(f"the log has {one.kind.value} of {one.device} ({one.count})", "log", one.line)
@@ -139,7 +147,7 @@ def _is_near(earlier_s: float | None, later_s: float | None) -> bool:
     return later_s - earlier_s <= _REACTION_S
 
 
-def _look_at_tasks(scene: Scene, check: _Check) -> None:
+def _look_at_tasks(scene: Scene, check: Check) -> None:
     now, sleepers = 0, []
     for task in scene.tasks:
         try:
@@ -162,12 +170,45 @@ def _look_at_tasks(scene: Scene, check: _Check) -> None:
     check.fine.append(Evidence(what, "ps -S"))
 
 
-def _look_at_memory(scene: Scene, check: _Check) -> None:
+def _look_at_memory(scene: Scene, check: Check) -> None:
     total = totals.total_pages(scene.prog)
     free = totals.free_pages(scene.prog) + totals.cached_pages(scene.prog, 0)
     share = free / total if total else 0.0
     what = f"{share:.0%} of memory is free, or cache"
     (check.wrong if share < _LITTLE else check.fine).append(Evidence(what, "kmem -i", "FREE"))
+
+
+@detector(
+    "not-crashed",
+    needs=(Need.TASKS,),
+    about="a dump of a kernel that had not crashed: somebody took it from outside",
+    depth=20,
+)
+def find_untouched(scene: Scene) -> Iterator[Finding]:
+    """Say that the kernel had not panicked, where no CPU has and no report says so (a hypervisor's dump)."""
+    if _panic_cpu(scene) != _NO_CPU or (scene.final is not None and scene.final.is_panic):
+        return
+    check = look_for_reasons(scene, None)
+    yield Finding(
+        detector="not-crashed",
+        role=Role.CAUSE if scene.first is None else Role.BACKGROUND,
+        cause=Cause.DELIBERATE,
+        sentence="The kernel had not crashed: the dump was taken from outside, by its host or a debugger. "
+        + check.sentence(is_dump=True),
+        confidence=Confidence.LIKELY,
+        evidence=(Evidence("no CPU had panicked", "p panic_cpu", "-1"), *check.wrong, *check.fine),
+        refuted_by="a panic whose beginning the dump does not hold",
+        next_steps=("ps -S", "foreach UN bt", "bt -a"),
+    )
+
+
+def _panic_cpu(scene: Scene) -> int | None:
+    """Read ``panic_cpu`` of kernel/panic.c, an ``atomic_t``; None where it cannot be read."""
+    try:
+        value = scene.prog["panic_cpu"]
+        return int((value.counter if value.type_.kind is not TypeKind.INT else value).value_())
+    except UNREADABLE:
+        return None
 
 
 @detector(

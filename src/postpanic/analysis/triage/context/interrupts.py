@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from postpanic.analysis.context import UNREADABLE
+from postpanic.analysis.triage.deliberate import look_for_reasons
 from postpanic.analysis.triage.registry import Need, detector
 from postpanic.analysis.triage.scene import Scene
 from postpanic.evidence.oops import Report
@@ -53,6 +54,11 @@ def find_sender(scene: Scene) -> Iterator[Finding]:
         return
     text = " ".join((report.message, report.panic_message, *report.lines[:8]))
     cause, confidence, sentence = _judge(scene, text)
+    evidence = _evidence(scene, report)
+    if cause is Cause.DELIBERATE:
+        check = look_for_reasons(scene, report)
+        sentence = f"{sentence} {check.sentence(is_dump=scene.workspace is not None)}"
+        evidence = (*evidence, *check.wrong, *check.fine)
     yield Finding(
         detector="nmi",
         role=Role.CAUSE,
@@ -60,7 +66,7 @@ def find_sender(scene: Scene) -> Iterator[Finding]:
         sentence=sentence,
         confidence=confidence,
         subject=Subject("device", "NMI", "", detail=f"on CPU {report.cpu}" if report.cpu is not None else ""),
-        evidence=_evidence(scene, report),
+        evidence=evidence,
         not_to_blame=("the code that was interrupted: an NMI comes at any place",),
         refuted_by="the management controller's event log, which records who sent it",
         next_steps=("bt -a", "ps -S", "foreach UN bt"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.crash_commands import describe_error
 from postpanic.analysis.triage.memory.eaters import WHO, Eater, Sort, eaters_of_dump, eaters_of_report
-from postpanic.analysis.triage.memory.owners import Owner, find_owner_of_cache, find_owner_of_pages
+from postpanic.analysis.triage.memory.owners import Owner, find_owner_of_cache, find_owner_of_pages, find_taker_in_log
 from postpanic.analysis.triage.memory.sheet import Sheet, sheet_of_dump, sheet_of_report, spell_pages
 from postpanic.analysis.triage.registry import Need, detector
 from postpanic.analysis.triage.scene import Scene
@@ -155,7 +155,8 @@ def _owner(scene: Scene, eater: Eater, view: _View) -> Owner:
             what = f"{site.function} at {site.place} has allocated {spell_pages(site.size_bytes // 4096)}"
             return Owner(site.function, site.module or "vmlinux", (Evidence(what, "log", shows),), is_recorded=True)
     if not view.is_dump:
-        return Owner()
+        found = (find_taker_in_log(one) for one in scene.reports) if eater.is_kernel else ()
+        return next((owner for owner in found if owner is not None), Owner())
     try:
         if eater.sort is Sort.SLAB and eater.cache is not None:
             return find_owner_of_cache(scene, eater.cache)

@@ -39,10 +39,11 @@ from postpanic.analysis.stacks.frames import Frame
 from postpanic.analysis.tasks.scattered import read_scattered
 from postpanic.analysis.triage.scene import Scene
 from postpanic.analysis.workspace import Workspace
+from postpanic.evidence.oops import Report, Section
 from postpanic.evidence.oops.functions import Part, part_of, plain_name
 from postpanic.findings.verdict import Evidence
 
-__all__ = ["Owner", "find_asker", "find_owner_of_cache", "find_owner_of_pages", "find_taker"]
+__all__ = ["Owner", "find_asker", "find_owner_of_cache", "find_owner_of_pages", "find_taker", "find_taker_in_log"]
 
 _SLABS = 96
 _OBJECTS_PER_SLAB = 6
@@ -408,6 +409,18 @@ def find_taker(scene: Scene, allocators: tuple[str, ...]) -> Owner | None:
         (module, function), count = names.most_common(1)[0]
         if len(names) == 1 or count > 1:
             return next(owner for owner in modules if (owner.module, owner.function) == (module, function))
+    return None
+
+
+def find_taker_in_log(report: Report, allocators: tuple[str, ...] = _ALLOCATORS) -> Owner | None:
+    """Find a module's function that asked for memory in the trace of a report."""
+    for trace in report.traces:
+        if trace.section in {Section.MAIN, Section.PANIC}:
+            frames = [(frame.function, frame.module) for frame in trace.frames if frame.is_reliable and not frame.is_pc]
+            owner = _taker(frames, report.pid or 0, report.comm, allocators)
+            if owner is not None:
+                evidence = tuple(Evidence(one.what, "log", one.shows) for one in owner.evidence)
+                return Owner(owner.function, owner.module, evidence, ways=1)
     return None
 
 
