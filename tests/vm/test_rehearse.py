@@ -6,6 +6,7 @@ import getpass
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -174,25 +175,42 @@ def test_a_matrix_has_a_verdict_for_every_kind_and_target(crash_lab: Lab, tree: 
     blank.write_bytes(bytes(64 << 20))
     words = ["rehearse", "--root", str(tree.root), "--crashkernel", "160M", "--matrix", "--crash", "sysrq"]
     words += ["--crash", "nmi", "--disk", f"1={blank}", "--keep", str(tmp_path / "kept"), "--shell"]
-    with hold_machine(crash_lab.cache_dir):
-        finished = subprocess.run(
-            [sys.executable, "-m", "postpanic", *words],
-            input="sorted(p.name for p in Path('/mnt').iterdir())\n6 * 7\nraise SystemExit\n",
-            capture_output=True,
-            text=True,
-            check=False,
+    with hold_machine(crash_lab.cache_dir), (tmp_path / "err").open("w+") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "postpanic", *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
         )
-    assert finished.returncode == 4, finished.stdout + finished.stderr
-    rows = {
-        line.split()[0]: line for line in finished.stdout.splitlines() if line.startswith(("crash ", "sysrq ", "nmi "))
-    }
+        printed = read_until(process, "rehearsal: a Python prompt")
+        for line in ("6 * 7", "raise SystemExit"):
+            printed += read_until(process, ">>> ")
+            time.sleep(1.0)
+            assert process.stdin is not None
+            process.stdin.write(f"{line}\r".encode())
+            process.stdin.flush()
+        printed += read_until(process, "")
+        status = process.wait(60)
+        said = (tmp_path / "err").read_text()
+    assert status == 4, printed + said
+    rows = {line.split()[0]: line for line in printed.splitlines() if line.startswith(("crash ", "sysrq ", "nmi "))}
     assert rows["crash"].split() == ["crash", "target", "0", "target", "1"]
     for kind in ("sysrq", "nmi"):
         assert f"{kind} " in rows[kind]
         assert "proven" in rows[kind]
         assert rows[kind].endswith("BROKEN at target")
-    assert "(4 of 4)" in finished.stderr
-    assert "42" in finished.stdout.split("a Python prompt")[1]
+    assert "(4 of 4)" in said
+    assert "42" in printed.split("a Python prompt")[1]
+
+
+def read_until(process: subprocess.Popen[bytes], text: str) -> str:
+    """Read what a program prints until it has printed this; to the end where it is empty."""
+    assert process.stdout is not None
+    found = b""
+    while not text or not found.endswith(text.encode()):
+        more = process.stdout.read(1)
+        if not more:
+            assert not text, found.decode(errors="replace")
+            break
+        found += more
+    return found.decode(errors="replace")
 
 
 @pytest.mark.matrix

@@ -139,6 +139,8 @@ def command(config_file: Path | None, root: Path | None, kernel: str, crashkerne
         else:
             print_runs(series)
         if words.shell:
+            # What the machine prints does not pass through us.
+            sys.stdout.flush()
             runner.show_around()
     return NotReadyError.exit_status if broken else 0
 
