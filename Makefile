@@ -46,6 +46,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/filter.py
 	$(BIN)/python benchmarks/commands.py
 	$(BIN)/python benchmarks/evidence.py
+	$(BIN)/python -m benchmarks.triage
 	@if [ "$$(id -u)" = 0 ]; then set -x; $(BIN)/python -m benchmarks.capture; \
 	else echo "benchmarks.capture is left out: only root can build its guest"; fi
 
