@@ -16,6 +16,7 @@ So each costs seconds. Only the filtered dump and the console are kept.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import shutil
 import struct
@@ -23,7 +24,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -84,6 +85,20 @@ class TriageLab:
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self.cache_dir = lab.cache_dir
+        self._holds_machine = False
+
+    @contextlib.contextmanager
+    def holding_machine(self) -> Iterator[None]:
+        """Wait for the right to run a guest, and keep it for all that is crashed meanwhile."""
+        if self._holds_machine:
+            yield
+            return
+        with hold_machine(self.cache_dir):
+            self._holds_machine = True
+            try:
+                yield
+            finally:
+                self._holds_machine = False
 
     def find(self, truth: Truth, key: str) -> TriageDump | None:
         """Return a scenario's dump if it is in the cache."""
@@ -185,7 +200,7 @@ class TriageLab:
     def _crash_now(self, truth: Truth, key: str, target: Path) -> None:
         kernel = self.lab.fetch_kernel(key)
         self.build_modules([truth], key)
-        with hold_machine(self.cache_dir):
+        with self.holding_machine():
             state = self._stand(kernel, truth.boot)
             with tempfile.TemporaryDirectory(dir=self.cache_dir) as directory:
                 work = Path(directory)
@@ -296,19 +311,28 @@ def main(words: list[str] | None = None) -> int:
     lab = TriageLab(Lab(default_cache_dir(), say=say, watch=say if chosen.watch else None))
     truths = [truth for truth in list_truths() if not chosen.scenarios or truth.name in chosen.scenarios]
     failed = 0
-    if not chosen.list:
-        lab.build_modules(truths, chosen.kernel)
+    found = {truth.name: lab.find(truth, chosen.kernel) for truth in truths}
+    missing = [truth for truth in truths if found[truth.name] is None and not chosen.list]
+    # The lab holds a machine of its own for each of its recipes.
+    own = [truth for truth in missing if not truth.recipe]
+    lab.build_modules(own, chosen.kernel)
+    with lab.holding_machine() if own else contextlib.nullcontext():
+        failed += sum(not _try(lab, truth, chosen.kernel) for truth in own)
+    failed += sum(not _try(lab, truth, chosen.kernel) for truth in missing if truth.recipe)
     for truth in truths:
-        found = lab.find(truth, chosen.kernel)
-        if found is None and not chosen.list:
-            try:
-                found = lab.crash(truth, chosen.kernel)
-            except Exception as exc:  # noqa: BLE001 - the others are wanted all the same
-                failed += 1
-                print(f"{truth.name}: {exc}", file=sys.stderr)  # noqa: T201
-        if found:
-            print(truth.name, chosen.kernel, found.dump)  # noqa: T201
+        dump = lab.find(truth, chosen.kernel)
+        if dump:
+            print(truth.name, chosen.kernel, dump.dump)  # noqa: T201
     return 1 if failed else 0
+
+
+def _try(lab: TriageLab, truth: Truth, key: str) -> bool:
+    try:
+        lab.crash(truth, key)
+    except Exception as exc:  # noqa: BLE001 - the others are wanted all the same
+        print(f"{truth.name}: {exc}", file=sys.stderr)  # noqa: T201
+        return False
+    return True
 
 
 if __name__ == "__main__":
