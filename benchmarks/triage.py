@@ -78,7 +78,8 @@ def main(words: list[str] | None = None) -> int:
         allowed = f"{allowed_s:.0f} s" if allowed_s else ""
         print(
             f"{name:<14} {best['tasks']:>6} {best['open_s']:>5.2f} s {best['triage_s']:>6.2f} s "
-            f"{best['cpu_s']:>6.2f} s {allowed:>8} {best['peak_mib']:>5.0f} MiB  {best['confidence']}: {best['sentence']}"
+            f"{best['cpu_s']:>6.2f} s {allowed:>8} {best['peak_mib']:>5.0f} MiB  "
+            f"{best['confidence']}: {best['sentence']}"
         )
     return 1 if late else 0
 
