@@ -53,7 +53,7 @@ def scenario(request: pytest.FixtureRequest) -> str:
 
 def test_the_verdict_names_what_happened(verdict: Verdict, scenario: str) -> None:
     expected = {
-        "out-of-memory": ("out-of-memory", Cause.MEMORY_EXHAUSTED, Confidence.PROVEN, "memory-leaker"),
+        "out-of-memory": ("out-of-memory", Cause.MEMORY_EXHAUSTED, Confidence.LIKELY, "memory-leaker"),
         "init-exit": ("init-died", Cause.INIT_DIED, Confidence.PROVEN, "/bin/busybox"),
         "nmi": ("nmi", Cause.DELIBERATE, Confidence.LIKELY, "virtual machine"),
         "sysrq-c": ("sysrq-crash", Cause.DELIBERATE, Confidence.PROVEN, "Nothing wrong was found"),
@@ -125,7 +125,7 @@ def test_a_dump_with_damaged_objects_is_judged_all_the_same(crashed: Callable[..
     assert verdict.kind == "out-of-memory"
     assert [missing for missing in verdict.missing if "it failed" in missing.why] == []
     # Of what is left, no other culprit may be made.
-    assert verdict.confidence is not Confidence.PROVEN or "memory-leaker" in verdict.sentence
+    assert verdict.confidence is not Confidence.LIKELY or "memory-leaker" in verdict.sentence
 
 
 def test_a_kernel_that_had_not_panicked_was_dumped_from_outside(crashed: Callable[..., Crash]) -> None:

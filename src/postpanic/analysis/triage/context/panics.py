@@ -40,6 +40,15 @@ _FOLLOWERS = (
 """Panics that only carry out what an earlier report made necessary: kernel/panic.c, kernel/exit.c."""
 
 
+_NOTICED = re.compile(
+    r"watchdog|heart ?beat|time(?:d )?-?out|stuck|stall|\b(?:hung|hangs?)\b|not respond|no response|unresponsive"
+    r"|dead ?lock"
+    r"|did not (?:come|finish|answer)|deadline|overdue",
+    re.IGNORECASE,
+)
+"""Of messages: whoever says so has waited for somebody else."""
+
+
 @dataclass(frozen=True)
 class _Meaning:
     words: str
@@ -90,8 +99,10 @@ def find_caller(scene: Scene) -> Iterator[Finding]:
     who = f"{function}() of module {module}" if module else f"{function}()" if function else "The kernel"
     # What the message means is taken on trust; who called is not.
     confidence = Confidence.LIKELY if function and (module or meaning is None) else Confidence.POSSIBLE
-    if is_seen and function and meaning is None:
-        confidence = Confidence.PROVEN
+    noticed = _NOTICED.search(message) if meaning is None else None
+    if noticed is not None:
+        cause, confidence = Cause.UNKNOWN, Confidence.POSSIBLE
+        who = f"{who}, which watches others,"
     yield Finding(
         detector="called-panic",
         role=Role.CAUSE,
@@ -102,6 +113,7 @@ def find_caller(scene: Scene) -> Iterator[Finding]:
         module=(module or "vmlinux") if function else "",
         subject=Subject("task", "", report.comm, detail=f"PID {report.pid}") if report.comm else None,
         evidence=tuple(evidence),
+        not_to_blame=(f"{function}(): by its message it only noticed",) if noticed and function else (),
         refuted_by="what the code that called panic() checks before it does",
         next_steps=(f"dis {function}", "bt -l") if function else ("bt",),
         explains=("reported",),

@@ -22,7 +22,7 @@ __all__ = ["find_eater", "find_growth", "find_reported_leak", "memory_reports"]
 _KERNEL_WEIGHT = 1.5
 """A third of memory in one place of the kernel is odder than half of it in a process."""
 _ODD_SHARE = 0.2
-_LARGE, _MOST = 0.25, 0.5
+_LARGE = 0.25
 _BEFORE_S = 300.0
 _RECENT_KILLS = 8
 
@@ -118,7 +118,7 @@ def _finding(scene: Scene, view: _View, ranked: list[Eater]) -> Finding:
         role=Role.CAUSE,
         cause=Cause.MEMORY_LEAK if eater.is_kernel else Cause.MEMORY_EXHAUSTED,
         sentence=_sentence(eater, owner, amount),
-        confidence=_confidence(view, eater, second, owner),
+        confidence=_confidence(view, eater, second),
         function=owner.function,
         module=owner.module,
         subject=eater.subject,
@@ -153,7 +153,7 @@ def _owner(scene: Scene, eater: Eater, view: _View) -> Owner:
         if site.size_bytes // 4096 * 2 > eater.pages:
             shows = report.lines.get(f"site {site.function}", site.function)
             what = f"{site.function} at {site.place} has allocated {spell_pages(site.size_bytes // 4096)}"
-            return Owner(site.function, site.module or "vmlinux", (Evidence(what, "log", shows),), is_recorded=True)
+            return Owner(site.function, site.module or "vmlinux", (Evidence(what, "log", shows),))
     if not view.is_dump:
         found = (find_taker_in_log(one) for one in scene.reports) if eater.is_kernel else ()
         return next((owner for owner in found if owner is not None), Owner())
@@ -171,21 +171,20 @@ def _owner_of_areas(eater: Eater) -> Owner:
     """Name who asked for areas; a service that asks for everybody is not at fault."""
     if not eater.function or part_of(eater.function) is not None:
         return Owner()
-    return Owner(eater.function, eater.module or "vmlinux", is_recorded=True)
+    return Owner(eater.function, eater.module or "vmlinux")
 
 
-def _confidence(view: _View, eater: Eater, second: Eater | None, owner: Owner) -> Confidence:
-    if view.sheet is None:
+def _confidence(view: _View, eater: Eater, second: Eater | None) -> Confidence:
+    """
+    Say how sure it is that this one is at fault.
+
+    Never beyond doubt: a dump shows who has the memory, and not how much of it
+    was meant to be.
+    """
+    if view.sheet is None or (view.is_dump and not view.is_sound):
         return Confidence.POSSIBLE
-    share = view.sheet.share(eater.pages)
-    is_alone = second is None or eater.pages >= 2 * second.pages
-    if share < _LARGE or (second is not None and eater.pages * 2 < second.pages * 3):
-        return Confidence.POSSIBLE
-    if not view.is_dump or share < _MOST or not is_alone or not view.is_sound:
-        return Confidence.LIKELY
-    if eater.is_kernel and not owner.is_recorded:
-        return Confidence.LIKELY
-    return Confidence.PROVEN
+    is_ahead = second is None or eater.pages * 2 >= second.pages * 3
+    return Confidence.LIKELY if is_ahead and view.sheet.share(eater.pages) >= _LARGE else Confidence.POSSIBLE
 
 
 def _victims(scene: Scene, eater: Eater, owner: Owner) -> tuple[Victim, ...]:

@@ -88,17 +88,11 @@ class Owner:
     function, module : str
         Empty: not known. ``vmlinux`` is the kernel itself.
     evidence : tuple of Evidence
-    is_recorded : bool
-        Whether the kernel recorded it itself (slub_debug).
-    ways : int
-        How many ways led to the module.
     """
 
     function: str = ""
     module: str = ""
     evidence: tuple[Evidence, ...] = ()
-    is_recorded: bool = False
-    ways: int = 0
 
 
 def _symbols(workspace: Workspace) -> SymbolIndex:
@@ -152,7 +146,7 @@ def _settle(scene: Scene, votes: dict[str, list[Evidence]], allocators: tuple[st
         if len(callers) == 1:
             function, one = callers[0]
             found = (*found, one)
-    return Owner(function, module, found, ways=len(evidence))
+    return Owner(function, module, found)
 
 
 def find_asker(scene: Scene, vaddr: int) -> tuple[str, str]:
@@ -420,7 +414,7 @@ def find_taker_in_log(report: Report, allocators: tuple[str, ...] = _ALLOCATORS)
             owner = _taker(frames, report.pid or 0, report.comm, allocators)
             if owner is not None:
                 evidence = tuple(Evidence(one.what, "log", one.shows) for one in owner.evidence)
-                return Owner(owner.function, owner.module, evidence, ways=1)
+                return Owner(owner.function, owner.module, evidence)
     return None
 
 
@@ -452,7 +446,7 @@ def _taker(frames: list[tuple[str, str]], pid: int, comm: str, allocators: tuple
         if not is_own or not module:
             return None
         what = f"{comm} (PID {pid}) waits for more memory in {plain} of module {module}"
-        return Owner(plain, module, (Evidence(what, f"bt {pid}", name),), ways=1)
+        return Owner(plain, module, (Evidence(what, f"bt {pid}", name),))
     return None
 
 
@@ -568,4 +562,4 @@ def _recorded(scene: Scene, cache: Cache, objects: Sequence[int]) -> Owner | Non
     example = examples[function, module]
     what = f"{count} of {len(objects)} objects looked at remember that {function} took them"
     evidence = Evidence(what, f"rd -s {example + caller:x}", function, example)
-    return Owner(function, module, (evidence,), is_recorded=count * 10 >= 9 * len(objects), ways=2)
+    return Owner(function, module, (evidence,))

@@ -247,3 +247,10 @@ def test_who_calls_into_the_kernel_is_not_acquitted() -> None:
     (found,) = of(verdict, "context")
     assert "interrupt" not in found.sentence
     assert found.not_to_blame == ()
+
+
+def test_a_watchdog_of_a_module_that_panics_only_noticed() -> None:
+    verdict = judge(panic("widget: heartbeat of the worker lost, timed out after 5 s", "widget_guard+0x12/0x40 [widget]",
+                          "call_timer_fn+0x1/0x2", comm="swapper/1", pid=0))  # fmt: skip
+    assert verdict.cause is Cause.UNKNOWN
+    assert any(who.startswith("widget_guard()") for who in verdict.not_to_blame)
