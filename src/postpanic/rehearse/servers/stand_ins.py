@@ -87,7 +87,7 @@ def make_ssh_server(
     Raises
     ------
     NotReadyError
-        If OpenSSH's server is not installed, or the key is none.
+        If OpenSSH's server is not installed or cannot be started, or the key is none.
     """
     hint = "install openssh-server"
     try:
@@ -124,7 +124,7 @@ def make_ssh_server(
         replace(plan, user=user),
         plan.server,
         plan.port,
-        _spell_sshd(sshd, config, directory / "sshd.log"),
+        _spell_sshd(sshd, config, directory, user),
         received,
         {plan.known_hosts: f"{name} {host_key}\n".encode()},
         tuple(unproven),
@@ -205,13 +205,28 @@ def _make_certificate(host: str, directory: Path) -> Path:
     return both
 
 
-def _spell_sshd(sshd: Path, config: Path, log: Path) -> str:
-    words: list[str | Path] = [sshd, "-i", "-f", config, "-E", log]
-    if os.geteuid() == 0 and not _PRIVSEP_DIRECTORY.is_dir():
-        # Root's sshd wants an empty directory there: it gets one that nobody else sees.
-        make = f"mount -t tmpfs tmpfs /run && mkdir {_PRIVSEP_DIRECTORY} && exec {_spell(*words)}"
-        return _spell(find_program("unshare", hint="install util-linux"), "--mount", "/bin/sh", "-c", make)
-    return _spell(*words)
+def _spell_sshd(sshd: Path, config: Path, directory: Path, user: str) -> str:
+    """
+    Spell the command of one connection.
+
+    Root's sshd wants an empty directory in /run, and lets nobody in whose
+    account is locked, as root's often is. It gets both in a name space of
+    mounts that nobody else sees.
+    """
+    words: list[str | Path] = [sshd, "-i", "-f", config, "-E", directory / "sshd.log"]
+    if os.geteuid() != 0:
+        return _spell(*words)
+    shadow = directory / "shadow"
+    _write_secret(shadow, f"{user}:*:1::::::\n".encode())
+    steps = [_spell("mount", "--bind", shadow, "/etc/shadow"), f"exec {_spell(*words)}"]
+    if not _PRIVSEP_DIRECTORY.is_dir():
+        steps.insert(1, f"mount -t tmpfs tmpfs {_PRIVSEP_DIRECTORY.parent} && mkdir {_PRIVSEP_DIRECTORY}")
+    try:
+        unshare = find_program("unshare", hint="install util-linux")
+        run([unshare, "--mount", "true"])
+    except PostpanicError as exc:
+        raise NotReadyError(f"no server of SSH can be started: {exc.message}", hint="rehearse as another user") from exc
+    return _spell(unshare, "--mount", "/bin/sh", "-c", " && ".join(steps))
 
 
 def _python_path() -> str:
