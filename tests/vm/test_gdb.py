@@ -37,6 +37,15 @@ MARK = "=====next====="
 TIMEOUT_S = 300
 
 
+# What lx-ps of the kernel's gdb scripts does.
+LEADERS = (
+    "python task = gdb.lookup_type('struct task_struct').pointer(); "
+    "offset = int(gdb.parse_and_eval('&((struct task_struct *)0)->tasks')); "
+    "follow = lambda at: int(gdb.parse_and_eval(f'((struct list_head *){at})->next')); "
+    "head = int(gdb.parse_and_eval('&init_task.tasks')); found = [head]; "
+    "exec('while follow(found[-1]) != head: found.append(follow(found[-1]))'); "
+    "print(*(int(gdb.Value(at - offset).cast(task)['pid']) for at in found))"
+)
 QUESTIONS = (
     "info threads",
     "bt",
@@ -65,6 +74,7 @@ QUESTIONS = (
     "monitor bt",
     "frame apply -1 -q info registers rip cs",
     "info auxv",
+    LEADERS,
     "stepi",
     "p schedule()",
     "set var init_task.prio = 4711",
@@ -161,7 +171,11 @@ def parse_backtraces(text: str) -> dict[int, list[GdbFrame]]:
         if match := re.match(r"Thread \d+ \(Thread (\d+)[ )]", line):
             frames = found[int(match[1])] = []
         elif match := re.match(r"#\d+ +(?:0x([0-9a-f]+) in )?(<signal handler called>|\S+)", line):
-            frames.append(GdbFrame(int(match[1], 16) if match[1] else None, match[2]))
+            pc = int(match[1], 16) if match[1] else None
+            if pc is None and frames and match[2] != "<signal handler called>":
+                # What is above was inlined into this.
+                pc = frames.pop().pc
+            frames.append(GdbFrame(pc, match[2]))
     return found
 
 
@@ -309,6 +323,11 @@ def test_monitor_runs_our_commands_on_the_thread(each: Debugged) -> None:
     assert len(each["monitor ps | head -3"].splitlines()) == 3
     assert "nonsense: no such command" in each["monitor nonsense"]
     assert each["monitor bt"].startswith("PID: 1 ")
+
+
+def test_scripts_walk_the_kernels_lists(each: Debugged) -> None:
+    leaders = {number for number, facts in each.tasks.items() if facts.is_group_leader and number < FIRST_IDLE_ID}
+    assert {int(word) for word in each[LEADERS].split()} == {0, *leaders}
 
 
 def test_what_the_filter_left_out_is_no_memory(each: Debugged) -> None:

@@ -20,6 +20,7 @@ from postpanic.cli.verb import Verb
 from postpanic.errors import FactAbsentError, UsageError
 
 if TYPE_CHECKING:
+    from postpanic.analysis.gdbserver.transport import Address
     from postpanic.analysis.gdbserver.view import DumpView
     from postpanic.analysis.program import OpenedProgram
 
@@ -123,17 +124,13 @@ def command(
     ):
         for warning in opened.warnings:
             print(f"warning: {warning}", file=sys.stderr)
-        view = _make_view(opened, Path(directory), trusted=address is None)
+        if not opened.has_types:
+            raise FactAbsentError(
+                "the kernel carries no types (BTF), so its tasks cannot be shown to gdb", hint="give its vmlinux"
+            )
         if address is None:
-            return _run_gdb(view, program, words, Path(directory))
-
-        from postpanic.analysis.gdbserver.transport import open_listener
-        from postpanic.analysis.gdbserver.transport import serve as serve_clients
-
-        with open_listener(address) as (listener, bound):
-            print(f"target remote {bound}", flush=True)
-            serve_clients(listener, view, many=multi)
-        return 0
+            return _run_gdb(opened, program, words, Path(directory))
+        return _serve(opened, address, Path(directory), many=multi)
 
 
 def _make_view(opened: OpenedProgram, directory: Path, *, trusted: bool) -> DumpView:
@@ -141,27 +138,37 @@ def _make_view(opened: OpenedProgram, directory: Path, *, trusted: bool) -> Dump
     from postpanic.analysis.gdbserver.view import DumpView
     from postpanic.cli.gdb_monitor import PromptMonitor
 
-    if not opened.has_types:
-        raise FactAbsentError(
-            "the kernel carries no types (BTF), so its tasks cannot be shown to gdb", hint="give its vmlinux"
-        )
     monitor = PromptMonitor(opened, trusted=trusted)
     view = DumpView(monitor.workspace, monitor, write_unwind_file(monitor.workspace, directory))
     view.prepare()
     return view
 
 
-def _run_gdb(view: DumpView, program: str, words: Sequence[str], directory: Path) -> int:
+def _serve(opened: OpenedProgram, address: Address, directory: Path, *, many: bool) -> int:
+    """Say where the dump is served, and serve it."""
+    from postpanic.analysis.gdbserver.transport import open_listener, serve
+
+    with open_listener(address) as (listener, bound):
+        view = _make_view(opened, directory, trusted=False)
+        print(f"target remote {bound}", flush=True)
+        serve(listener, view, many=many)
+    return 0
+
+
+def _run_gdb(opened: OpenedProgram, program: str, words: Sequence[str], directory: Path) -> int:
     """Start gdb on a socket that it alone can reach, serve it until it ends, and return its exit status."""
     from postpanic.analysis.gdbserver.transport import Address, open_listener, serve
     from postpanic.process import start
 
+    kernel = [str(source.file) for source in opened.sources[:1] if source.file is not None]
     with open_listener(Address(path=directory / "socket")) as (listener, address), _left_to_gdb():
         settings = [word for setting in SETTINGS for word in ("-ex", setting)]
         connect = ["-ex", f"target remote {address}"]
         sys.stdout.flush()
-        child = start([program, "-q", *settings, *connect, *words], stdin=None)
+        # gdb reads its file while we read the dump; when it connects, it waits until we are ready.
+        child = start([program, "-q", *kernel, *settings, *connect, *words], stdin=None)
         try:
+            view = _make_view(opened, directory, trusted=True)
             serve(listener, view, is_over=lambda: child.poll() is not None, many=True)
         finally:
             if child.poll() is None:

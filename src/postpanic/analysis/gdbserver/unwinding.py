@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.gdbserver.libraries import Library
@@ -19,6 +20,7 @@ from postpanic.analysis.workspace import Workspace
 from postpanic.errors import FileFaultError
 from postpanic.kernel.debuginfo.elf import ElfSection, SectionFlag, elf_file
 from postpanic.kernel.debuginfo.orc_frames import AddressRule, encode_orc_frames
+from postpanic.kernel.debuginfo.saved_registers import find_saved_registers
 from postpanic.kernel.orc import OrcTable
 
 __all__ = ["FILE_NAME", "write_unwind_file"]
@@ -61,9 +63,15 @@ def write_unwind_file(workspace: Workspace, directory: Path) -> Library | None:
     if walker is None:
         return None
     tables = [walker.rows.kernel, *_module_tables(workspace, walker.rows)]
+    functions = np.array(stacks.code.starts_between(0, (1 << 64) - 1), dtype=np.uint64)
+
+    def read(vaddr: int, size_bytes: int) -> NDArray[np.uint8]:
+        return workspace.memory.read_available(vaddr, size_bytes)[0]
+
+    saved = [find_saved_registers(table, functions, read) for table in tables]
     sections = [
         ElfSection(".text", b"\x90", vaddr=_TEXT_VADDR, flags=SectionFlag.ALLOC | SectionFlag.EXECINSTR),
-        ElfSection(".debug_frame", encode_orc_frames(tables, _RULES, _system_calls(stacks)), alignment=8),
+        ElfSection(".debug_frame", encode_orc_frames(tables, _RULES, _system_calls(stacks), saved), alignment=8),
     ]
     path = directory / FILE_NAME
     with path.open("wb") as file:

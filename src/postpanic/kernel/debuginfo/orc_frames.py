@@ -13,10 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
 
+from postpanic.kernel.debuginfo.saved_registers import SAME, SAVED, UNKNOWN
 from postpanic.kernel.orc import OrcRegister, OrcTable, OrcType
 
 __all__ = ["AddressRule", "encode_orc_frames"]
@@ -36,6 +38,7 @@ _OP_DEREF = 0x06
 _OP_CONSTS = 0x11
 _OP_PLUS = 0x22
 _OP_BREG = 0x70
+_OFFSET = 0x80
 _DATA_ALIGN = -8
 
 _RETURN_ADDRESS = 16
@@ -86,6 +89,7 @@ def encode_orc_frames(
     tables: Sequence[OrcTable],
     rules: Sequence[AddressRule] = (),
     system_calls: Sequence[tuple[int, int]] = (),
+    saved: Sequence[NDArray[np.uint8]] = (),
 ) -> bytes:
     """
     Encode unwind tables of x86-64 as a ``.debug_frame`` section, at the addresses that they are of.
@@ -99,6 +103,8 @@ def encode_orc_frames(
     system_calls : sequence of (start, end)
         Code that is entered by a system call. Its frames are no signal frames,
         whose functions gdb does not name: nothing of the kernel was interrupted.
+    saved : sequence of ndarray
+        For each table what :func:`find_saved_registers` found.
     """
     common = [_common(kind) for kind in _KINDS]
     offsets = np.cumsum([0, *(len(entry) for entry in common)])
@@ -107,7 +113,8 @@ def encode_orc_frames(
     for rule in rules:
         kind = OrcType.END_OF_STACK if rule.ends else OrcType.CALL
         parts.append(_plain_entry(cie_of[kind], rule.start, rule.end))
-    parts += [_encode_table(table, cie_of, system_calls) for table in tables]
+    for table, registers in zip_longest(tables, saved):
+        parts.append(_encode_table(table, cie_of, system_calls, registers))
     return b"".join(parts)
 
 
@@ -144,7 +151,9 @@ def _plain_entry(cie: int, start: int, end: int) -> bytes:
     return len(body).to_bytes(4, "little") + body
 
 
-def _encode_table(table: OrcTable, cie_of: dict[int, int], system_calls: Sequence[tuple[int, int]]) -> bytes:
+def _encode_table(
+    table: OrcTable, cie_of: dict[int, int], system_calls: Sequence[tuple[int, int]], saved: NDArray[np.uint8] | None
+) -> bytes:
     """
     Encode one table.
 
@@ -165,7 +174,7 @@ def _encode_table(table: OrcTable, cie_of: dict[int, int], system_calls: Sequenc
     rows = np.flatnonzero(known)
     if not len(rows):
         return b""
-    rules, width = _rules(table, kinds, rows)
+    rules, width = _rules(table, kinds, rows, saved)
     number, place = _cut(rows, kinds[rows])
     count = int(number[-1]) + 1
     size = -(-(_HEADER_BYTES + _ROWS_PER_ENTRY * width) // 8) * 8
@@ -204,7 +213,9 @@ def _cut(rows: NDArray[np.int64], kinds: NDArray[np.uint8]) -> tuple[NDArray[np.
     return number.astype(np.int64), (within % _ROWS_PER_ENTRY).astype(np.int64)
 
 
-def _rules(table: OrcTable, kinds: NDArray[np.uint8], rows: NDArray[np.int64]) -> tuple[NDArray[np.uint8], int]:
+def _rules(
+    table: OrcTable, kinds: NDArray[np.uint8], rows: NDArray[np.int64], saved: NDArray[np.uint8] | None
+) -> tuple[NDArray[np.uint8], int]:
     """Give the rules of each row, of one width, with room for how far it is from the row before."""
     columns = np.stack(
         [
@@ -216,8 +227,20 @@ def _rules(table: OrcTable, kinds: NDArray[np.uint8], rows: NDArray[np.int64]) -
     # Each is of 16 bits at most, the numbers of types and registers of 4.
     halves = columns & 0xFFFF
     packed = halves[:, 2] | halves[:, 4] << 16 | halves[:, 0] << 32 | halves[:, 1] << 36 | halves[:, 3] << 40
+    if saved is not None:
+        _, distinct_frames = np.unique(packed, return_inverse=True)
+        own = saved[rows].astype(np.int64)
+        packed = distinct_frames.reshape(-1)
+        for column in range(own.shape[1]):
+            packed = packed << 6 | own[:, column]
     _, chosen, which = np.unique(packed, return_index=True, return_inverse=True)
     programs = [_program(*columns[row].tolist()) for row in chosen.tolist()]
+    if saved is not None:
+        kept = saved[rows[chosen]].tolist()
+        programs = [
+            program + (_registers(words) if columns[row, 0] == OrcType.CALL else b"")
+            for program, words, row in zip(programs, kept, chosen.tolist(), strict=True)
+        ]
     width = 5 + max(map(len, programs))
     distinct = np.zeros((len(programs), width), dtype=np.uint8)
     distinct[:, 0] = _ADVANCE_4
@@ -252,6 +275,19 @@ def _program(kind: int, sp_register: int, sp_offset: int, bp_register: int, bp_o
         how = bytes((_OP_BREG | frame_pointer,)) + _sleb128(bp_offset)
         return out + bytes((_EXPRESSION, frame_pointer, len(how))) + how
     return out + bytes((_SAME_VALUE, frame_pointer))
+
+
+def _registers(words: Sequence[int]) -> bytes:
+    """Say where registers are that are so many words below the frame."""
+    out = bytearray()
+    for register, word in zip(SAVED, words, strict=True):
+        if word == SAME:
+            out += bytes((_SAME_VALUE, register))
+        elif word != UNKNOWN:
+            out += bytes((_OFFSET | register, word))
+        else:
+            out += bytes((_UNDEFINED, register))
+    return bytes(out)
 
 
 def _saved(register: int, offset: int) -> bytes:
