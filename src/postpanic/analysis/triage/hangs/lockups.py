@@ -103,7 +103,8 @@ def _loop(picture: Picture, cpu: Cpu, own: Frame, report: Report, waiting: Seque
         detector="cpu-stuck",
         role=Role.CAUSE,
         cause=Cause.ENDLESS_LOOP,
-        sentence=f"{name_cpu(picture, cpu)} runs{for_long}{deaf} in {where(own)} and does not come out of it{extra}{answer}.",
+        sentence=f"{name_cpu(picture, cpu)} runs{for_long}{deaf} in {where(own)} and does not come out of it{extra}"
+        f"{answer}.",
         confidence=Confidence.LIKELY if same or circle is not None else Confidence.POSSIBLE,
         function=function_of(own),
         module=module_of(own),

@@ -223,9 +223,10 @@ class Picture:
 
     def _check_owner(self, thing: Thing, sleep: Sleep) -> None:
         """Look whether the owner that a lock records can still be the one who took it."""
-        word = self._owner_word(thing)
-        if word is None:
+        found = self.owner_word(thing)
+        if found is None:
             return
+        word = found[1]
         owner = word & ~_OWNER_FLAGS
         if thing.kind == "mutex" and word & _MUTEX_PICKUP:
             # It was handed over, and its new owner only has to run.
@@ -246,12 +247,16 @@ class Picture:
         if born > began + _REBORN_NS:
             thing.owner, thing.gone, thing.holders = facts.vaddr, "reused", []
 
-    def _owner_word(self, thing: Thing) -> int | None:
+    def owner_word(self, thing: Thing) -> tuple[int, int] | None:
+        """Read where a lock records its owner, and what stands there; None: it does not, or cannot be read."""
         names = _OWNERS.get(thing.kind)
-        if names is None:
+        if names is None or not thing.vaddr:
             return None
-        offset = int(drgn.offsetof(self.scene.prog.type(names[0]), names[1]))
-        return self.workspace.memory.read_u64(thing.vaddr + offset)
+        try:
+            vaddr = thing.vaddr + int(drgn.offsetof(self.scene.prog.type(names[0]), names[1]))
+            return vaddr, self.workspace.memory.read_u64(vaddr)
+        except UNREADABLE:
+            return None
 
     def _fate(self, owner: int) -> str:
         """Tell what became of a task that is none any more."""

@@ -270,7 +270,7 @@ def _leaked(picture: Picture, cpus: Sequence[Cpu], spinning: Sequence[Cpu]) -> F
         evidence.append(
             Evidence(
                 f"{leak.function}() can end at {leak.returns:x} with the lock",
-                f"dis {leak.function}",
+                f"dis -r {leak.returns:x}",
                 leak.take,
                 leak.returns,
             )

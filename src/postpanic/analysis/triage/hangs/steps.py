@@ -114,14 +114,14 @@ def lock_evidence(picture: Picture, thing: Thing) -> Evidence | None:
     """Give the command that shows the state of a lock; None: it has no address or no type."""
     if thing.kind not in _SHOWN or not thing.vaddr:
         return None
-    command = f"struct {_TYPES[thing.kind].removeprefix('struct ')}.{_SHOWN[thing.kind]} {thing.vaddr:x}"
     name = describe_thing(picture, thing)
-    if thing.holders:
+    word = picture.owner_word(thing)
+    if thing.holders and word is not None:
         holder = picture.tasks[thing.holders[0].task]
-        certain = "" if thing.holders[0].certain else "was the last known to take it and "
-        what = f"{picture.names.task(holder)} {certain}holds {name} ({thing.state})"
-        shows = f"{holder.vaddr:x}"[:-1] if thing.kind in {"mutex", "rwsem"} else ""
-        return Evidence(what, command, shows, thing.vaddr)
+        verb = "holds" if thing.holders[0].certain else "was the last known to take"
+        what = f"{picture.names.task(holder)} {verb} {name} ({thing.state}): its owner is task {holder.vaddr:x}"
+        return Evidence(what, f"rd {word[0]:x}", f"{word[1]:016x}", thing.vaddr)
+    command = f"struct {_TYPES[thing.kind].removeprefix('struct ')}.{_SHOWN[thing.kind]} {thing.vaddr:x}"
     return Evidence(f"{name}: {thing.state or 'its state'}", command, _SHOWN[thing.kind].split(",")[0], thing.vaddr)
 
 

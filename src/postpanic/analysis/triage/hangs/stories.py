@@ -133,7 +133,7 @@ def _leak_evidence(leak: Leak | None) -> tuple[Evidence, ...]:
     return (
         Evidence(
             f"{leak.function}() takes the lock ({leak.take}) and can return at {leak.returns:x} without giving it back",
-            f"dis {leak.function}",
+            f"dis -r {leak.returns:x}",
             leak.take,
             leak.returns,
         ),
