@@ -63,7 +63,10 @@ def _view(scene: Scene) -> _View | None:
     if last is None:
         return None
     sheet_of_log = sheet_of_report(last)
-    return _View(sheet_of_log, eaters_of_report(last, sheet_of_log), is_dump=False, report=last)
+    listed = eaters_of_report(last, sheet_of_log)
+    # A log may be put together of several machines' lines, or have lost some.
+    possible = [eater for eater in listed if sheet_of_log is None or eater.pages <= sheet_of_log.total]
+    return _View(sheet_of_log, possible, is_dump=False, report=last)
 
 
 def _rank(view: _View) -> list[Eater]:
