@@ -14,7 +14,7 @@ from postpanic.errors import UsageError
 
 if TYPE_CHECKING:
     from postpanic.capture.collection.index import SavedDump
-    from postpanic.evidence.netconsole.announce import Announcer
+    from postpanic.evidence.announce import Announcer
 
 __all__ = ["command"]
 
@@ -117,7 +117,7 @@ def _tell(announcer: Announcer, dumps: Sequence[SavedDump]) -> list[str]:
 def _make_announcer(program: str | None, webhook: str | None) -> Announcer:
     import shlex
 
-    from postpanic.evidence.netconsole.announce import Announcer, check_webhook
+    from postpanic.evidence.announce import Announcer, check_webhook
 
     return Announcer(
         shlex.split(program) if program else (), check_webhook(webhook) if webhook else "", per_hour=1000, again_s=0.0

@@ -137,7 +137,7 @@ def _set_up(options: dict[str, Any]) -> int:
 
 def _receive(options: dict[str, Any]) -> int:
     from postpanic.cli.listen_show import Show
-    from postpanic.evidence.netconsole.announce import Announcer, check_webhook
+    from postpanic.evidence.announce import Announcer, check_webhook
 
     try:
         program = shlex.split(options["program"])

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from postpanic.evidence.netconsole.announce import Announcer
+from postpanic.evidence.announce import Announcer
 from postpanic.evidence.netconsole.outlet import stamp_of
 from postpanic.evidence.netconsole.record import Event
 

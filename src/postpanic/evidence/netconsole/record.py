@@ -9,11 +9,11 @@ from datetime import datetime
 from postpanic.errors import OutputError
 from postpanic.evidence.netconsole.logs import LOG_NAME, HostLogs
 from postpanic.evidence.netconsole.outlet import Outlet, stamp_of
-from postpanic.evidence.netconsole.quota import Quota
 from postpanic.evidence.netconsole.receive import Sender
 from postpanic.evidence.netconsole.reports import ReportStore, document_of
 from postpanic.evidence.netconsole.stream import Message
 from postpanic.evidence.oops.model import Report
+from postpanic.evidence.quota import Quota
 
 __all__ = ["ANSWER", "Event", "Recorder", "encode_message"]
 

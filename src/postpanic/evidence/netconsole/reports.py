@@ -10,9 +10,9 @@ import msgspec
 
 from postpanic.errors import OutputError
 from postpanic.evidence.netconsole.outlet import stamp_of
-from postpanic.evidence.netconsole.quota import Quota
 from postpanic.evidence.oops.answer import answer_of
 from postpanic.evidence.oops.model import Report
+from postpanic.evidence.quota import Quota
 from postpanic.findings.schema import answer_value
 
 __all__ = ["REPORTS_NAME", "ReportStore", "document_of"]

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from postpanic.errors import ProcessError, UsageError
-from postpanic.evidence.netconsole.quota import Quota
+from postpanic.evidence.quota import Quota
 from postpanic.process import run
 
 __all__ = ["Announcer", "check_webhook"]
