@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from postpanic.analysis.gdbserver.memory import MEMORY_MAP
@@ -121,7 +121,9 @@ class Client:
             data += byte
         assert int(self.byte() + self.byte(), 16) == checksum(data)
         if self.acks:
-            self.connection.sendall(b"+")
+            # Behind its last reply the server may be gone.
+            with suppress(ConnectionError):
+                self.connection.sendall(b"+")
         return data
 
     def send(self, data: bytes) -> None:
