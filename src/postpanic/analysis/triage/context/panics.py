@@ -26,6 +26,8 @@ _ERROR_LINE = re.compile(
     r"^(?:EXT[234]-fs error|XFS|BTRFS|F2FS-fs|FAT-fs|GFS2|OCFS2) ?\(?(?:device )?[^)\n]{0,64}\)?:? ?"
     r"(?:[\w:]{1,40}:\d{1,6}: )?.{0,200}"
 )
+_ASKED_FOR = "trigger_test_error"
+"""fs/ext4/sysfs.c: an error that was asked for."""
 _FUNCTION = re.compile(r"\): (\w{3,64}):\d{1,6}: ")
 
 
@@ -200,12 +202,19 @@ def find_damage(scene: Scene) -> Iterator[Finding]:
     evidence += [
         Evidence(f"{one.kind.value} of {one.device} before ({one.count})", "log", one.line) for one in broken[:2]
     ]
-    why = f"its device reported {broken[0].kind.value}" if broken else "what is on the disk is damaged"
+    why = (
+        f"its device reported {broken[0].kind.value}"
+        if broken
+        else "what is on the disk, or was read of it, is damaged"
+    )
+    cause = Cause.LOST_IO if broken and broken[0].kind is TroubleKind.TIMEOUT else Cause.FILE_SYSTEM_DAMAGE
+    if found is not None and found[1] == _ASKED_FOR:
+        cause, why = Cause.DELIBERATE, "somebody wrote to trigger_fs_error, which makes one on purpose"
     said = f": {first.partition('): ')[2] or first}" if first else ""
     yield Finding(
         detector="file-system-damage",
         role=Role.CAUSE,
-        cause=Cause.LOST_IO if broken and broken[0].kind is TroubleKind.TIMEOUT else Cause.FILE_SYSTEM_DAMAGE,
+        cause=cause,
         sentence=f"The file system on {device or 'a disk'} is told to panic on errors, and had one{said}; {why}.",
         confidence=Confidence.LIKELY if first else Confidence.POSSIBLE,
         subject=Subject("file system", message.split()[0].rstrip(":").removesuffix("-fs").lower(), device),

@@ -528,8 +528,8 @@ def _recorded(scene: Scene, cache: Cache, objects: Sequence[int]) -> Owner | Non
     """
     Read ``struct track`` of objects, which is behind them with ``slub_debug=U``.
 
-    ``get_track()`` of mm/slub.c: behind the free pointer, the track of the
-    allocation first. Its ``addr`` is the caller.
+    ``get_info_end()`` and ``get_track()`` of mm/slub.c: behind what is in use, and behind the free
+    pointer where that is outside; the track of the allocation first. Its ``addr`` is the caller.
     """
     workspace = scene.dump
     allocator = slab_allocator(workspace)
@@ -542,7 +542,9 @@ def _recorded(scene: Scene, cache: Cache, objects: Sequence[int]) -> Owner | Non
         return None
     try:
         kind = scene.prog.type("struct track")
-        offset = cache.free_offset + 8 if cache.free_offset >= cache.object_bytes else cache.object_bytes
+        inuse = int(drgn.offsetof(scene.prog.type("struct kmem_cache"), "inuse"))
+        end = workspace.memory.read_u32(cache.vaddr + inuse)
+        offset = end + 8 if cache.free_offset >= end else end
         caller = offset + int(drgn.offsetof(kind, "addr"))
     except (LookupError, TypeError):
         return None

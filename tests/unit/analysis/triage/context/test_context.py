@@ -254,3 +254,9 @@ def test_a_watchdog_of_a_module_that_panics_only_noticed() -> None:
                           "call_timer_fn+0x1/0x2", comm="swapper/1", pid=0))  # fmt: skip
     assert verdict.cause is Cause.UNKNOWN
     assert any(who.startswith("widget_guard()") for who in verdict.not_to_blame)
+
+
+def test_an_error_that_was_asked_of_a_file_system_is_no_damage() -> None:
+    error = "EXT4-fs error (device vdb): trigger_test_error:126: comm sh: 1\n"
+    verdict = judge(error + panic("EXT4-fs (device vdb): panic forced after error", "ext4_handle_error+0x1/0x2 [ext4]"))
+    assert verdict.cause is Cause.DELIBERATE

@@ -197,3 +197,27 @@ def test_a_check_of_bounds_says_what_was_too_long(line: str, words: tuple[str, .
     verdict = _judge(bug, _TRACE.replace("__list_add_valid.cold", "usercopy_abort"))
     assert (verdict.cause, verdict.function) == (Cause.OUT_OF_BOUNDS, "turnstile_admit")
     assert all(word in verdict.sentence for word in words), verdict.sentence
+
+
+def test_a_log_alone_names_the_register_and_the_offset() -> None:
+    text = """\
+BUG: kernel NULL pointer dereference, address: 0000000000000028
+#PF: supervisor write access in kernel mode
+#PF: error_code(0x0002) - not-present page
+Oops: 0002 [#1] PREEMPT SMP NOPTI
+CPU: 0 PID: 402 Comm: bookkeeper Not tainted 6.1.0-56-cloud-amd64 #1
+RIP: 0010:ledger_post+0x9/0x20 [ledger]
+Code: 00 00 0f 1f 44 00 00 48 8b 47 20 <48> 01 70 28 c3 cc cc cc cc 66 90
+RSP: 0018:ffffcf57c0be3940 EFLAGS: 00000246
+RAX: 0000000000000000 RBX: ffff892d04a1b000 RCX: ffff892d04a1b080
+RDX: ffff892d17b3a600 RSI: 00000000000000c8 RDI: ffff892d3fd3e600
+Call Trace:
+ <TASK>
+ ledger_run_batch+0x25/0x50 [ledger]
+ </TASK>
+"""
+    verdict = _judge(text)
+    assert (verdict.cause, verdict.function, verdict.module) == (Cause.NULL_POINTER, "ledger_post", "ledger")
+    assert verdict.confidence is Confidence.LIKELY
+    assert "register rax, offset 0x28" in verdict.sentence
+    assert "wrote" in verdict.sentence
