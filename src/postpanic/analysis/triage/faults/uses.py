@@ -23,6 +23,8 @@ __all__ = [
     "RETURN_THUNK",
     "Culprit",
     "Use",
+    "bad_register",
+    "choose_access",
     "fault_use",
     "find_culprit",
     "frames_of",
@@ -163,10 +165,10 @@ def _make_use(scene: Scene) -> Use | None:
         return called
     tracer = _tracer(scene, graphs, fault.frames)
     accesses = find_accesses(instruction, graphs.machine, {**fault.registers, **registers})
-    access = _choose(accesses, fault.address)
+    access = choose_access(accesses, fault.address)
     register, value, offset = "", None, 0
     if access is not None:
-        register, value, offset = _bad_register(access)
+        register, value, offset = bad_register(access)
     return Use(fault, instruction, access, register, value, offset, registers, tracer)
 
 
@@ -249,7 +251,7 @@ def _tracer(scene: Scene, graphs: CodeGraphs, frames: tuple[Frame, ...]) -> Trac
     return Tracer(scene.dump, graphs, frames)
 
 
-def _choose(accesses: list[MemoryAccess], address: int | None) -> MemoryAccess | None:
+def choose_access(accesses: list[MemoryAccess], address: int | None) -> MemoryAccess | None:
     """Choose the access that faulted: the one to the address, else the first that cannot be right."""
     known = [access for access in accesses if access.vaddr is not None]
     if address is not None:
@@ -263,7 +265,7 @@ def _choose(accesses: list[MemoryAccess], address: int | None) -> MemoryAccess |
     return known[0] if known else accesses[0] if accesses else None
 
 
-def _bad_register(access: MemoryAccess) -> tuple[str, BadValue | None, int]:
+def bad_register(access: MemoryAccess) -> tuple[str, BadValue | None, int]:
     """Choose the register that made the address bad, and tell what was added to it."""
     pairs = [(_WIDE.get(name, name), value) for name, value in access.registers if value is not None]
     if not pairs:
