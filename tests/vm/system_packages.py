@@ -10,8 +10,9 @@ from importlib import metadata
 from pathlib import Path
 
 from postpanic.errors import FactAbsentError
+from tests.vm.host_disk import compile_modules
 
-__all__ = ["SOURCE_DIR", "copy_requirements", "list_requirements"]
+__all__ = ["copy_requirements", "copy_source", "list_requirements"]
 
 ROOT_DIR = Path(__file__).parents[2]
 SOURCE_DIR = ROOT_DIR / "src" / "postpanic"
@@ -59,3 +60,18 @@ def copy_requirements(target: Path) -> None:
             place = target / file
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(str(distribution.locate_file(file)), place)
+
+
+def copy_source(target: Path, place: str) -> Path:
+    """
+    Copy postpanic into a directory as pip does, compiled.
+
+    Parameters
+    ----------
+    place : str
+        The directory that it will be in, in the guest.
+    """
+    package = target / "postpanic"
+    shutil.copytree(SOURCE_DIR, package, ignore=shutil.ignore_patterns("__pycache__"))
+    compile_modules(target, "postpanic", prefix=place)
+    return package

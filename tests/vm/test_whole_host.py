@@ -22,7 +22,7 @@ from tests.vm.hosts import CommandResult
 from tests.vm.lab import Lab
 from tests.vm.system_debian import fetch_system, read_tree
 from tests.vm.system_host import CRASH, POWER_OFF, REBOOT, Boot, SystemHost, read_boot_source
-from tests.vm.system_packages import SOURCE_DIR
+from tests.vm.system_packages import copy_source
 from tests.vm.system_variants import FEDORA, GENTOO, SUSE, fetch_variant
 
 RESERVED = "192M"
@@ -32,15 +32,11 @@ VENV_LAUNCHER = "#!/opt/venv/bin/python3\nimport sys\nfrom postpanic.__main__ im
 FINISH_INSTALL = (
     "install -m 755 /opt/steps/launcher /usr/local/bin/postpanic && install -m 755 /opt/steps/tell /usr/local/bin/tell"
 )
-INSTALL_TARGET = (
-    "cp -r /opt/steps/postpanic /opt/postpanic/lib/ && python3 -m compileall -q /opt/postpanic/lib/postpanic && "
-    + FINISH_INSTALL
-)
+INSTALL_TARGET = "cp -r /opt/steps/postpanic /opt/postpanic/lib/ && " + FINISH_INSTALL
 """As ``pip install --target`` leaves it."""
 INSTALL_VENV = (
     "python3 -m venv --without-pip /opt/venv && cd /opt/venv/lib/python3*/site-packages && "
-    "mv /opt/postpanic/lib/* . && cp -r /opt/steps/postpanic . && /opt/venv/bin/python3 -m compileall -q postpanic && "
-    + FINISH_INSTALL
+    "mv /opt/postpanic/lib/* . && cp -r /opt/steps/postpanic . && " + FINISH_INSTALL
 )
 """As pip leaves it in a virtual environment."""
 SNAPSHOT = (
@@ -60,6 +56,8 @@ class Journey:
     ----------
     install : str
         Puts postpanic there.
+    place : str
+        The directory that it is in then.
     launcher : str
         Its program.
     loader : str
@@ -77,6 +75,7 @@ class Journey:
     """
 
     install: str = INSTALL_TARGET
+    place: str = "/opt/postpanic/lib"
     launcher: str = TARGET_LAUNCHER
     loader: str = "grub"
     kept: tuple[str, ...] = ("/etc/default", "/boot/grub")
@@ -135,6 +134,7 @@ OPENRC_SHOW = "rc-status default; cat /var/log/rc.log 2>/dev/null; ls /var/crash
 OTHERS = {
     "fedora": Journey(
         install=INSTALL_VENV,
+        place="/opt/venv/lib/python3.11/site-packages",
         launcher=VENV_LAUNCHER,
         loader="bls",
         kept=("/etc/default", "/etc/kernel", "/boot/loader", "/boot/grub2"),
@@ -144,6 +144,7 @@ OTHERS = {
     "suse": Journey(kept=("/etc/default", "/boot/grub2"), changed="/etc/default/grub", is_foreign=True),
     "gentoo": Journey(
         install=INSTALL_VENV,
+        place="/opt/venv/lib/python3.11/site-packages",
         launcher=VENV_LAUNCHER,
         kept=("/etc/default", "/boot/grub"),
         changed="/etc/default/grub",
@@ -156,7 +157,11 @@ OTHERS = {
 
 def travel(lab: Lab, disk: Path, journey: Journey, directory: Path) -> tuple[SystemHost, list[list[CommandResult]]]:
     """Boot a host through all that is to happen to it."""
-    files: dict[str, str | Path] = {"postpanic": SOURCE_DIR, "launcher": journey.launcher, "tell": TELL}
+    files: dict[str, str | Path] = {
+        "postpanic": copy_source(directory / "source", journey.place),
+        "launcher": journey.launcher,
+        "tell": TELL,
+    }
     host = SystemHost.copy(lab, disk, directory, journey.boots, files)
     results = [host.boot() for _ in journey.boots]
     log = "".join(
@@ -282,7 +287,11 @@ SHORT = (
 
 def test_a_debian_host_is_armed_by_its_service_and_collects(crash_lab: Lab, made: Made, tmp_path: Path) -> None:
     disk = made(lambda: fetch_system(crash_lab))
-    files: dict[str, str | Path] = {"postpanic": SOURCE_DIR, "launcher": TARGET_LAUNCHER, "tell": TELL}
+    files: dict[str, str | Path] = {
+        "postpanic": copy_source(tmp_path / "source", Journey.place),
+        "launcher": TARGET_LAUNCHER,
+        "tell": TELL,
+    }
     host = SystemHost.copy(crash_lab, disk, tmp_path, SHORT, files)
     # As GRUB would boot it, with the memory that was asked for.
     install, enabled, armed, status = host.boot(read_boot_source(disk, tmp_path, f"crashkernel={RESERVED}"))
