@@ -72,6 +72,39 @@ class OpenedProgram:
         self.close()
 
 
+def _open_memory(dump: Overlay, *, zero_excluded: bool) -> tuple[KernelMemory, drgn.Program]:
+    """Find the kernel, and make a program of its memory; both forget what they know of memory that changes."""
+    memory = open_kernel_memory(dump)
+    # Before the program's: what reads memory again must not find old translations.
+    dump.listen(lambda _: memory.forget())
+    prog = create_program(dump, memory, zero_excluded=zero_excluded)
+    dump.listen(lambda _: prog.cache.clear())
+    return memory, prog
+
+
+class _Synthesis:
+    """Debug information out of the dump itself, made when it is first asked for."""
+
+    def __init__(self, memory: KernelMemory, cache_directory: Path | None, progress: Callable[[str], None]) -> None:
+        self._memory = memory
+        self._cache_directory = cache_directory
+        self._progress = progress
+        self.made: SynthesizedDebuginfo | None = None
+
+    def get(self) -> SynthesizedDebuginfo:
+        """Make it, once."""
+        if self.made is None:
+            self._progress("reading symbols and types from the dump")
+            cache = DebuginfoCache(self._cache_directory) if self._cache_directory is not None else None
+            try:
+                self.made = build(self._memory, cache=cache)
+            except (AbsentError, FileFaultError) as exc:
+                # The log is found by VMCOREINFO alone, so there is something left to do.
+                exc.hint = exc.hint or 'give a vmlinux with debug information; "postpanic dmesg" needs neither'
+                raise
+        return self.made
+
+
 def open_program(
     dump_paths: Sequence[Path],
     *,
@@ -119,30 +152,12 @@ def open_program(
     """
     dump = Overlay(open_dump(dump_paths))
     try:
-        memory = open_kernel_memory(dump)
-        # Before the program's: what reads memory again must not find old translations.
-        dump.listen(lambda _: memory.forget())
-        prog = create_program(dump, memory, zero_excluded=zero_excluded)
-        dump.listen(lambda _: prog.cache.clear())
-        made: list[SynthesizedDebuginfo] = []
-
-        def synthesize() -> SynthesizedDebuginfo:
-            if made:
-                return made[0]
-            progress("reading symbols and types from the dump")
-            cache = DebuginfoCache(cache_directory) if cache_directory is not None else None
-            try:
-                made.append(build(memory, cache=cache))
-            except (AbsentError, FileFaultError) as exc:
-                # The log is found by VMCOREINFO alone, so there is something left to do.
-                exc.hint = exc.hint or 'give a vmlinux with debug information; "postpanic dmesg" needs neither'
-                raise
-            return made[0]
-
+        memory, prog = _open_memory(dump, zero_excluded=zero_excluded)
+        synthesis = _Synthesis(memory, cache_directory, progress)
         sources = load_debug_files(
-            prog, policy=policy, vmlinux=vmlinux, modules=modules, debuginfod=debuginfod, synthesize=synthesize
+            prog, policy=policy, vmlinux=vmlinux, modules=modules, debuginfod=debuginfod, synthesize=synthesis.get
         )
-        synthesized = made[0] if made else None
+        synthesized = synthesis.made
         warnings = [*dump.description.warnings, *(synthesized.report.notes if synthesized else ())]
         return OpenedProgram(prog, dump, memory, tuple(sources), synthesized, warnings, zero_excluded)
     except BaseException:

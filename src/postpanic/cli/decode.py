@@ -23,7 +23,7 @@ from postpanic.units import format_size
 
 if TYPE_CHECKING:
     from postpanic.analysis.decode.context import LogContext
-    from postpanic.analysis.decode.store import SymbolStore
+    from postpanic.analysis.decode.store import SymbolOptions, SymbolStore
     from postpanic.evidence.sources import Text
 
 __all__ = ["command"]
@@ -130,11 +130,8 @@ def command(
     chosen = sort_arguments(files)
     if chosen.records:
         return decode_record_files(chosen.records, as_json=as_json)
-    if not chosen.logs and chosen.dump is None and sys.stdin.isatty():
-        raise UsageError("no LOG, and the standard input is a terminal", hint="decode LOG, or dmesg | decode")
-    if chosen.kernel is not None and vmlinux is not None:
-        raise UsageError(f"symbols of the kernel twice: {vmlinux} and {chosen.kernel}")
-    from postpanic.analysis.decode.store import SymbolOptions, SymbolStore
+    _check_logs(chosen, vmlinux)
+    from postpanic.analysis.decode.store import SymbolOptions
 
     options = SymbolOptions(
         kernel=vmlinux or chosen.kernel,
@@ -145,6 +142,21 @@ def command(
         force=force,
         debuginfod=debuginfod,
     )
+    return _decode_logs(options, chosen, annotate=annotate, as_json=as_json)
+
+
+def _check_logs(chosen: DecodeArguments, vmlinux: Path | None) -> None:
+    """Refuse what cannot be meant."""
+    if not chosen.logs and chosen.dump is None and sys.stdin.isatty():
+        raise UsageError("no LOG, and the standard input is a terminal", hint="decode LOG, or dmesg | decode")
+    if chosen.kernel is not None and vmlinux is not None:
+        raise UsageError(f"symbols of the kernel twice: {vmlinux} and {chosen.kernel}")
+
+
+def _decode_logs(options: SymbolOptions, chosen: DecodeArguments, *, annotate: bool, as_json: bool) -> int:
+    """Annotate the logs, or report what is in them; give the exit status."""
+    from postpanic.analysis.decode.store import SymbolStore
+
     with tempfile.TemporaryDirectory(prefix="postpanic-") as scratch:
         store = SymbolStore(options, Path(scratch))
         if annotate or (not chosen.logs and chosen.dump is None and not as_json):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,8 +83,12 @@ def command(
     """
     if raw and (decode or as_date):
         raise UsageError("--raw excludes --decode and --ctime")
-    levels = parse_levels(level_list) if level_list is not None else None
-    facilities = parse_facilities(facility_list) if facility_list is not None else None
+    choice = _Choice(
+        parse_levels(level_list) if level_list is not None else None,
+        parse_facilities(facility_list) if facility_list is not None else None,
+        since_s,
+        until_s,
+    )
     from postpanic.dumps.open import open_dump
     from postpanic.kernel.memory import open_kernel_memory
     from postpanic.kernel.printk import read_log
@@ -92,20 +97,34 @@ def command(
         memory = open_kernel_memory(opened)
         records = read_log(memory)
         boot_time_s = _find_boot_time(memory, records) if as_date else None
-    last_s = records[-1].timestamp_ns / NS_PER_S if records else 0.0
-    start_s, end_s = _from_last(since_s, last_s), _from_last(until_s, last_s)
     style = LogStyle(time=not notime, decode=decode, raw=raw, caller=caller, boot_time_s=boot_time_s)
-    chosen = (
-        record
-        for record in records
-        if (levels is None or record.level in levels)
-        and (facilities is None or record.facility in facilities)
-        and (start_s is None or record.timestamp_ns >= start_s * NS_PER_S)
-        and (end_s is None or record.timestamp_ns <= end_s * NS_PER_S)
-    )
+    chosen = choice.choose(records)
     _print_lines(format_json(record) if as_json else format_record(record, style) for record in chosen)
     _warn(records, as_date=as_date and boot_time_s is None, caller=caller)
     return 0
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Which records are printed; None for all."""
+
+    levels: Container[int] | None
+    facilities: Container[int] | None
+    since_s: float | None
+    until_s: float | None
+
+    def choose(self, records: Sequence[LogRecord]) -> Iterator[LogRecord]:
+        """Give those records."""
+        last_s = records[-1].timestamp_ns / NS_PER_S if records else 0.0
+        start_s, end_s = _from_last(self.since_s, last_s), _from_last(self.until_s, last_s)
+        for record in records:
+            if (
+                (self.levels is None or record.level in self.levels)
+                and (self.facilities is None or record.facility in self.facilities)
+                and (start_s is None or record.timestamp_ns >= start_s * NS_PER_S)
+                and (end_s is None or record.timestamp_ns <= end_s * NS_PER_S)
+            ):
+                yield record
 
 
 def _from_last(time_s: float | None, last_s: float) -> float | None:

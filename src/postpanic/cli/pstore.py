@@ -104,28 +104,15 @@ def command(
     The geometry of a ramoops area is found by the signatures of its zones. Given
     sizes are those of the module's parameters, with its defaults for the others.
     """
-    geometry = {
-        "mem_size": mem_size,
-        "record_size": record_size,
-        "console_size": console_size,
-        "ftrace_size": ftrace_size,
-        "pmsg_size": pmsg_size,
-        "ecc": ecc,
-    }
     if service is not None:
-        if paths or archive or archive_directory or as_text or as_json or (service == "disable" and erase):
-            raise UsageError(f"--{service} goes alone" + (", or with --erase" if service == "enable" else ""))
-        return _change_service(service, erase=erase, quiet=quiet)
+        is_alone = not (paths or archive or archive_directory or as_text or as_json)
+        return _change_service(service, erase=erase, quiet=quiet, is_alone=is_alone)
     if (erase or archive_directory) and not archive:
         raise UsageError("what is not archived is not erased", hint="--archive --erase")
-    parameters = {name: value for name, value in geometry.items() if value is not None}
-    from postpanic.cli.progress import Progress
-
-    with Progress() as progress:
-        progress("reading records")
-        sources, problems = _read(paths, kind, parameters, archive=archive)
-        progress("joining them")
-        crashes = _join(sources)
+    sizes = {"mem_size": mem_size, "record_size": record_size, "console_size": console_size}
+    sizes |= {"ftrace_size": ftrace_size, "pmsg_size": pmsg_size, "ecc": ecc}
+    parameters = {name: value for name, value in sizes.items() if value is not None}
+    sources, crashes, problems = _read_crashes(paths, kind, parameters, archive=archive)
     places: dict[int, str] = {}
     if archive:
         places, failures = _archive(sources, crashes, archive_directory, erase=erase)
@@ -135,6 +122,19 @@ def command(
         raise AbsentError(f"no records in {where}", hint="" if paths else _where_else())
     _show(sources, crashes, places, problems, as_text=as_text, full=full, as_json=as_json, quiet=quiet)
     return 1 if archive and problems else 0
+
+
+def _read_crashes(
+    paths: Sequence[Path], kind: str | None, parameters: dict[str, int], *, archive: bool
+) -> tuple[list[Source], list[tuple[Crash, list[Report]]], list[str]]:
+    """Read all records and join them; what went wrong comes last."""
+    from postpanic.cli.progress import Progress
+
+    with Progress() as progress:
+        progress("reading records")
+        sources, problems = _read(paths, kind, parameters, archive=archive)
+        progress("joining them")
+        return sources, _join(sources), problems
 
 
 def _where_else() -> str:
@@ -147,7 +147,10 @@ def _where_else() -> str:
     return ""
 
 
-def _change_service(service: str, *, erase: bool, quiet: bool) -> int:
+def _change_service(service: str, *, erase: bool, quiet: bool, is_alone: bool) -> int:
+    """Enable or disable archiving at boot, which goes with no other option but --erase, to enable it."""
+    if not is_alone or (service == "disable" and erase):
+        raise UsageError(f"--{service} goes alone" + (", or with --erase" if service == "enable" else ""))
     from postpanic.capture.host import Host
     from postpanic.capture.pstore_service import disable_service, enable_service
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import struct
 import uuid
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import msgspec
 
@@ -163,50 +164,67 @@ def decode_cper(data: bytes, *, where: str = "") -> CperRecord:
     CorruptError
         If the header holds what it must not.
     """
+    header = _decode_header(data, where)
+    length = header.length
+    damage = [f"the record is cut short: {len(data)} of {length} bytes"] if length > len(data) else []
+    creator, signalled = _guid(header.creator), _guid(header.notification)
+    places = range(_HEADER.size, _HEADER.size + header.section_count * _DESCRIPTOR.size, _DESCRIPTOR.size)
+    return CperRecord(
+        severity=findings.SEVERITIES.get(header.severity, Severity.UNCORRECTED),
+        sections=tuple(_described_section(data, place) for place in places),
+        record_id=header.record_id,
+        creator=creator,
+        notification=_NOTIFICATIONS.get(signalled, signalled),
+        timestamp=_decode_time(header.time_bcd.to_bytes(8, "little")) if header.valid & 2 else "",
+        platform_id=_guid(header.platform) if header.valid & 1 else "",
+        partition_id=_guid(header.partition) if header.valid & 4 else "",
+        is_previous_boot=bool(header.flags & _PREVIOUS_BOOT),
+        is_simulated=bool(header.flags & _SIMULATED),
+        is_linux=creator == _LINUX,
+        damage=tuple(damage),
+    )
+
+
+class _Header(NamedTuple):
+    """``struct cper_record_header`` (``include/linux/cper.h``)."""
+
+    signature: bytes
+    revision: int
+    signature_end: int
+    section_count: int
+    severity: int
+    valid: int
+    length: int
+    time_bcd: int
+    platform: bytes
+    partition: bytes
+    creator: bytes
+    notification: bytes
+    record_id: int
+    flags: int
+    persistence: int
+
+
+def _decode_header(data: bytes, where: str) -> _Header:
+    """Decode the header, all of which and of the descriptors must be there."""
     if data[:4] != b"CPER":
         raise NotADumpError(f"no error record begins here: {data[:4]!r} instead of b'CPER'", where=where)
     if len(data) < _HEADER.size:
         raise TruncatedError(f"the record's header is cut short: {len(data)} of {_HEADER.size} bytes", where=where)
-    (
-        _sig,
-        _revision,
-        end,
-        count,
-        severity,
-        valid,
-        length,
-        time_bcd,
-        platform,
-        partition,
-        creator,
-        notification,
-        number,
-        flags,
-        _pers,
-    ) = _HEADER.unpack_from(data)
-    if end != 0xFFFFFFFF:
-        raise CorruptError(f"the signature's end is {end:#x}, must be 0xffffffff", where=where)
+    header = _Header(*_HEADER.unpack_from(data))
+    if header.signature_end != 0xFFFFFFFF:
+        raise CorruptError(f"the signature's end is {header.signature_end:#x}, must be 0xffffffff", where=where)
+    count = header.section_count
     if count > SECTIONS_LIMIT:
         raise CorruptError(f"the record has {count} sections, at most {SECTIONS_LIMIT} are taken", where=where)
     table = _HEADER.size + count * _DESCRIPTOR.size
     if len(data) < table:
         raise TruncatedError(f"the section descriptors are cut short: {len(data)} of {table} bytes", where=where)
-    damage = [f"the record is cut short: {len(data)} of {length} bytes"] if length > len(data) else []
-    creator_id, signalled = str(uuid.UUID(bytes_le=creator)), str(uuid.UUID(bytes_le=notification))
-    return CperRecord(
-        severity=findings.SEVERITIES.get(severity, Severity.UNCORRECTED),
-        sections=tuple(_described_section(data, _HEADER.size + number * _DESCRIPTOR.size) for number in range(count)),
-        record_id=number,
-        creator=creator_id,
-        notification=_NOTIFICATIONS.get(signalled, signalled),
-        timestamp=_decode_time(time_bcd.to_bytes(8, "little")) if valid & 2 else "",
-        platform_id=str(uuid.UUID(bytes_le=platform)) if valid & 1 else "",
-        partition_id=str(uuid.UUID(bytes_le=partition)) if valid & 4 else "",
-        is_previous_boot=bool(flags & _PREVIOUS_BOOT),
-        is_simulated=bool(flags & _SIMULATED),
-        is_linux=creator_id == _LINUX,
-        damage=tuple(damage),
-    )
+    return header
+
+
+def _guid(raw: bytes) -> str:
+    return str(uuid.UUID(bytes_le=raw))
 
 
 def decode_error_status(data: bytes, *, where: str = "") -> CperRecord:

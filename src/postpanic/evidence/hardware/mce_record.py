@@ -22,6 +22,8 @@ __all__ = ["LEAST_BYTES", "RECORD_BYTES", "decode_mce_record"]
 
 _FIXED = struct.Struct("<7Q4BI4B")
 """Up to ``finished``; what follows came later."""
+_TAKEN = ("status", "misc", "addr", "mcgstatus", "ip", "tsc", "time_s", "vendor", "inject_flags", "severity")
+_FIXED_MEMBERS = (*_TAKEN, "pad", "cpuid", "cs", "bank", "cpu", "finished")
 _NEWER: tuple[tuple[str, str], ...] = (
     ("extcpu", "I"),
     ("socketid", "I"),
@@ -60,37 +62,14 @@ def decode_mce_record(data: bytes, *, where: str = "") -> MachineCheck:
         raise TruncatedError(
             f"the machine check record is cut short: {len(data)} of at least {LEAST_BYTES} bytes", where=where
         )
-    (
-        status,
-        misc,
-        addr,
-        mcgstatus,
-        ip,
-        tsc,
-        time_s,
-        vendor,
-        inject_flags,
-        severity,
-        _pad,
-        cpuid,
-        cs,
-        bank,
-        cpu,
-        _finished,
-    ) = _FIXED.unpack_from(data)
+    fixed: dict[str, int] = dict(zip(_FIXED_MEMBERS, _FIXED.unpack_from(data), strict=True))
     newer = _newer(data)
     return MachineCheck(
-        status=status,
-        misc=misc,
-        addr=addr,
-        mcgstatus=mcgstatus,
-        ip=ip,
-        tsc=tsc,
-        time_s=time_s,
-        vendor=vendor,
-        cpuid=cpuid,
-        bank=bank,
-        cpu=newer.get("extcpu", cpu),
+        **{name: fixed[name] for name in _TAKEN},
+        cpuid=fixed["cpuid"],
+        cs=fixed["cs"],
+        bank=fixed["bank"],
+        cpu=newer.get("extcpu", fixed["cpu"]),
         socket=newer.get("socketid"),
         apic=newer.get("apicid"),
         mcgcap=newer.get("mcgcap", 0),
@@ -98,9 +77,6 @@ def decode_mce_record(data: bytes, *, where: str = "") -> MachineCheck:
         ipid=newer.get("ipid", 0),
         ppin=newer.get("ppin", 0),
         microcode=newer.get("microcode", 0),
-        cs=cs,
-        severity=severity,
-        inject_flags=inject_flags,
     )
 
 
