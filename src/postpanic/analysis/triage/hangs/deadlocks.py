@@ -10,7 +10,7 @@ from postpanic.analysis.tasks import TaskFacts
 from postpanic.analysis.triage.hangs.leaks import open_picture
 from postpanic.analysis.triage.hangs.naming import function_of, module_of
 from postpanic.analysis.triage.hangs.picture import Picture, Thing
-from postpanic.analysis.triage.hangs.reports import is_hang
+from postpanic.analysis.triage.hangs.reports import is_hang, may_hide_hang
 from postpanic.analysis.triage.hangs.sleeping import LOCKS, Sleep
 from postpanic.analysis.triage.hangs.steps import (
     describe_holder,
@@ -28,7 +28,7 @@ from postpanic.findings.verdict import Cause, Confidence, Evidence, Finding, Rol
 __all__ = ["find_deadlocks", "victims_of"]
 
 _MOST_VICTIMS = 64
-_EXPLAINS = ("reported", "deliberate", "log-hang", "blocked-chain", "stuck-work", "blocked-tasks")
+_EXPLAINS = ("reported", "deliberate", "nmi", "log-hang", "blocked-chain", "stuck-work", "blocked-tasks")
 
 
 @detector(
@@ -58,7 +58,8 @@ def _finding(picture: Picture, cycle: Cycle, sleeps: Sequence[Sleep]) -> Finding
     certain = cycle.certain and _is_for_good(sleeps)
     # The owner may be a new task with the task_struct of one that leaked the lock.
     is_seen = all(thing.is_seen or thing.kind not in LOCKS for thing in things)
-    role = Role.CAUSE if certain or is_hang(picture.scene) else Role.BACKGROUND
+    hides = certain and may_hide_hang(picture.scene)
+    role = Role.CAUSE if hides or is_hang(picture.scene) else Role.BACKGROUND
     return Finding(
         detector="deadlock",
         role=role,

@@ -26,6 +26,8 @@ __all__ = ["Leak", "find_leak", "find_leak_in", "find_takers", "holds", "open_pi
 _MOST_FUNCTIONS = 400
 _MOST_CODE_BYTES = 8 << 20
 _MOST_TASKS = 3000
+_MOST_LOCKS = 300
+"""Locks whose holders are looked at by their code: what comes after is taken as the kernel records it."""
 _DEEPEST_VALUE = 8
 _WORD = (1 << 64) - 1
 
@@ -167,13 +169,13 @@ def open_picture(scene: Scene) -> Picture:
 
 def _build(scene: Scene) -> Picture:
     picture = Picture(scene)
-    for thing in list(picture.things.values()):
+    for thing in list(picture.things.values())[:_MOST_LOCKS]:
         is_known = bool(thing.holders) and all(holder.certain for holder in thing.holders)
         if thing.kind in LOCKS and thing.vaddr and not is_known and not thing.gone and not thing.state.startswith("un"):
             holders = _find_silent(picture, thing)
             if holders:
                 picture.add_holders(thing, holders)
-    for thing in list(picture.things.values()):
+    for thing in list(picture.things.values())[:_MOST_LOCKS]:
         if thing.kind in LOCKS and thing.vaddr and thing.holders and thing.holders[0].certain:
             _check_holder(picture, thing)
     add_wakers(picture)

@@ -61,8 +61,8 @@ class Thing:
     owner : int
         ``struct task_struct`` that the lock records, though it is no holder (any more).
     gone : str
-        What became of *owner*: ``freed``, ``reused``, ``unlisted``, ``left`` (it is past the code that took the
-        lock); empty: there is nothing to say.
+        What became of *owner*: ``freed``, ``reused``, ``unlisted``, ``unknown``, ``left`` (it is past the code that
+        took the lock); empty: there is nothing to say.
     is_seen : bool
         Whether the code that the holder is in holds the lock.
     """
@@ -259,14 +259,16 @@ class Picture:
             return None
 
     def _fate(self, owner: int) -> str:
-        """Tell what became of a task that is none any more."""
+        """Tell what became of a task that is none any more, or that the list of tasks does not reach."""
         try:
             found = find_object(self.workspace, owner, self.scene.problems)
         except UNREADABLE:
-            return "unlisted" if not self.has_all_tasks else "freed"
+            return "freed" if self.has_all_tasks else "unknown"
         if found is not None and not found.object.allocated:
             return "freed"
-        return "unlisted" if found is not None or not self.has_all_tasks else "freed"
+        if not self.has_all_tasks:
+            return "unknown"
+        return "unlisted" if found is not None else "freed"
 
     def _find_workers(self, thing: Thing, sleep: Sleep) -> None:
         """Find the workers whose items stand between a flush and its end."""

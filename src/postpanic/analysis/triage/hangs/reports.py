@@ -8,7 +8,7 @@ from postpanic.analysis.triage.scene import Scene
 from postpanic.evidence.oops import Report
 from postpanic.evidence.oops.kinds import Family, Kind
 
-__all__ = ["HANGS", "STUCK", "hang_reports", "is_hang", "reported_pids", "stuck_report"]
+__all__ = ["HANGS", "STUCK", "hang_reports", "is_hang", "may_hide_hang", "reported_pids", "stuck_report"]
 
 HANGS = frozenset(
     {
@@ -19,6 +19,7 @@ HANGS = frozenset(
 STUCK = (Kind.SOFT_LOCKUP, Kind.HARD_LOCKUP, Kind.RCU_STALL, Kind.CSD_LOCK, Kind.SPINLOCK, Kind.WORKQUEUE_LOCKUP)
 """Reports about CPUs that do not come back."""
 _ASKED = frozenset({Family.DELIBERATE})
+_MAY_BE_HUNG = frozenset({Family.DELIBERATE, Family.HANG, Family.LOCKING})
 
 
 def hang_reports(scene: Scene) -> Iterator[Report]:
@@ -44,6 +45,16 @@ def is_hang(scene: Scene) -> bool:
 def reported_pids(scene: Scene) -> set[int]:
     """Give the PIDs of the tasks that the kernel reported as hanging."""
     return {report.pid for report in hang_reports(scene) if report.pid}
+
+
+def may_hide_hang(scene: Scene) -> bool:
+    """
+    Tell whether a hang may be why the machine was crashed, though no report says so.
+
+    Nobody knows why it crashed, or somebody asked for it: by sysrq, by an NMI.
+    """
+    first = scene.first
+    return first is None or first.family in _MAY_BE_HUNG or first.kind is Kind.NMI
 
 
 def stuck_report(scene: Scene) -> Report | None:

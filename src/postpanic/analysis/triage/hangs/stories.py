@@ -81,7 +81,7 @@ def _gone(picture: Picture, chain: Chain) -> Story:
     return Story(
         Cause.LEAKED_LOCK,
         f"Nobody will release {what}: {text}{leaked}; {describe_sleep(picture, waiter)}.",
-        Confidence.LIKELY,
+        Confidence.POSSIBLE if thing.gone == "unknown" else Confidence.LIKELY,
         leak.function if leak is not None else "",
         leak.module if leak is not None else module_of(waiter.own),
         thing_subject(picture, thing),
@@ -98,14 +98,18 @@ def _fate(picture: Picture, thing: Thing) -> tuple[str, Evidence]:
         who = picture.names.task(facts)
         itself = ", which itself waits for it," if thing.owner in thing.waiters else ""
         text = (
-            f"the owner it records, {who}{itself} is not in code that holds it: it went on without releasing it, "
-            "or is no longer the task that took it but has its task_struct"
+            f"the owner it records, {who}{itself} is in no code that holds it: it went on without releasing it, "
+            "or one that exited did, whose task_struct it has now"
         )
         what = f"{who}, whom the lock records, is in no function that holds it"
         return text, Evidence(what, f"bt {picture.names.pid(facts)}", facts.comm, facts.vaddr)
     said = _last_words(picture, thing)
     by = f" {said}," if said else ""
-    fate = "is on no list of tasks any more" if thing.gone == "unlisted" else "has exited, and its task_struct is free"
+    fates = {
+        "unlisted": "is on no list of tasks any more",
+        "unknown": "is not among the tasks that could be read",
+    }
+    fate = fates.get(thing.gone, "has exited, and its task_struct is free")
     text = f"its owner,{by} task {thing.owner:x}, {fate}"
     what = f"the owner that the lock records, {thing.owner:x}, is no task"
     return text, Evidence(what, f"kmem -s {thing.owner:x}", "task_struct", thing.owner)
