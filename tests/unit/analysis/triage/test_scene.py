@@ -11,7 +11,7 @@ from tests.unit.evidence.texts import HUNG, KASAN, PAGE_FAULT, RCU, WARNING, sta
 
 _REPORTED_ONLY = frozenset(
     {
-        "oops", "page-allocation-failure", "kcsan", "ubsan", "usercopy", "debug-objects", "rust-panic", "trap",
+        "oops", "page-allocation-failure", "kcsan", "debug-objects", "rust-panic", "trap",
         "control-flow-integrity", "int3", "bad-mode",
     }
 )  # fmt: skip

@@ -19,9 +19,8 @@ from postpanic.findings.verdict import Cause, Confidence, Evidence, Finding, Rol
 __all__ = ["decode_exit", "find_init", "find_root"]
 
 _EXIT = re.compile(r"exitcode=0x([0-9a-f]{1,16})")
-_TRAP = re.compile(
-    rb"[^\n]{0,80}\b([^\s\[]{1,32})\[1\](?::? (?:segfault|general protection|trap|unhandled)[^\n]{0,200})"
-)
+_TRAP = re.compile(rb"^[^\s\[]{1,32}\[1\]:? (?:segfault|general protection|trap|unhandled)")
+_MARK = b"[1]"
 _ROOT = re.compile(rb"[Cc]ommand line: [^\n]{0,4000}?\broot=(\S{1,200})")
 _INIT = re.compile(rb"[Cc]ommand line: [^\n]{0,4000}?\b(?:rd)?init=(\S{1,200})")
 _CANNOT_OPEN = re.compile(
@@ -30,10 +29,7 @@ _CANNOT_OPEN = re.compile(
 _UNABLE = re.compile(r'Unable to mount root fs on (?:"([^"]{0,200})" or )?(\S{1,200})')
 _FAILED = re.compile(rb"(?:Requested init (\S{1,200}) failed|Failed to execute (\S{1,200})) \(error (-\d{1,4})\)")
 _PARTITION = re.compile(rb"\n[^\n]{0,40}?(?:\] |^)?([0-9a-f]{4}) {1,16}(\d{1,14}) (\w{1,32})[^\n]{0,120}")
-_CORE = 0x80
-_MOUNT_FAILED = re.compile(
-    rb"(?:List of all (?:bdev |partitions|filesystems)|No filesystem could mount root)[^\n]{0,200}"
-)
+_MARKS_LIMIT = 4096
 
 
 def decode_exit(code: int) -> str:
@@ -73,8 +69,7 @@ def find_init(scene: Scene) -> Iterator[Finding]:
     program = _program(scene)
     evidence = [Evidence("the exit code", "log", report.panic_message or report.message)]
     why = ""
-    if (trap := _TRAP.search(scene.text)) is not None:
-        line = trap[0].decode("utf-8", "replace").strip()
+    if line := _crash_of_init(scene.text):
         evidence.append(Evidence("it had crashed", "log", line[:300]))
         why = "; it had crashed"
     elif code is not None and code & 0x7F == signal.SIGKILL:
@@ -96,6 +91,21 @@ def find_init(scene: Scene) -> Iterator[Finding]:
         explains=("reported", "called-panic"),
         time_s=report.time_s,
     )
+
+
+def _crash_of_init(text: bytes) -> str:
+    """Find the line that says that a program with PID 1 crashed: ``init[1]: segfault at …``, ``traps: init[1] …``."""
+    place = text.find(_MARK)
+    for _ in range(_MARKS_LIMIT):
+        if place < 0:
+            break
+        start = max(text.rfind(b" ", max(0, place - 40), place), text.rfind(b"\n", max(0, place - 40), place)) + 1
+        end = text.find(b"\n", place, place + 512)
+        line = text[start : end if end >= 0 else place + 512]
+        if _TRAP.match(line):
+            return line.decode("utf-8", "replace").strip()
+        place = text.find(_MARK, place + 1)
+    return ""
 
 
 def _program(scene: Scene) -> str:
