@@ -73,7 +73,8 @@ def find_request(scene: Scene) -> Iterator[Finding]:
         role=Role.CAUSE,
         cause=Cause.DELIBERATE,
         sentence=f"The crash was asked for: {'somebody' if by_key else who} triggered it {way}. {rest}",
-        confidence=Confidence.PROVEN,
+        # That it was asked for is beyond doubt; that it was not for a reason is not.
+        confidence=Confidence.LIKELY if check.wrong else Confidence.PROVEN,
         subject=Subject("task", "", "" if by_key else report.comm),
         evidence=(
             Evidence("the kernel says that the crash was asked for", "log", report.message),

@@ -60,6 +60,7 @@ def test_a_task_that_hung_before_is_what_it_was_a_reaction_to() -> None:
     assert verdict.kind == "sysrq-crash"
     asked = next(finding for finding in verdict.findings if finding.detector == "deliberate")
     assert "may have been a reaction" in asked.sentence
+    assert asked.confidence is Confidence.LIKELY
 
 
 @pytest.mark.parametrize(
