@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from postpanic.dumps.memory import PageState
 from postpanic.pages import classify
+from postpanic.pages.frame_units import StructPageUnits
 from postpanic.pages.free_groups import BLOCK_FRAMES, GROUP_FRAMES
 from postpanic.pages.selection import Selection
 from postpanic.pages.verdict import Verdict
@@ -55,7 +56,7 @@ def select_both(machine: Machine, level: int = 31, threads: int = 1) -> tuple[Se
     pages_read, read = read, 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            classify._StructPageUnits,
+            StructPageUnits,
             "_list_groups",
             lambda self, number: np.empty(0, dtype=np.int64),  # noqa: ARG005
         )
