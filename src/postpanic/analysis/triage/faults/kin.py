@@ -12,9 +12,14 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from postpanic.analysis.commands.memory.search import kernel_mappings, linear_runs
+import numpy as np
+from drgn import RelocatableModule
+
 from postpanic.analysis.context import UNREADABLE
-from postpanic.analysis.memory.search import range_needle, search_mapped
+from postpanic.analysis.memory.page_structs import page_structs
+from postpanic.analysis.memory.search import range_needle, search_physical
+from postpanic.analysis.memory.slabs.allocator import slab_allocator
+from postpanic.analysis.memory.slabs.pages import find_all_slabs
 from postpanic.analysis.triage.faults.holders import find_holders, modules_of
 from postpanic.analysis.triage.faults.things import Thing, find_thing
 from postpanic.analysis.triage.faults.uses import Use, fault_use, find_culprit
@@ -54,25 +59,32 @@ class _Kin:
 
 def _find_kin(scene: Scene, thing: Thing) -> _Kin | None:
     """Find the one callback of a module that objects of a cache have near an offset; None: none, or several."""
-    modules: list[tuple[str, int, int]] = []
-    for module in scene.prog.loaded_modules():
-        module = module[0] if isinstance(module, tuple) else module
-        if module.name != "kernel":
-            modules += [(module.name, start, end) for start, end in module.address_ranges or ()]
-    if not modules:
+    needles = [
+        range_needle(start, end)
+        for module in scene.prog.modules()
+        if isinstance(module, RelocatableModule)
+        for start, end in module.address_ranges or ()
+    ]
+    info = thing.info
+    if not needles or info is None:
         return None
+    workspace = scene.dump
+    found_slabs = find_all_slabs(workspace, page_structs(workspace), slab_allocator(workspace))
+    slabs = found_slabs.get(info.slab.cache.vaddr)
+    if slabs is None:
+        return None
+    # The slabs of one cache only: few pages, whatever the machine has.
+    frames = (slabs.pfns[:, None] + np.arange(1 << info.slab.cache.order)).reshape(-1).astype(np.uint64)
+    direct = info.slab.vaddr - info.slab.pfn * workspace.memory.page_size_bytes
     problems: list[Problem] = []
-    mappings = kernel_mappings(scene.dump, problems)
-    linear, _ = linear_runs(scene.dump, mappings)
-    needles = [range_needle(start, end) for _, start, end in modules]
     found: Counter[tuple[str, str, int]] = Counter()
     examples: dict[tuple[str, str, int], int] = {}
-    for match in search_mapped(scene.dump.memory.physical, mappings, needles, problems, linear)[:_MOST_MATCHES]:
+    for match in search_physical(workspace.memory.physical, frames, needles, problems)[:_MOST_MATCHES]:
         place = scene.stacks.code.find(match.value)
         if place is None or place.offset or not place.module:
             # Only the beginning of a function can be a callback.
             continue
-        other = find_thing(scene.dump, match.address)
+        other = find_thing(scene.dump, direct + match.address)
         if other is None or other.kind != "slab" or other.name != thing.name or other.start == thing.start:
             continue
         if other.is_free or not thing.offset - _BEFORE <= other.offset <= thing.offset + _BEHIND:
