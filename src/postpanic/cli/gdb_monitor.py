@@ -27,7 +27,7 @@ _FILE_OPTIONS = {
     "dis": re.compile(r"-\w*s"),
     "mod": re.compile(r"-\w*[sS]"),
     "rd": re.compile(r"-\w*r"),
-    "wr": re.compile(r"-\w*[fso]"),
+    "wr": re.compile(r"--"),
 }
 """Options that read or write files of the host."""
 
