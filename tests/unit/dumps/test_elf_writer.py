@@ -18,8 +18,8 @@ from postpanic.dumps.sink import FileSink, LimitedSink
 from postpanic.dumps.writing import DumpOutline
 from postpanic.errors import FileFaultError, NoSpaceError, UnsupportedError
 from postpanic.units import PhysAddr, VirtAddr
-from tests.unit.dumps.pages import contents_of, make_noise, make_page, states_of
-from tests.unit.dumps.writing import CrampedSink, make_batch, make_outline, make_set, pump
+from tests.unit.dumps.pages import contents_of, make_noise, make_page
+from tests.unit.dumps.writing import RAM, CrampedSink, check_dump, make_batch, make_outline, make_set, pump, write_dump
 
 PRESENT, EXCLUDED, HOLE, ABSENT, LOST = PageState
 IMAGE, DIRECT = 0xFFFF_FFFF_8100_0000, 0xFFFF_8880_0000_0000
@@ -32,7 +32,6 @@ PAGES = {
     300: make_page(4),
     301: make_noise(5),
 }
-RAM = (*range(2, 20), *range(298, 310))
 
 
 def segment(vaddr: int, first: int, last: int) -> VirtualSegment:
@@ -51,21 +50,20 @@ def write(
     lost: tuple[int, ...] = (),
     complete: bool = True,
 ) -> ElfWriter:
-    sink = FileSink(path, overwrite=True, synced=False)
-    writer = ElfWriter(sink, outline)
-    assert pump(writer, pages, batches=batches, lost=lost, page_size=outline.page_size_bytes)
-    writer.finish(complete=complete)
-    sink.finish()
-    return writer
+    return write_dump(
+        path,
+        lambda sink: ElfWriter(sink, outline),
+        pages,
+        page_size=outline.page_size_bytes,
+        batches=batches,
+        lost=lost,
+        complete=complete,
+    )
 
 
 def check(path: Path, pages: dict[int, bytes], ram: tuple[int, ...], missing: tuple[int, ...] = ()) -> None:
-    with open_dump(path) as dump:
-        there = {pfn: page for pfn, page in pages.items() if pfn not in missing}
-        for pfn, page in there.items():
-            assert contents_of(dump, pfn) == page
-        every = range(max(ram) + 5)
-        assert states_of(dump, every) == [PRESENT if n in there else HOLE if n in ram else ABSENT for n in every]
+    lost = [pfn for pfn in missing if pfn in ram]
+    check_dump(path, pages, ram, left_out=HOLE, lost=lost, lost_state=HOLE)
 
 
 @pytest.mark.parametrize("segments", [(), SEGMENTS, SEGMENTS[:1]])

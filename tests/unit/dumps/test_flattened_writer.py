@@ -21,7 +21,7 @@ from postpanic.dumps.writing import DumpWriter
 from postpanic.errors import FileFaultError, NoSpaceError, OutputError, OutputGoneError
 from tests.unit.dumps.pages import contents_of, make_noise, make_page, states_of
 from tests.unit.dumps.test_sink import file_size_limited
-from tests.unit.dumps.writing import make_outline, pump
+from tests.unit.dumps.writing import RAM, make_outline, pump
 
 PRESENT, EXCLUDED, HOLE, ABSENT, LOST = PageState
 PAGES = {
@@ -32,7 +32,6 @@ PAGES = {
     300: make_page(4),
     301: make_noise(5),
 }
-RAM = (*range(2, 20), *range(298, 310))
 FORMATS = ("kdump", "elf")
 
 

@@ -15,8 +15,18 @@ from postpanic.dumps.sink import FileSink, LimitedSink
 from postpanic.dumps.writing import DumpOutline
 from postpanic.errors import FileFaultError, NoSpaceError, UnsupportedError
 from tests.builders.kdump import HEADER_FIELDS, SUB_HEADER_FIELDS
-from tests.unit.dumps.pages import contents_of, make_noise, make_page, states_of
-from tests.unit.dumps.writing import TIME_S, UTSNAME, CrampedSink, make_batch, make_outline, pump
+from tests.unit.dumps.pages import contents_of, make_noise, make_page
+from tests.unit.dumps.writing import (
+    RAM,
+    TIME_S,
+    UTSNAME,
+    CrampedSink,
+    check_dump,
+    make_batch,
+    make_outline,
+    pump,
+    write_dump,
+)
 
 PRESENT, EXCLUDED, HOLE, ABSENT, LOST = PageState
 PAGES = {
@@ -28,7 +38,6 @@ PAGES = {
     300: make_page(4),
     301: make_noise(5),
 }
-RAM = (*range(2, 20), *range(298, 310))
 
 
 def write(
@@ -42,23 +51,20 @@ def write(
     complete: bool = True,
     eraseinfo: bytes = b"",
 ) -> None:
-    sink = FileSink(path, overwrite=True, synced=False)
-    writer = KdumpWriter(sink, outline, compression)
-    assert pump(writer, pages, batches=batches, lost=lost, page_size=outline.page_size_bytes)
-    writer.finish(complete=complete, eraseinfo=eraseinfo)
-    sink.finish()
+    write_dump(
+        path,
+        lambda sink: KdumpWriter(sink, outline, compression),
+        pages,
+        page_size=outline.page_size_bytes,
+        batches=batches,
+        lost=lost,
+        complete=complete,
+        eraseinfo=eraseinfo,
+    )
 
 
 def check(path: Path, pages: dict[int, bytes], ram: tuple[int, ...], lost: tuple[int, ...] = ()) -> None:
-    with open_dump(path) as dump:
-        for pfn, page in pages.items():
-            if pfn not in lost:
-                assert contents_of(dump, pfn) == page
-        every = range(max(ram) + 5)
-        expected = [
-            LOST if pfn in lost else PRESENT if pfn in pages else EXCLUDED if pfn in ram else ABSENT for pfn in every
-        ]
-        assert states_of(dump, every) == expected
+    check_dump(path, pages, ram, left_out=EXCLUDED, lost=lost)
 
 
 @pytest.mark.parametrize("compression", [None, *Compression])

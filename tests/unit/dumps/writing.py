@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from postpanic.dumps.digest import FileDigest
 from postpanic.dumps.frames import FrameSet
-from postpanic.dumps.memory import VirtualSegment
+from postpanic.dumps.memory import PageState, VirtualSegment
+from postpanic.dumps.open import open_dump
 from postpanic.dumps.sink import FileSink, Sink
 from postpanic.dumps.writing import DumpOutline, DumpWriter, PageBatch
 from postpanic.errors import NoSpaceError
 from tests.builders.elfcore import build_note, build_vmcoreinfo_note
+from tests.unit.dumps.pages import contents_of, states_of
 
 VMCOREINFO = b"OSRELEASE=6.1.0-test\nPAGESIZE=%d\nNUMBER(phys_base)=16777216\n"
 UTSNAME = {"sysname": "Linux", "nodename": "host", "release": "6.1.0-test", "version": "#1", "machine": "x86_64"}
 TIME_S = 1_700_000_000
+Writer = TypeVar("Writer", bound=DumpWriter)
+RAM = (*range(2, 20), *range(298, 310))
 
 
 def make_set(frames: Iterable[int], limit: int) -> FrameSet:
@@ -92,6 +97,45 @@ def pump(
     except NoSpaceError:
         return False
     return True
+
+
+def write_dump(
+    path: Path,
+    make_writer: Callable[[Sink], Writer],
+    pages: Mapping[int, bytes],
+    *,
+    page_size: int = 4096,
+    batches: Iterable[Sequence[int]] | None = None,
+    lost: Collection[int] = (),
+    complete: bool = True,
+    eraseinfo: bytes = b"",
+) -> Writer:
+    """Write a whole dump to a file."""
+    sink = FileSink(path, overwrite=True, synced=False)
+    writer = make_writer(sink)
+    assert pump(writer, pages, batches=batches, lost=lost, page_size=page_size)
+    writer.finish(complete=complete, eraseinfo=eraseinfo)
+    sink.finish()
+    return writer
+
+
+def check_dump(
+    path: Path,
+    pages: Mapping[int, bytes],
+    ram: Collection[int],
+    *,
+    left_out: PageState,
+    lost: Collection[int] = (),
+    lost_state: PageState = PageState.LOST,
+) -> None:
+    """Check that a file has the contents of pages but the lost ones, and tells of all other frames what they are."""
+    states = dict.fromkeys(ram, left_out) | dict.fromkeys(pages, PageState.PRESENT) | dict.fromkeys(lost, lost_state)
+    with open_dump(path) as dump:
+        for pfn, page in pages.items():
+            if pfn not in lost:
+                assert contents_of(dump, pfn) == page
+        every = range(max(ram) + 5)
+        assert states_of(dump, every) == [states.get(pfn, PageState.ABSENT) for pfn in every]
 
 
 class CrampedSink:
