@@ -22,7 +22,7 @@ from postpanic.analysis.tasks import TaskFacts
 from postpanic.analysis.tasks.memory_use import MemoryUse, read_memory_use
 from postpanic.analysis.triage.memory.areas import Caller
 from postpanic.analysis.triage.memory.owners import find_asker
-from postpanic.analysis.triage.memory.sheet import UNACCOUNTED, Sheet
+from postpanic.analysis.triage.memory.sheet import UNACCOUNTED, Sheet, spell_pages
 from postpanic.analysis.triage.scene import Scene
 from postpanic.evidence.memory_report import MemoryReport
 from postpanic.findings.table import Problem
@@ -56,6 +56,8 @@ KERNEL = frozenset({Sort.SLAB, Sort.LARGE, Sort.AREAS, Sort.PER_CPU, Sort.PAGES}
 """Memory that the kernel itself took, and should have given back."""
 
 _FEW = 3
+_NOT_LISTED = 0.1
+"""So much of memory may be in small things that are not listed."""
 _IN_MEMORY = {0x0102_1994: "tmpfs", 0x8584_58F6: "ramfs"}
 """``TMPFS_MAGIC`` and ``RAMFS_MAGIC`` of include/uapi/linux/magic.h: file systems whose files are nowhere else."""
 _INODES_LIMIT = 1 << 20
@@ -128,7 +130,26 @@ def _find(scene: Scene, sheet: Sheet) -> list[Eater]:
             one = problem(f"{WHO}: {what}", exc)
             scene.problems.append(one)
             scene.miss(one.what)
+    found += _not_listed(scene, sheet, found)
     return sorted(found, key=lambda eater: -eater.pages)
+
+
+def _not_listed(scene: Scene, sheet: Sheet, found: list[Eater]) -> Iterator[Eater]:
+    """Sum up what is known to be there although those who hold it cannot be listed: the dump is not whole."""
+    lines = (
+        ("slab", {Sort.SLAB, Sort.LARGE}, Sort.SLAB, "slab caches that the dump does not tell apart", "kmem -i"),
+        ("shared memory and tmpfs", {Sort.FILE}, Sort.FILE, "shared memory and files of tmpfs together", "kmem -V"),
+        ("of processes", {Sort.PROCESS}, Sort.PROCESSES, "processes that the dump does not tell apart", "kmem -V"),
+    )
+    for name, sorts, sort, text, command in lines:
+        rest = sheet.pages(name) - sum(eater.pages for eater in found if eater.sort in sorts)
+        if sheet.share(rest) >= _NOT_LISTED:
+            scene.miss(
+                f"{WHO}: {spell_pages(rest, sheet.page_bytes)} of {name.removeprefix('of ')}",
+                "who has it is not in the dump",
+            )
+            evidence = (Evidence(f"{name}: {sheet.pages(name)} pages", command, str(sheet.pages(name))),)
+            yield Eater(sort, "", text, rest, subject=Subject("memory", name=name), evidence=evidence)
 
 
 def _processes(scene: Scene, _: Sheet) -> Iterator[Eater]:
@@ -265,7 +286,8 @@ def list_for_each_entry_hlist(inode: Object) -> Iterator[Object]:
 def _caches(scene: Scene, sheet: Sheet) -> Iterator[Eater]:
     workspace = scene.dump
     allocator = slab_allocator(workspace)
-    slabs = find_all_slabs(workspace, page_structs(workspace), allocator)
+    structs = page_structs(workspace)
+    slabs = find_all_slabs(workspace, structs, allocator)
     counted = 0
     flag = _reclaim_flag(scene)
     for vaddr, found in slabs.items():
@@ -293,7 +315,7 @@ def _caches(scene: Scene, sheet: Sheet) -> Iterator[Eater]:
             cache=cache,
         )
     rest = sheet.pages("slab") - counted
-    if slabs and sheet.share(rest) >= 0.02:
+    if slabs and sheet.share(rest) >= 0.02 and all(bool(block.present.all()) for block in structs.blocks()):
         yield Eater(
             Sort.LARGE,
             "kmalloc",

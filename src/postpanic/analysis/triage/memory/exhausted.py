@@ -135,7 +135,8 @@ def _finding(scene: Scene, view: _View, ranked: list[Eater]) -> Finding:
 
 
 def _sentence(eater: Eater, owner: Owner, amount: str) -> str:
-    verb = "holds" if eater.sort in {Sort.PROCESS, Sort.FILE, Sort.SLAB, Sort.PER_CPU} else "hold"
+    is_one = eater.name and eater.sort in {Sort.PROCESS, Sort.FILE, Sort.SLAB, Sort.PER_CPU}
+    verb = "holds" if is_one else "hold"
     taken = ""
     if owner.function:
         taken = f", taken by {owner.function}()" + (f" of module {owner.module}" if owner.module != "vmlinux" else "")
