@@ -20,6 +20,7 @@ from postpanic.analysis.triage.hangs.picture import Picture, Thing
 from postpanic.analysis.triage.hangs.sleeping import LOCKS, Sleep
 from postpanic.analysis.triage.hangs.wakers import add_wakers
 from postpanic.analysis.triage.scene import Scene
+from postpanic.evidence.oops.functions import Part, part_of
 
 __all__ = ["Leak", "find_leak", "find_leak_in", "find_takers", "holds", "open_picture"]
 
@@ -29,6 +30,8 @@ _MOST_TASKS = 3000
 _MOST_LOCKS = 300
 """Locks whose holders are looked at by their code: what comes after is taken as the kernel records it."""
 _DEEPEST_VALUE = 8
+_NEVER_HOLD = frozenset({Part.ENTRY, Part.WAITING, Part.LOCKING, Part.INTERRUPT, Part.EXCEPTION})
+"""Parts of functions that take no locks but for others."""
 _WORD = (1 << 64) - 1
 
 
@@ -240,6 +243,8 @@ def holds(picture: Picture, trace: Trace, kind: str, vaddr: int, module: str = "
     for index, frame in enumerate(trace.frames[start:], start):
         place = frame.place
         if place is None or not place.start or (module and place.module != module):
+            continue
+        if part_of(function_of(frame)) in _NEVER_HOLD:
             continue
         # Readers of a per-CPU rwsem take it without a call, and with one only where a writer waits.
         found = (

@@ -272,7 +272,10 @@ class LockReader:
     def _inner(self, target: int, known: Mapping[Location, Value], state: State, locks: LockFlow, at: int) -> State:
         """Do to the locks what a function of the same module does that takes or releases them for its caller."""
         place = self._code.find(target)
-        if place is None or place.offset or place.module != locks.place.module or self._depth >= _DEEPEST_CALL:
+        # The kernel's own functions are too many to follow for each call.
+        if place is None or place.offset or not place.module or place.module != locks.place.module:
+            return state
+        if self._depth >= _DEEPEST_CALL:
             return state
         self._depth += 1
         try:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 import pytest
 
 from postpanic.analysis.stacks.arguments.flow import CodeFlow
 from postpanic.analysis.stacks.arguments.state import Added, Entry, Number
-from postpanic.analysis.stacks.code_index import CodeIndex
+from postpanic.analysis.stacks.code_index import CodeIndex, Place
 from postpanic.analysis.triage.hangs.locksets import LockFlow, LockReader, classify_call
 from postpanic.kernel.memory import KernelMemory
 from tests.unit.analysis.stacks.machine import Kernel
@@ -22,24 +23,42 @@ LOCK = 0x1000
 LOAD_LOCK = "48c7c700100000"  # mov $0x1000,%rdi
 
 
+class _InModule:
+    """The same code, where two functions belong to a module."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._code = kernel.code
+
+    def find(self, pc: int) -> Place | None:
+        place = self._code.find(pc)
+        if place is None or place.function not in {"function", "other"}:
+            return place
+        return replace(place, module="widget")
+
+
 class Code:
     """One function whose calls are given by name, and ``je``/``jne``/``jmp`` by the line that they lead to."""
 
-    def __init__(self, *lines: str) -> None:
+    def __init__(self, *lines: str, wrapper: tuple[str, ...] = ()) -> None:
         self.kernel = Kernel(dict.fromkeys(NAMES))
-        self.start = self.kernel.code.start("function")
-        sizes = [self._size(line) for line in lines]
-        self.vaddrs = [self.start + sum(sizes[:number]) for number in range(len(lines))]
-        code = b"".join(self._encode(line, vaddr) for line, vaddr in zip(lines, self.vaddrs, strict=True))
-        self.kernel.memory.write(self.start, code.ljust(0x100, b"\xcc"))
-        index = cast("CodeIndex", self.kernel.code)
+        if wrapper:
+            self._write("other", wrapper)
+        self._write("function", lines)
+        index = cast("CodeIndex", _InModule(self.kernel) if wrapper else self.kernel.code)
         self.reader = LockReader(CodeFlow(cast("KernelMemory", self.kernel.memory), index), index)
-        place = self.kernel.code.find(self.start)
+        place = index.find(self.start)
         assert place is not None
         self.place = place
         found = self.reader.find(place)
         assert found is not None
         self.flow: LockFlow = found
+
+    def _write(self, name: str, lines: tuple[str, ...]) -> None:
+        self.start = self.kernel.code.start(name)
+        sizes = [self._size(line) for line in lines]
+        self.vaddrs = [self.start + sum(sizes[:number]) for number in range(len(lines))]
+        code = b"".join(self._encode(line, vaddr) for line, vaddr in zip(lines, self.vaddrs, strict=True))
+        self.kernel.memory.write(self.start, code.ljust(0x100, b"\xcc"))
 
     def _size(self, line: str) -> int:
         verb = line.partition(" ")[0]
@@ -149,3 +168,20 @@ def test_a_store_of_zero_releases_a_spinlock() -> None:
 def test_a_loop_comes_to_an_end() -> None:
     code = Code(LOAD_LOCK, "call mutex_lock", "85f6", "je 0", RET)
     assert ("mutex", False) in code.leaks()
+
+
+def test_a_function_that_takes_the_lock_for_its_caller_is_like_the_lock_itself() -> None:
+    # The wrapper: mutex_lock(8 + its argument).
+    code = Code("4889f7", "call other", RET, wrapper=("4883c708", "call mutex_lock", RET))
+    assert code.held(2) == {"mutex"}
+    ((held, _, _),) = code.flow.leaks()
+    assert held.value == Added(Entry("rsi"), 8)
+
+
+def test_a_function_that_releases_for_its_caller_releases() -> None:
+    code = Code(LOAD_LOCK, "call mutex_lock", LOAD_LOCK, "call other", RET, wrapper=("call mutex_unlock", RET))
+    assert code.leaks() == []
+
+
+def test_a_function_of_the_kernel_is_not_followed() -> None:
+    assert Code(LOAD_LOCK, "call other", RET).leaks() == []
