@@ -8,10 +8,12 @@ file's order.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from drgn import RelocatableModule
@@ -91,10 +93,20 @@ def _is_initialised(module: RelocatableModule) -> bool:
         return True
 
 
-def _open_elf(path: Path, contents: bytes) -> bytes:
-    if len(contents) < _EHDR_BYTES or contents[:6] != b"\x7fELF\x02\x01":
-        raise CorruptError("not a 64-bit little-endian ELF file", where=str(path))
-    return contents[:_EHDR_BYTES]
+def _read(file: BinaryIO, offset: int, size_bytes: int) -> bytes:
+    """Read a part of a file, all of it or an error."""
+    end = file.seek(0, os.SEEK_END)
+    if offset + size_bytes > end:
+        raise CorruptError(f"{size_bytes} bytes at {offset:#x}, the file has {end}", where=file.name)
+    file.seek(offset)
+    return file.read(size_bytes)
+
+
+def _read_header(file: BinaryIO) -> bytes:
+    header = _read(file, 0, _EHDR_BYTES)
+    if header[:6] != b"\x7fELF\x02\x01":
+        raise CorruptError("not a 64-bit little-endian ELF file", where=file.name)
+    return header
 
 
 def read_allocated_sections(path: Path) -> list[tuple[str, int]]:
@@ -107,18 +119,14 @@ def read_allocated_sections(path: Path) -> list[tuple[str, int]]:
         If it is not an ELF file, or damaged.
     """
     with path.open("rb") as file:
-        header = _open_elf(path, file.read(_EHDR_BYTES))
+        header = _read_header(file)
         (table,) = struct.unpack_from("<Q", header, 40)
         entry_bytes, count, names_at = struct.unpack_from("<HHH", header, 58)
         if entry_bytes != SHDR.itemsize or not names_at < count:
             raise CorruptError(f"{count} sections of {entry_bytes} bytes each", where=str(path))
-        file.seek(table)
-        data = file.read(entry_bytes * count)
-        if len(data) < entry_bytes * count:
-            raise CorruptError("the section headers are not whole", where=str(path))
-        sections = np.frombuffer(data, dtype=SHDR)
-        file.seek(int(sections[names_at]["offset"]))
-        names = file.read(min(int(sections[names_at]["size"]), _NAMES_LIMIT_BYTES))
+        sections = np.frombuffer(_read(file, table, entry_bytes * count), dtype=SHDR)
+        strings = sections[names_at]
+        names = _read(file, int(strings["offset"]), min(int(strings["size"]), _NAMES_LIMIT_BYTES))
     return [
         (names[int(row["name"]) :].split(b"\0", 1)[0].decode("utf-8", "replace"), int(row["size"]))
         for row in sections
@@ -133,17 +141,16 @@ def find_first_segment(path: Path) -> int | None:
     Raises
     ------
     CorruptError
-        If it is not an ELF file.
+        If it is not an ELF file, or damaged.
     """
     with path.open("rb") as file:
-        header = _open_elf(path, file.read(_EHDR_BYTES))
+        header = _read_header(file)
         (table,) = struct.unpack_from("<Q", header, 32)
         entry_bytes, count = struct.unpack_from("<HH", header, 54)
-        file.seek(table)
-        data = file.read(entry_bytes * count)
-    if entry_bytes < _PHDR_BYTES:
-        return None
-    for at in range(0, len(data) - _PHDR_BYTES + 1, entry_bytes):
+        if count and entry_bytes < _PHDR_BYTES:
+            raise CorruptError(f"{count} segments of {entry_bytes} bytes each", where=str(path))
+        data = _read(file, table, entry_bytes * count)
+    for at in range(0, len(data), entry_bytes or 1):
         kind, vaddr = struct.unpack_from("<I12xQ", data, at)
         if kind == _PT_LOAD:
             return int(vaddr)
