@@ -24,7 +24,7 @@ from tests.vm.hosts import CommandResult, read_result
 from tests.vm.lab import Lab, hold_machine
 from tests.vm.system_debian import read_tree
 
-__all__ = ["CRASH", "POWER_OFF", "REBOOT", "Boot", "BootSource", "SystemHost", "read_boot_source"]
+__all__ = ["CRASH", "POWER_OFF", "REBOOT", "Boot", "BootSource", "SystemHost", "read_boot_source", "read_entry_source"]
 
 SYSTEM_DIR = Path(__file__).parent / "system"
 STEPS_ROOM_BYTES = 64 << 20
@@ -193,3 +193,24 @@ def read_boot_source(disk: Path, directory: Path, *words: str) -> BootSource:
         raise FactAbsentError("no entry with a kernel and an initramfs", where="/boot/grub/grub.cfg")
     kernel, image = (read_tree(disk, name, directory / "boot-source") for name in (entry[1], initrd[1]))
     return BootSource(kernel, image, " ".join((entry[2], *words)))
+
+
+def read_entry_source(disk: Path, directory: Path) -> BootSource:
+    """
+    Read the newest entry of the Boot Loader Specification on a disk, as GRUB's ``blscfg`` would boot it.
+
+    Raises
+    ------
+    FactAbsentError
+        If there is none, or it has no kernel.
+    """
+    place = directory / "entries"
+    shutil.rmtree(place, ignore_errors=True)
+    entries = sorted(read_tree(disk, "/boot/loader/entries", place).glob("*.conf"))
+    if not entries:
+        raise FactAbsentError("no entry", where="/boot/loader/entries")
+    fields = dict(line.split(None, 1) for line in entries[-1].read_text().splitlines() if len(line.split(None, 1)) == 2)
+    if not {"linux", "initrd", "options"} <= set(fields):
+        raise FactAbsentError("no kernel, initramfs or options in it", where=entries[-1].name)
+    kernel, image = (read_tree(disk, fields[key].strip(), place) for key in ("linux", "initrd"))
+    return BootSource(kernel, image, f"BOOT_IMAGE=(hd0,msdos1){fields['linux'].strip()} {fields['options'].strip()}")

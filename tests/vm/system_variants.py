@@ -8,8 +8,8 @@ configuration is called and made of, what kdump is configured by. The scripts in
 ``system/`` are these imitations.
 
 Fedora
-    GRUB reads an entry of the Boot Loader Specification, by functions of its script
-    language in place of Fedora's module ``blscfg``.
+    Debian's GRUB has no module ``blscfg``: what boots this host reads the entry of the Boot
+    Loader Specification in its place, before every boot, and starts the kernel by QEMU.
 openSUSE
     ``grub2-mkconfig`` is GRUB's own, without Debian's loop over ``/etc/default/grub.d``.
 Gentoo

@@ -2,7 +2,7 @@
 From a fresh host to a dump on its disk: installed, reserved, armed by its services, rebooted, crashed, collected.
 
 The host has a disk of its own, and GRUB in the first sectors of that disk boots
-it every time: what postpanic has written into GRUB's files is read by GRUB.
+it (all but the one like Fedora's): what postpanic has written into GRUB's files is read by GRUB.
 Debian is Debian; how real the others are stands in :mod:`tests.vm.system_variants`.
 """
 
@@ -23,7 +23,7 @@ from postpanic.rehearse.machine import MachineError
 from tests.vm.hosts import CommandResult
 from tests.vm.lab import Lab
 from tests.vm.system_debian import fetch_system, read_tree
-from tests.vm.system_host import CRASH, POWER_OFF, REBOOT, Boot, SystemHost, read_boot_source
+from tests.vm.system_host import CRASH, POWER_OFF, REBOOT, Boot, SystemHost, read_boot_source, read_entry_source
 from tests.vm.system_packages import copy_source
 from tests.vm.system_variants import FEDORA, GENTOO, SUSE, fetch_variant
 
@@ -165,7 +165,10 @@ def travel(lab: Lab, disk: Path, journey: Journey, directory: Path) -> tuple[Sys
         "tell": TELL,
     }
     host = SystemHost.copy(lab, disk, directory, journey.boots, files)
-    results = [host.boot() for _ in journey.boots]
+    results = []
+    for _ in journey.boots:
+        source = read_entry_source(host.disk, directory) if journey.loader == "bls" else None
+        results.append(host.boot(source))
     log = "".join(
         f"--- boot {number}: {one.command[:100]} = {one.status}, {one.seconds:.1f} s\n{one.stdout}{one.stderr}"
         for number, boot in enumerate(results)

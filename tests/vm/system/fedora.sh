@@ -30,26 +30,16 @@ grub_users \$grub_users
 grub_arg --unrestricted
 grub_class fedora
 B
-# Fedora's GRUB has a module for the last line. Here a function of that name has GRUB read the same entry.
+# Fedora's GRUB has a module for the last line, Debian's has none: who boots this reads the entries instead.
 cat >/boot/grub2/grub.cfg <<C
 ### BEGIN /etc/grub.d/00_header ###
 serial --unit=0 --speed=115200
 terminal_output serial
-function title { true; }
-function version { true; }
-function grub_users { true; }
-function grub_arg { true; }
-function grub_class { true; }
-function options {
-    linux (\$root)/boot/vmlinuz-$release \$@
-    initrd (\$root)/boot/initramfs-$release.img
-}
-function blscfg {
-    source (\$root)/boot/loader/entries/$(cat /etc/machine-id)-$release.conf
-    boot
-}
 ### BEGIN /etc/grub.d/10_linux ###
+insmod part_msdos
+insmod ext2
 search --no-floppy --fs-uuid --set=root $uuid
+insmod blscfg
 blscfg
 C
 printf 'configfile /boot/grub2/grub.cfg\n' >/boot/grub/grub.cfg
