@@ -107,7 +107,7 @@ CASES = {
         evidence=f"ext4 {OTHER_UUID}",
     ),
     "too-small": Case(FILE + DISK_MODULES, crashkernel="64M", evidence="memory"),
-    "full-disk": Case(FILE + DISK_MODULES, size_mib=24, given=True, link="target file", evidence="no room"),
+    "full-disk": Case(FILE + DISK_MODULES, size_mib=24, given=True, link="target file", evidence="saved, incomplete"),
     "stale-image": Case(FILE + DISK_MODULES, link="", evidence="the image that is armed is stale"),
 }
 SERVERS = ("ssh", "http", "server-away")

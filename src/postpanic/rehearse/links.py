@@ -42,6 +42,7 @@ _MENDS = (
     ("no block device with ", "the target's device has another identifier: lsblk -f, then postpanic arm"),
     ("the network card ", "the image has no driver for the network card: capture.modules"),
     ("no room is left", "make room, or a target with more: postpanic prune, limit, level"),
+    ("saved, incomplete", "the target was full, or the time was up, as the manifest there says: make room, or a limit"),
     ("the server has no room", "make room, or a target with more: postpanic prune, limit, level"),
 )
 _SERVER_WORDS = ("does not answer", "no answer", "refuses connections", "no route to", "server's name")
@@ -181,10 +182,10 @@ def _judge_target(chain: _Chain, after: str, target: TargetPlan) -> None:
     name = re.escape(target.name)
     saved = re.search(rf"{_SAVER}{name}: (saved, level .*?)\r?$", after, re.MULTILINE)
     failed = re.findall(rf"{_SAVER}(?:failed: {name}|{name}: given up): (.*?)\r?$", after, re.MULTILINE)
-    partial = re.search(rf"{_SAVER}{name}: ((?:saved, incomplete|log).*?)\r?$", after, re.MULTILINE)
+    partial = re.findall(rf"{_SAVER}{name}: ((?:saved, incomplete|log).*?)\r?$", after, re.MULTILINE)
     misfits = re.findall(rf"{_SAVER}{name}: (level \d+ does not fit: .*?)\r?$", after, re.MULTILINE)
     no_memory = _NO_MEMORY.search(after)
-    evidence = saved[1] if saved else failed[-1] if failed else partial[1] if partial else "nothing was saved"
+    evidence = saved[1] if saved else failed[-1] if failed else partial[-1] if partial else "nothing was saved"
     if not saved and misfits:
         evidence = f"{misfits[-1]}; {evidence}"
     if not saved and no_memory:

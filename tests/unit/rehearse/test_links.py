@@ -178,3 +178,12 @@ def test_a_dump_that_does_not_fit_says_so() -> None:
     (broken,) = [one for one in judge_console(console, (TARGET,), rehearsed=frozenset({0})) if one.state == "broken"]
     assert broken.evidence == "level 31 does not fit: no room is left: 8 MiB were free; saved, incomplete, level 31: /x"
     assert "make room" in broken.mend
+
+
+def test_a_dump_that_was_cut_says_so() -> None:
+    name = TARGET.name
+    console = HOST + BOOTED + STARTED + f"postpanic: {name}: log saved\n"
+    console += f"postpanic: {name}: saved, incomplete, level 31: /x\npostpanic: rebooting\n"
+    (broken,) = [one for one in judge_console(console, (TARGET,), rehearsed=frozenset({0})) if one.state == "broken"]
+    assert broken.evidence == "saved, incomplete, level 31: /x"
+    assert "the target was full" in broken.mend
