@@ -7,13 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from drgn import Object
-from drgn.helpers.linux.fs import for_each_mount
-from drgn.helpers.linux.list import list_for_each_entry
-
-from postpanic.analysis.cells import guarded, problem
+from postpanic.analysis.cells import problem
 from postpanic.analysis.context import UNREADABLE
-from postpanic.analysis.filesystems.paths import Paths
 from postpanic.analysis.memory.page_structs import page_structs
 from postpanic.analysis.memory.slabs.allocator import slab_allocator
 from postpanic.analysis.memory.slabs.pages import find_all_slabs
@@ -21,11 +16,11 @@ from postpanic.analysis.memory.slabs.values import Cache
 from postpanic.analysis.tasks import TaskFacts
 from postpanic.analysis.tasks.memory_use import MemoryUse, read_memory_use
 from postpanic.analysis.triage.memory.areas import Caller
-from postpanic.analysis.triage.memory.owners import find_asker
+from postpanic.analysis.triage.memory.files import read_files
 from postpanic.analysis.triage.memory.sheet import UNACCOUNTED, Sheet, spell_pages
+from postpanic.analysis.triage.memory.takers import find_asker
 from postpanic.analysis.triage.scene import Scene
 from postpanic.evidence.memory_report import MemoryReport
-from postpanic.findings.table import Problem
 from postpanic.findings.verdict import Evidence, Subject
 
 __all__ = ["WHO", "Eater", "Sort", "eaters_of_dump", "eaters_of_report"]
@@ -58,12 +53,8 @@ KERNEL = frozenset({Sort.SLAB, Sort.LARGE, Sort.AREAS, Sort.PER_CPU, Sort.PAGES}
 _FEW = 3
 _NOT_LISTED = 0.1
 """So much of memory may be in small things that are not listed."""
-_IN_MEMORY = {0x0102_1994: "tmpfs", 0x8584_58F6: "ramfs"}
-"""``TMPFS_MAGIC`` and ``RAMFS_MAGIC`` of include/uapi/linux/magic.h: file systems whose files are nowhere else."""
-_INODES_LIMIT = 1 << 20
 _RECLAIMABLE = 0x0002_0000
 """``SLAB_RECLAIM_ACCOUNT`` of include/linux/slab.h before 6.9, which made an enumeration of it (cc61eb851461)."""
-_PAGES_PER_TABLE = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,78 +200,23 @@ def _group(comm: str, count: int, pages: int, command: str, shows: str) -> Eater
 
 
 def _files(scene: Scene, sheet: Sheet) -> Iterator[Eater]:
-    """Find the files of tmpfs and ramfs, and shared memory, which is such files too (``mm/shmem.c``)."""
     if sheet.share(sheet.pages("shared memory and tmpfs") + sheet.pages("page cache")) < 0.02:
         return
-    paths = Paths(scene.prog)
-    mounts = _mount_points(scene, paths)
-    blocks = list_for_each_entry("struct super_block", scene.prog["super_blocks"].address_of_(), "s_list")
-    for block in guarded(blocks, "the list of super blocks", scene.problems):
-        kind = _IN_MEMORY.get(int(block.s_magic.value_()), "")
-        if not kind:
-            continue
-        where = mounts.get(int(block.value_()))
-        for inode, pages in _inodes(block, scene.problems):
-            if sheet.share(pages) < 0.01:
-                continue
-            name = _name(inode, paths, where)
-            vaddr = int(inode.value_())
-            shows = f"nrpages = {pages}"
-            yield Eater(
-                Sort.FILE,
-                name,
-                f"the file {name} in memory ({kind})",
-                pages,
-                subject=Subject("object", "struct inode", name, vaddr, f"file of {kind}"),
-                evidence=(
-                    Evidence(f"{name} has {pages} pages", f"struct inode.i_data {vaddr:x}", shows, vaddr),
-                    Evidence("who has it open", f"fuser {name}"),
+    for file in read_files(scene, max(1, sheet.total // 100)):
+        shows = f"nrpages = {file.pages}"
+        yield Eater(
+            Sort.FILE,
+            file.name,
+            f"the file {file.name} in memory ({file.kind})",
+            file.pages,
+            subject=Subject("object", "struct inode", file.name, file.vaddr, f"file of {file.kind}"),
+            evidence=(
+                Evidence(
+                    f"{file.name} has {file.pages} pages", f"struct inode.i_data {file.vaddr:x}", shows, file.vaddr
                 ),
-            )
-
-
-def _inodes(block: Object, problems: list[Problem]) -> Iterator[tuple[Object, int]]:
-    inodes = list_for_each_entry("struct inode", block.s_inodes.address_of_(), "i_sb_list")
-    for inode in guarded(inodes, "inodes of tmpfs", problems, limit=_INODES_LIMIT):
-        try:
-            yield inode, int(inode.i_data.nrpages.value_())
-        except UNREADABLE:
-            continue
-
-
-def _mount_points(scene: Scene, paths: Paths) -> dict[int, str]:
-    points: dict[int, str] = {}
-    try:
-        for mount in guarded(for_each_mount(scene.prog), "mounts", scene.problems, limit=1 << 16):
-            points.setdefault(int(mount.mnt.mnt_sb.value_()), paths.of_mount(mount))
-    except UNREADABLE:
-        pass
-    return points
-
-
-def _name(inode: Object, paths: Paths, where: str | None) -> str:
-    number = f"inode {int(inode.i_ino.value_())}"
-    try:
-        entries = list_for_each_entry_hlist(inode)
-        for dentry in guarded(entries, "names of an inode", [], limit=4):
-            name = paths.within(dentry)
-            base = (where or "").rstrip("/")
-            return f"{base}{name}" if where and name.startswith("/") else name
-    except UNREADABLE:
-        pass
-    return number
-
-
-def list_for_each_entry_hlist(inode: Object) -> Iterator[Object]:
-    """Walk the names of an inode: ``d_u.d_alias`` since 3.18 (946e51f2bf37), moved out of the union in 7.1 or later."""
-    from drgn.helpers.linux.list import hlist_for_each_entry
-
-    for member in ("d_u.d_alias", "d_alias"):
-        try:
-            yield from hlist_for_each_entry("struct dentry", inode.i_dentry.address_of_(), member)
-        except LookupError:
-            continue
-        return
+                Evidence("who has it open", f"fuser {file.name}"),
+            ),
+        )
 
 
 def _caches(scene: Scene, sheet: Sheet) -> Iterator[Eater]:

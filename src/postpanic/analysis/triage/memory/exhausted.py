@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.crash_commands import describe_error
 from postpanic.analysis.triage.memory.eaters import WHO, Eater, Sort, eaters_of_dump, eaters_of_report
-from postpanic.analysis.triage.memory.owners import Owner, find_owner_of_cache, find_owner_of_pages, find_taker_in_log
+from postpanic.analysis.triage.memory.owners import find_owner_of_cache, find_owner_of_pages
 from postpanic.analysis.triage.memory.sheet import Sheet, sheet_of_dump, sheet_of_report, spell_pages
+from postpanic.analysis.triage.memory.takers import Owner, find_taker_in_log
 from postpanic.analysis.triage.registry import Need, detector
 from postpanic.analysis.triage.scene import Scene
 from postpanic.evidence.memory_report import MemoryReport, find_memory_reports

@@ -19,49 +19,36 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import drgn
 import numpy as np
 from drgn.helpers.linux.mm import phys_to_virt
 from numpy.typing import NDArray
 
-from postpanic.analysis.code.instructions import Disassembler, Flow, Instruction
-from postpanic.analysis.code.listing import CodeReader, Function
-from postpanic.analysis.code.symbols import LoadedModule, SymbolIndex, read_symbols
+from postpanic.analysis.code.symbols import LoadedModule, SymbolIndex
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.memory.page_structs import member_offset, page_structs
 from postpanic.analysis.memory.slabs.allocator import slab_allocator
 from postpanic.analysis.memory.slabs.objects import read_free_objects, read_objects, slab_of_pfn
 from postpanic.analysis.memory.slabs.pages import find_all_slabs
 from postpanic.analysis.memory.slabs.values import Cache
-from postpanic.analysis.stacks.frames import Frame
 from postpanic.analysis.tasks.scattered import read_scattered
+from postpanic.analysis.triage.memory.callers import find_callers, symbols_of
+from postpanic.analysis.triage.memory.takers import Owner, find_asker, find_taker
 from postpanic.analysis.triage.scene import Scene
 from postpanic.analysis.workspace import Workspace
-from postpanic.evidence.oops import Report, Section
-from postpanic.evidence.oops.functions import Part, part_of, plain_name
 from postpanic.findings.verdict import Evidence
 
-__all__ = ["Owner", "find_asker", "find_owner_of_cache", "find_owner_of_pages", "find_taker", "find_taker_in_log"]
+__all__ = ["find_owner_of_cache", "find_owner_of_pages"]
 
 _SLABS = 96
 _OBJECTS_PER_SLAB = 6
 _WORDS = 512
 """Of an object: 4 KiB."""
 _WORD = (1 << 64) - 1
-_CALL = 0xE8
-_TRACES = 2000
-"""Stacks that are looked at."""
 _MODULE_LIMIT_BYTES = 8 << 20
 _USER_FLAG = 0x0001_0000
 """``SLAB_STORE_USER`` before 6.9."""
-_ALLOCATORS = (
-    "kmalloc", "__kmalloc", "kmem_cache_alloc", "__get_free_pages", "get_zeroed_page", "__alloc_pages", "alloc_pages",
-    "__alloc_skb", "vmalloc", "vzalloc", "__vmalloc", "kvmalloc", "__kvmalloc", "kmemdup", "__page_frag", "alloc_large",
-    "kstrdup", "get_free_pages", "folio_alloc", "__folio_alloc", "krealloc", "devm_kmalloc", "kasprintf", "kvasprintf",
-    "pcpu_alloc", "__alloc_percpu", "dma_alloc", "mempool_alloc", "kcalloc", "kzalloc",
-)  # fmt: skip
 _SLAB_ALLOCATORS = (
     "kmalloc",
     "__kmalloc",
@@ -76,27 +63,6 @@ _PAGE_ALLOCATORS = (
     "__get_free_pages", "get_zeroed_page", "__alloc_pages", "alloc_pages", "get_free_pages", "folio_alloc",
     "__folio_alloc", "kmalloc_large", "kmalloc_order", "__kmalloc", "alloc_large", "__page_frag",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """
-    Who took the memory, as far as it can be told.
-
-    Attributes
-    ----------
-    function, module : str
-        Empty: not known. ``vmlinux`` is the kernel itself.
-    evidence : tuple of Evidence
-    """
-
-    function: str = ""
-    module: str = ""
-    evidence: tuple[Evidence, ...] = ()
-
-
-def _symbols(workspace: Workspace) -> SymbolIndex:
-    return workspace.once("symbols", lambda: read_symbols(workspace.prog, workspace.memory))
 
 
 def find_owner_of_cache(scene: Scene, cache: Cache) -> Owner:
@@ -142,42 +108,11 @@ def _settle(scene: Scene, votes: dict[str, list[Evidence]], allocators: tuple[st
     if taker is not None and taker.module == module:
         function = taker.function
     else:
-        callers = _callers(scene, module, allocators, cache)
+        callers = find_callers(scene, module, allocators, cache)
         if len(callers) == 1:
             function, one = callers[0]
             found = (*found, one)
     return Owner(function, module, found)
-
-
-def find_asker(scene: Scene, vaddr: int) -> tuple[str, str]:
-    """
-    Name the function, and its module, that asked an allocator which returns to *vaddr*.
-
-    The function that the address is in, unless the call right before it is of
-    another one: that one ended with a jump to the allocator, and has no frame.
-    """
-    place = scene.stacks.code.find_caller(vaddr) if vaddr else None
-    if place is None or not place.function:
-        return "", ""
-    called = _called_before(scene, vaddr)
-    if called is not None and called[1] == place.module and not plain_name(called[0]).startswith(_ALLOCATORS):
-        return plain_name(called[0]), place.module
-    return plain_name(place.function), place.module
-
-
-def _called_before(scene: Scene, vaddr: int) -> tuple[str, str] | None:
-    """Find the function that is called right before an address: ``call`` with a distance of 32 bits, on x86-64."""
-    if scene.dump.memory.machine != "x86_64":
-        return None
-    try:
-        code = scene.dump.memory.read(vaddr - 5, 5)
-    except UNREADABLE:
-        return None
-    if code[0] != _CALL:
-        return None
-    target = (vaddr + int.from_bytes(code[1:], "little", signed=True)) & _WORD
-    place = scene.stacks.code.find(target)
-    return (place.function, place.module) if place is not None and not place.offset and place.function else None
 
 
 # What stands in the objects.
@@ -220,7 +155,7 @@ def _contents(workspace: Workspace, cache: Cache, objects: Sequence[int]) -> Ite
     vaddrs, words = _read_words(workspace, objects, cache.object_bytes)
     if not len(vaddrs):
         return
-    symbols = _symbols(workspace)
+    symbols = symbols_of(workspace)
     seen: set[str] = set()
     for column in range(words.shape[1]):
         values, counts = np.unique(words[:, column], return_counts=True)
@@ -256,7 +191,7 @@ def _name(symbols: SymbolIndex, vaddr: int) -> str:
 
 def _module_words(workspace: Workspace) -> Iterator[tuple[LoadedModule, int, NDArray[np.uint64]]]:
     """Read the variables of all modules."""
-    for module in _symbols(workspace).modules:
+    for module in symbols_of(workspace).modules:
         for start, end, what in module.ranges:
             if what not in {"", "DATA", "RO_AFTER_INIT"} or end - start > _MODULE_LIMIT_BYTES:
                 continue
@@ -287,7 +222,7 @@ def _list_heads(scene: Scene, cache: Cache) -> Iterator[tuple[str, Evidence]]:
         for position in np.flatnonzero(is_inside)[:256]:
             head, entry = start + int(position) * 8, int(words[position])
             if _leads_back(workspace, entry, head):
-                name = _name(_symbols(workspace), head)
+                name = _name(symbols_of(workspace), head)
                 what = f"a list that begins in {name} of module {module.name} leads through objects of {cache.name}"
                 yield module.name, Evidence(what, f"rd {head:x}", f"{entry:x}", head)
                 break
@@ -298,7 +233,7 @@ def _cache_pointers(workspace: Workspace, cache: Cache) -> Iterator[tuple[str, E
     for module, start, words in _module_words(workspace):
         for position in np.flatnonzero(words == np.uint64(cache.vaddr))[:1]:
             vaddr = start + int(position) * 8
-            name = _name(_symbols(workspace), vaddr)
+            name = _name(symbols_of(workspace), vaddr)
             what = f"{name} of module {module.name} points to the slab cache {cache.name}"
             yield module.name, Evidence(what, f"rd {vaddr:x}", f"{cache.vaddr:x}", vaddr)
 
@@ -321,7 +256,7 @@ def _page_heads(scene: Scene) -> Iterator[tuple[str, Evidence]]:
     workspace = scene.dump
     structs = page_structs(workspace)
     lru = member_offset(structs.type, "lru")
-    symbols = _symbols(workspace)
+    symbols = symbols_of(workspace)
     ranges = [
         (start, end, module.name)
         for module in symbols.modules
@@ -370,155 +305,6 @@ def _pointers_to_pages(scene: Scene) -> Iterator[tuple[str, Evidence]]:
         count, module_name, vaddr = best
         what = f"{count} pointers to pages stand in the variables of module {module_name}"
         yield module_name, Evidence(what, f"rd {vaddr:x} 4", f"{vaddr:x}", vaddr)
-
-
-# Who is taking more right now.
-
-
-def find_taker(scene: Scene, allocators: tuple[str, ...]) -> Owner | None:
-    """
-    Find a task that is just now taking memory by one of some allocators, from code that is no service.
-
-    That is the first function outside of the allocators; of a module, if there is
-    one in several tasks. A task that takes a page for itself (a fault) is none.
-    """
-    found: list[Owner] = []
-    looked_at = 0
-    for task in scene.tasks:
-        try:
-            if task.state not in {"RU", "UN"} and task.vaddr not in scene.stacks.running:
-                continue
-            frames = scene.trace(task).frames
-            owner = _taker(_named_frames(scene, frames), task.pid, task.comm, allocators)
-        except UNREADABLE:
-            continue
-        if owner is not None:
-            found.append(owner)
-        looked_at += 1
-        if len(found) > 32 or looked_at > _TRACES:
-            break
-    modules = [owner for owner in found if owner.module != "vmlinux"]
-    if modules:
-        names = Counter((owner.module, owner.function) for owner in modules)
-        (module, function), count = names.most_common(1)[0]
-        if len(names) == 1 or count > 1:
-            return next(owner for owner in modules if (owner.module, owner.function) == (module, function))
-    return None
-
-
-def find_taker_in_log(report: Report, allocators: tuple[str, ...] = _ALLOCATORS) -> Owner | None:
-    """Find a module's function that asked for memory in the trace of a report."""
-    for trace in report.traces:
-        if trace.section in {Section.MAIN, Section.PANIC}:
-            frames = [(frame.function, frame.module) for frame in trace.frames if frame.is_reliable and not frame.is_pc]
-            owner = _taker(frames, report.pid or 0, report.comm, allocators)
-            if owner is not None:
-                evidence = tuple(Evidence(one.what, "log", one.shows) for one in owner.evidence)
-                return Owner(owner.function, owner.module, evidence)
-    return None
-
-
-def _named_frames(scene: Scene, frames: Sequence[Frame]) -> list[tuple[str, str]]:
-    """Give the function and module of each frame, with those that ended with a jump to what they called last."""
-    named: list[tuple[str, str]] = []
-    for frame in frames:
-        if frame.place is None or not frame.place.function or not frame.reliable:
-            continue
-        called = None if frame.interrupted else _called_before(scene, frame.pc)
-        if called is not None and named and plain_name(called[0]) != plain_name(named[-1][0]) and called[1]:
-            named.append(called)
-        named.append((frame.place.function, frame.place.module))
-    return named
-
-
-def _taker(frames: list[tuple[str, str]], pid: int, comm: str, allocators: tuple[str, ...]) -> Owner | None:
-    entered = next(
-        (place for place, (name, _) in enumerate(frames) if name.lstrip("_").startswith("alloc_pages")), None
-    )
-    if entered is None:
-        return None
-    is_own = False
-    for name, module in frames[entered:]:
-        plain = plain_name(name)
-        is_own = is_own or plain.startswith(allocators)
-        if part_of(plain) is Part.ALLOCATOR or plain.startswith(_ALLOCATORS) or _is_slab_inside(plain):
-            continue
-        if not is_own or not module:
-            return None
-        what = f"{comm} (PID {pid}) waits for more memory in {plain} of module {module}"
-        return Owner(plain, module, (Evidence(what, f"bt {pid}", name),))
-    return None
-
-
-def _is_slab_inside(name: str) -> bool:
-    return name.lstrip("_").startswith(("slab_", "new_slab", "allocate_slab", "alloc_slab", "refill_", "get_partial"))
-
-
-# Which function calls an allocator at all.
-
-
-def _callers(scene: Scene, module: str, allocators: tuple[str, ...], cache: Cache | None) -> list[tuple[str, Evidence]]:
-    """Find the functions of a module that call an allocator, and, where the code tells it, for objects that fit."""
-    workspace = scene.dump
-    symbols = _symbols(workspace)
-    loaded = next((one for one in symbols.modules if one.name == module), None)
-    if loaded is None:
-        return []
-    try:
-        reader = CodeReader(workspace.prog, Disassembler(workspace.memory.machine), workspace.prog.read, symbols)
-    except UNREADABLE:
-        return []
-    texts = [(start, end) for start, end, what in loaded.ranges if what in {"", "TEXT"}]
-    found: dict[str, Evidence] = {}
-    done: set[int] = set()
-    for symbol in loaded.symbols[:4096]:
-        if symbol.type not in "tT" or symbol.vaddr in done:
-            continue
-        if not any(start <= symbol.vaddr < end for start, end in texts):
-            continue
-        done.add(symbol.vaddr)
-        function = reader.find_function(symbol.vaddr)
-        if function is None:
-            continue
-        evidence = _calls_allocator(reader, symbols, function, allocators, cache)
-        if evidence is not None:
-            found.setdefault(plain_name(symbol.name), evidence)
-    named = {name.removesuffix(".cold") for name in found}
-    return [(name, found[name]) for name in found if name in named]
-
-
-def _calls_allocator(
-    reader: CodeReader, symbols: SymbolIndex, function: Function, allocators: tuple[str, ...], cache: Cache | None
-) -> Evidence | None:
-    recent: list[Instruction] = []
-    for instruction in reader.decode_function(function, []):
-        if instruction.flow in {Flow.CALL, Flow.JUMP} and instruction.target is not None:
-            place = symbols.at(instruction.target)
-            symbol = symbols.symbols[place] if place is not None else None
-            if symbol is not None and symbol.vaddr == instruction.target and symbol.name.startswith(allocators):
-                size = _size_argument(recent)
-                if cache is None or size is None or cache.object_bytes // 2 < size <= cache.object_bytes:
-                    what = f"{plain_name(function.name)} calls {symbol.name}"
-                    what += f" for {size} bytes" if size and cache is not None else ""
-                    return Evidence(what, f"dis {function.name}", symbol.name, instruction.vaddr)
-        recent.append(instruction)
-        del recent[:-12]
-    return None
-
-
-def _size_argument(recent: Sequence[Instruction]) -> int | None:
-    """
-    Read the size that is passed: ``kmalloc_trace(cache, flags, size)`` has it third, ``__kmalloc(size, flags)`` first.
-
-    Of x86-64, where it is a constant; else None.
-    """
-    for instruction in reversed(recent):
-        words = instruction.operands.replace(",", " ").split()
-        if instruction.mnemonic.startswith("mov") and len(words) == 2 and words[1] in {"%edx", "%rdx"}:
-            return int(words[0][1:], 0) if words[0].startswith("$") else None
-        if instruction.flow is Flow.CALL:
-            break
-    return None
 
 
 # What slub_debug records.
