@@ -137,7 +137,8 @@ def _subject_text(claim: Verdict | Finding) -> str:
     subject = claim.subject
     if subject is None:
         return ""
-    words = [subject.type or subject.category, subject.name]
+    # An object of a cache is called after it.
+    words = [subject.type or subject.category, subject.name if subject.name != subject.type else ""]
     words += [f"at {subject.vaddr:#x}"] if subject.vaddr is not None else []
     words += [f"({subject.detail})"] if subject.detail else []
     return " ".join(word for word in words if word)

@@ -115,7 +115,7 @@ def _rank_irq_use(traces: tuple[Trace, ...], ranking: _Ranking) -> None:
     for trace in traces:
         if trace.section is Section.LOCK and trace.title.endswith("irq-safe at:"):
             for frame in trace.frames:
-                if frame.is_reliable and frame.function and part_of(frame.function) is None:
+                if frame.is_reliable and frame.function and part_of(frame.function, module=frame.module) is None:
                     ranking.add(frame.function, "takes the lock in an interrupt")
                     return
 
@@ -216,7 +216,7 @@ def _part_in(kind: Kind, frame: Frame) -> Part | None:
         return Part.LOCKING
     if kind is Kind.MEMORY_LEAK and "alloc" in frame.function:
         return Part.ALLOCATOR
-    return part_of(frame.function, frame.location)
+    return part_of(frame.function, frame.location, frame.module)
 
 
 def _rank_bucket(frame: Frame, ranking: _Ranking) -> bool:
@@ -254,7 +254,7 @@ def _rank_leftovers(
         if lock.is_wanted:
             ranking.add(lock.function, "takes the lock; no other is known")
     for frame in frames:
-        if frame.is_reliable and part_of(frame.function) not in silent:
+        if frame.is_reliable and part_of(frame.function, module=frame.module) not in silent:
             ranking.add(frame.function, "all the others report")
             return
     for frame in frames:

@@ -257,7 +257,7 @@ _SYSCALL = re.compile(
 
 
 @lru_cache(maxsize=16384)
-def part_of(function: str, location: str = "") -> Part | None:
+def part_of(function: str, location: str = "", module: str = "") -> Part | None:
     """
     Tell the part a function plays; None: it does work of its own.
 
@@ -265,14 +265,19 @@ def part_of(function: str, location: str = "") -> Part | None:
     ----------
     location : str
         ``file:line`` of the function, where a symbolised log tells it.
+    module : str
+        That the function is in. The kernel's ways of naming say nothing of what strangers call their functions, so
+        that in modules only those count that are known by their files.
 
     >>> part_of("kasan_report").value, part_of("memcpy_erms").name, part_of("ext4_evict_inode")
     ('reports the problem', 'LIBRARY', None)
+    >>> part_of("depot_fill").name, part_of("depot_fill", module="warehouse")
+    ('REPORTING', None)
     """
     if function.startswith("_R"):
         return Part.REPORTING if _RUST_RUNTIME.match(demangle(function)) else None
     name = base_name(function).lstrip("_")[:128]
-    for pattern, part in _PARTS:
+    for pattern, part in _PARTS if not module else ():
         if pattern.fullmatch(name):
             return part
     if _NOT_SERVICES.fullmatch(name):

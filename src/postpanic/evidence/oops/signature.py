@@ -13,7 +13,7 @@ import re
 from postpanic.evidence.oops.frames import base_name
 from postpanic.evidence.oops.functions import part_of, plain_name
 from postpanic.evidence.oops.kinds import Kind
-from postpanic.evidence.oops.model import Access, Report, Section
+from postpanic.evidence.oops.model import Access, Frame, Report, Section
 
 __all__ = ["bucket_of", "signature_of", "title_of"]
 
@@ -116,7 +116,7 @@ def signature_of(report: Report) -> str:
     for trace in report.traces:
         if trace.section in {Section.MAIN, Section.CPU} and len(names) < 3:
             for frame in trace.frames:
-                if frame.is_reliable and frame.function and not frame.is_inline and part_of(frame.function) is None:
+                if frame.is_reliable and frame.function and not frame.is_inline and _works(frame):
                     name = plain_name(frame.function)
                     if name not in names:
                         names.append(name)
@@ -124,3 +124,7 @@ def signature_of(report: Report) -> str:
                     break
     text = "|".join((bucket_of(report), *names)) if report.function else report.title
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _works(frame: Frame) -> bool:
+    return part_of(frame.function, module=frame.module) is None
