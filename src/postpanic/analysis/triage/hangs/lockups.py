@@ -39,10 +39,12 @@ def find_lockups(scene: Scene) -> Iterator[Finding]:
     cpus = read_cpus(picture)
     reported = _reported(scene, cpus)
     spinning = [cpu for cpu in cpus if cpu.spin_kind]
-    if spinning:
-        yield from explain_spinning(picture, cpus, spinning)
-    else:
-        yield from _looping(picture, cpus, reported, first)
+    found = list(explain_spinning(picture, cpus, spinning)) if spinning else []
+    loops = bool(reported) and reported[0].mode is Mode.KERNEL and not reported[0].spin_kind
+    if loops and all(finding.cause is Cause.LEAKED_LOCK for finding in found):
+        # Another CPU may spin for a moment without being part of it.
+        found = []
+    yield from found or _looping(picture, cpus, reported, first)
 
 
 def _reported(scene: Scene, cpus: Sequence[Cpu]) -> list[Cpu]:
