@@ -32,6 +32,7 @@ _PUSH, _POP, _POP_RBP, _REX_B = 0x50, 0x58, 0x5D, 0x41
 _FRAME_POINTER_WORD = 2
 """Below the return address."""
 _MANY = 1 << 8
+_MACHINE_REGISTERS = 16
 
 Code = Callable[[int, int], NDArray[np.uint8]]
 """Gives code by address and size; zeroes where it is not known."""
@@ -56,6 +57,11 @@ def find_saved_registers(table: OrcTable, functions: NDArray[np.uint64], read: C
     """
     found = np.full((len(table), len(SAVED)), UNKNOWN, dtype=np.uint8)
     if len(table) < 2 or not len(functions):
+        return found
+    # A module has a few of all functions.
+    first = max(int(np.searchsorted(functions, table.vaddrs[0], side="right")) - 1, 0)
+    functions = functions[first : int(np.searchsorted(functions, table.vaddrs[-1], side="right"))]
+    if not len(functions):
         return found
     start = int(table.vaddrs[0]) - _MARGIN_BYTES
     size = int(table.vaddrs[-1]) - start
@@ -141,14 +147,18 @@ class _Rows:
         self, functions: NDArray[np.int64], slots: NDArray[np.int64], registers: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Find the slot of each register of each function, and which are in dispute."""
-        pairs = np.unique(np.stack([functions * _MANY + slots, registers], axis=1), axis=0)
-        keys, counts = np.unique(pairs[:, 0], return_counts=True)
-        is_disputed = np.isin(pairs[:, 0], keys[counts > 1])
+        pairs = np.unique((functions * _MANY + slots) * _MACHINE_REGISTERS + registers)
+        keys, register_of = pairs // _MACHINE_REGISTERS, pairs % _MACHINE_REGISTERS
+        # Rising: those of one word are neighbours.
+        is_disputed = np.zeros(len(keys), dtype=np.bool_)
+        is_same = keys[1:] == keys[:-1]
+        is_disputed[1:] |= is_same
+        is_disputed[:-1] |= is_same
+        owner, slot = keys // _MANY, keys % _MANY
         is_unknown = np.zeros((self._count, len(SAVED)), dtype=np.bool_)
         saved = np.zeros((self._count, len(SAVED)), dtype=np.int64)
         for column, register in enumerate(SAVED):
-            mine = pairs[:, 1] == register
-            owner, slot = pairs[:, 0] // _MANY, pairs[:, 0] % _MANY
+            mine = register_of == register
             is_unknown[owner[mine & is_disputed], column] = True
             # The first push of a register is the one that keeps the caller's value; later ones are arguments.
             order = np.flatnonzero(mine)[::-1]
