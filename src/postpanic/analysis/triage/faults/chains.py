@@ -72,14 +72,15 @@ def shifted(loops: Mapping[tuple[int, str], int]) -> dict[tuple[int, str], int]:
     return {key: count + 1 for key, count in loops.items()}
 
 
-def score(chain: Chain, wanted: int | None) -> tuple[int, int]:
+def score(chain: Chain, wanted: int | None) -> tuple[int, bool, int]:
     """Prefer what memory confirms, then what nothing speaks against, then what leads further."""
     if not chain.steps:
-        return (0, 0)
+        return (0, False, 0)
     if wanted is None or chain.computed is None:
         fits = 2
     else:
         fits = 3 if chain.computed == wanted else 1
     if chain.steps[0].kind is StepKind.CHANGE:
         fits = min(fits, 2)
-    return (fits, len(chain.steps))
+    load = next((step for step in chain.steps if step.kind is StepKind.LOAD), None)
+    return (fits, load is not None and load.is_verified, len(chain.steps))

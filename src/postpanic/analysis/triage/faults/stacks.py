@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from operator import itemgetter
 
 from postpanic.analysis.code.instructions import Flow
 from postpanic.analysis.context import UNREADABLE
@@ -38,6 +39,7 @@ _CORRUPTED = re.compile(
     r"Kernel stack is corrupted in: (?:([\w.]{1,128})\+0x[0-9a-f]+/0x[0-9a-f]+)?(?: \[([\w-]{1,64}))?"
 )
 _LOOK_BYTES = 512
+_MOST_STARTS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,8 @@ def find_overflow(scene: Scene) -> Iterator[Finding]:
     if report is None or report.kind not in _OVERFLOWS:
         return
     frames = frames_of(scene)
+    if scene.fault is not None and not scene.fault.frames:
+        frames = _frames_above(scene)
     cycle = find_cycle(frames)
     size = scene.stacks.thread_size
     command = stack_command(scene.fault) if scene.fault is not None else "bt"
@@ -102,12 +106,18 @@ def find_overflow(scene: Scene) -> Iterator[Finding]:
     if place is None or bytes_ * _LARGE_SHARE < size:
         return
     culprit = Culprit(plain_name(place.function), place.module or "vmlinux")
+    others = ", ".join(
+        f"{_name(each)} ({taken})"
+        for each, taken in _sizes(frames)
+        if each is not frame and taken * 2 * _LARGE_SHARE >= size
+    )
     yield Finding(
         detector="stack-overflow",
         role=Role.CAUSE,
         cause=Cause.STACK_OVERFLOW,
         sentence=(
-            f"The stack of {size} bytes overflowed: the frame of {who(culprit)} alone takes {bytes_} bytes of it."
+            f"The stack of {size} bytes overflowed: the frame of {who(culprit)} alone takes {bytes_} bytes of it"
+            f"{f', beside those of {others}' if others else ''}."
         ),
         confidence=Confidence.LIKELY,
         function=culprit.function,
@@ -158,16 +168,39 @@ def _recursion(scene: Scene, cycle: _Cycle, size: int, command: str) -> Finding:
     )
 
 
+def _frames_above(scene: Scene) -> Sequence[Frame]:
+    """
+    Find the frames of a stack whose pointer is beyond its end.
+
+    The unwinder knows no stack there; what was called before is found by the
+    first return address on the stack that leads to its regular end.
+    """
+    fault, walker = scene.fault, scene.stacks.walker
+    task = fault.task if fault is not None else None
+    area = scene.stacks.find_task_area(task) if task is not None else None
+    if fault is None or walker is None or area is None or fault.pc is None:
+        return ()
+    sp = full_registers(fault.registers).get("rsp", area.start)
+    own = Frame(fault.pc, sp, 0, fault.place, interrupted=True, area=area)
+    for start in walker.candidates(area.start, area.end)[:_MOST_STARTS]:
+        trace = walker.try_trace(start, area)
+        if trace.complete:
+            return (own, *trace.frames)
+    return (own,)
+
+
 def _largest(frames: Sequence[Frame]) -> tuple[Frame, int] | None:
     """Find the frame that takes most of the stack."""
-    best: tuple[Frame, int] | None = None
-    for inner, outer in itertools.pairwise(frames):
-        if inner.area != outer.area or not inner.reliable or not outer.reliable:
-            continue
-        size = outer.sp - inner.sp
-        if size > 0 and (best is None or size > best[1]):
-            best = (inner, size)
-    return best
+    return max(_sizes(frames), key=itemgetter(1), default=None)
+
+
+def _sizes(frames: Sequence[Frame]) -> list[tuple[Frame, int]]:
+    """Give the frames with the bytes that each takes, as far as that is known."""
+    return [
+        (inner, outer.sp - inner.sp)
+        for inner, outer in pairwise(frames)
+        if inner.area == outer.area and inner.reliable and outer.reliable and outer.sp > inner.sp
+    ]
 
 
 @detector(
@@ -221,7 +254,7 @@ def _canary(scene: Scene) -> Iterator[Finding]:
     assert report is not None  # noqa: S101 - the caller looked
     frames = frames_of(scene)
     culprit, sp = None, None
-    for inner, frame in itertools.pairwise(frames):
+    for inner, frame in pairwise(frames):
         if frame.place is not None and _name(inner).startswith("__stack_chk_fail"):
             culprit = Culprit(_name(frame), frame.place.module or "vmlinux")
             sp = frame.sp
