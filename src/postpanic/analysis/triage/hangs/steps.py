@@ -127,6 +127,8 @@ def lock_evidence(picture: Picture, thing: Thing) -> Evidence | None:
 
 def thing_subject(picture: Picture, thing: Thing) -> Subject:
     """Make what is waited for the subject of a finding."""
+    if thing.kind in {"rcu", "srcu"}:
+        return Subject("object", thing.kind, describe_thing(picture, thing))
     type_ = _TYPES.get(thing.kind, thing.kind)
     kind = thing.kind if thing.kind in LOCKS else type_
     return picture.names.subject("lock" if thing.kind in LOCKS else "object", kind, thing.vaddr, thing.state)
