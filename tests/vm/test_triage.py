@@ -21,7 +21,7 @@ TRUTHS = {truth.name: truth for truth in list_truths()}
 # One or more of each family, the meanest first; all of them are judged with the wide matrix.
 CHOSEN = (
     *("null-member", "reused-memory", "neighbour-slab", "double-add", "null-call", "stack-smash", "interrupt-null"),
-    *("abba-deadlock", "lost-request", "stuck-below", "memory-hog", "vmalloc-leak", "busy-healthy"),
+    *("abba-deadlock", "lost-request", "stuck-below", "memory-hog", "busy-healthy"),
 )
 LEAST_BLAMES_RIGHT, LEAST_SENTENCES_RIGHT = 0.95, 0.85
 WIDE = [pytest.param("6.1", tuple(TRUTHS)), pytest.param("6.12", tuple(TRUTHS))]
