@@ -118,7 +118,10 @@ def _bad_call(scene: Scene, use: Use, culprit: Culprit) -> Finding:
     path = path_of(scene, use.origin)
     came = f"; it was loaded from {path}" if path and use.origin is not None and use.origin.load is not None else ""
     load = use.origin.load if use.origin is not None else None
-    is_proven = use.fault.is_from_stack and load is not None and load.is_verified
+    thing = thing_of_load(scene, load)
+    is_plain = value.kind in {BadKind.NULL, BadKind.KERNEL} and thing is not None and load is not None
+    is_proven = is_plain and use.fault.is_from_stack and load is not None and load.is_verified
+    is_proven = is_proven and thing is not None and load is not None and _looks_whole(scene, thing, load)
     return Finding(
         detector="bad-pointer",
         role=Role.CAUSE,
