@@ -119,6 +119,10 @@ def _sentence(picture: Picture, edges: Sequence[Edge], sleeps: Sequence[Sleep], 
         verb = (
             "which it holds itself" if things[0].kind not in {"work", "task"} else "which cannot end before it returns"
         )
+        others = [task for task in things[0].waiters if task != sleeps[0].facts.vaddr and task in picture.tasks]
+        if things[0].kind == "rwsem" and others:
+            # A reader that comes again waits behind the writer that came between.
+            verb += f", behind {names.task(picture.tasks[others[0]])}"
         return f"Deadlock: {names.task(sleeps[0].facts)} waits{place_of(sleeps[0])} for {what}, {verb}."
     parts = []
     for edge, sleep, thing in zip(edges, sleeps, things, strict=False):

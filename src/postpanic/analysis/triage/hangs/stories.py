@@ -54,7 +54,7 @@ def _holding(picture: Picture, chain: Chain) -> str:
         return ""
     before = chain.steps[-2][0]
     thing = picture.thing_of(before.facts.vaddr)
-    if thing is None:
+    if thing is None or thing.kind == "task":
         return ""
     what = describe_thing(picture, thing, before)
     if thing.kind in LOCKS:
