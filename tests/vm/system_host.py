@@ -28,8 +28,8 @@ __all__ = ["CRASH", "POWER_OFF", "REBOOT", "Boot", "BootSource", "SystemHost", "
 
 SYSTEM_DIR = Path(__file__).parent / "system"
 STEPS_ROOM_BYTES = 64 << 20
-REBOOT = "systemctl reboot || reboot"
-POWER_OFF = "systemctl poweroff || poweroff"
+REBOOT = "if [ -d /run/systemd/system ]; then systemctl reboot; else openrc-shutdown -r now; fi"
+POWER_OFF = "if [ -d /run/systemd/system ]; then systemctl poweroff; else openrc-shutdown -p now; fi"
 CRASH = "echo c >/proc/sysrq-trigger"
 FAILURE = r"end Kernel panic - not syncing.*|^steps: failed.*|grub rescue>|error: .*no such (?:device|partition).*"
 BOOT_TIMEOUT_S = 90.0
