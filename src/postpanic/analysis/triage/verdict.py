@@ -60,18 +60,17 @@ def judge(scene: Scene) -> Verdict:
 
 
 def _ask(detector: Detector, scene: Scene) -> list[Finding]:
-    if not detector.concerns(scene) or not _has_needs(detector.needs, scene):
-        return []
     found: list[Finding] = []
     try:
+        if not detector.concerns(scene) or not _has_needs(detector.needs, scene):
+            return []
         for finding in detector(scene):
             found.append(finding)
             if len(found) >= _MOST_FINDINGS:
                 break
     except UNREADABLE as exc:
         scene.miss(f"what {detector.name} looks for: {detector.about}", describe_error(exc))
-    except (ArithmeticError, AssertionError, RecursionError, RuntimeError) as exc:
-        # Memory that is damaged in a way nobody thought of must not take the other detectors along.
+    except Exception as exc:  # noqa: BLE001 - drgn raises the bare class; damage must not take the other detectors along
         scene.miss(f"what {detector.name} looks for: {detector.about}", f"it failed: {exc!r}")
     return found
 
