@@ -69,7 +69,7 @@ def base(crash_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
     except PostpanicError as exc:
         pytest.skip(f"the packages cannot be had: {exc}")
     root = tmp_path_factory.mktemp("base") / "root"
-    host_disk._merge_usr(tree, root)
+    host_disk.merge_usr(tree, root)
     host_disk._finish_tree(root)
     (root / "etc/hostname").write_text("host\n")
     return root

@@ -51,7 +51,7 @@ def system(
 
     def build(target: Path) -> None:
         root = target / "root"
-        host_disk._merge_usr(tree, root)
+        host_disk.merge_usr(tree, root)
         host_disk._finish_tree(root)
         host_disk._install_kernel(root, kernel)
 

@@ -295,6 +295,7 @@ SHORT = (
 )
 
 
+@pytest.mark.matrix
 def test_a_debian_host_is_armed_by_its_service_and_collects(crash_lab: Lab, made: Made, tmp_path: Path) -> None:
     disk = made(lambda: fetch_system(crash_lab))
     files: dict[str, str | Path] = {

@@ -12,6 +12,8 @@ from postpanic.errors import ProcessError
 from postpanic.process import run
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from postpanic.capture.collection.index import SavedDump
 
 __all__ = ["PAGE_NAME", "VERDICT_NAME", "triage_dumps"]
@@ -49,12 +51,13 @@ def _triage(dump: SavedDump) -> str:
     for source in (dump.dump, dump.log):
         if source is None:
             continue
-        words = ["report", "--force", "-o", page, "--verdict", dump.directory / VERDICT_NAME]
+        words: list[str | Path] = ["report", "--force", "-o", page, "--verdict", dump.directory / VERDICT_NAME]
         # Where we are found may be known to this process alone.
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         try:
-            command = [sys.executable, "-m", "postpanic", *words, source]
-            finished = run(command, env=environment, timeout_s=TIMEOUT_S, check=False)
+            finished = run(
+                [sys.executable, "-m", "postpanic", *words, source], env=environment, timeout_s=TIMEOUT_S, check=False
+            )
         except ProcessError as exc:
             problem = exc.message
             continue
