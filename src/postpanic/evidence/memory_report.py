@@ -31,7 +31,8 @@ _IDLE_LIMIT = 60
 """Lines that say nothing of memory, after which a report is over."""
 
 _INVOKED = re.compile(
-    r"^(?P<comm>.{1,64}?) invoked oom-killer: gfp_mask=(?P<gfp>[^\s,]{1,300}),(?: nodemask=\S{1,80})? order=(?P<order>-?\d{1,3})"
+    r"^(?P<comm>.{1,64}?) invoked oom-killer: gfp_mask=(?P<gfp>[^\s,]{1,300}),"
+    r"(?: nodemask=\S{1,80})? order=(?P<order>-?\d{1,3})"
 )
 _FAILED = re.compile(
     r"^(?P<comm>.{1,64}?): page allocation failure: order:(?P<order>\d{1,3}), mode:(?P<gfp>\S{1,300}?)(?:,|$)"
