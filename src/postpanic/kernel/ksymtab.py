@@ -36,6 +36,8 @@ _RUNS_LIMIT = 16
 
 _IDENTIFIER = re.compile(rb"[A-Za-z_][A-Za-z0-9_.$]*")
 
+_DATA = np.frombuffer(b"BbDdRr", dtype=np.uint8)
+"""Letters of data, as nm has them (``scripts/kallsyms.c`` leaves them out without ``CONFIG_KALLSYMS_ALL``)."""
 _NAME_STARTS = np.zeros(256, dtype=bool)
 _NAME_STARTS[list(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_")] = True
 
@@ -50,10 +52,9 @@ def read_symbols(memory: KernelMemory) -> SymbolTable:
         As :func:`.read_kallsyms` does.
     """
     table = read_kallsyms(memory)
-    named = make_vmcoreinfo_symbols(memory)
-    if all(symbol.name in table for symbol in named):
+    if np.isin(table.types, _DATA).any():
         return table
-    table = table.merge(named)
+    table = table.merge(make_vmcoreinfo_symbols(memory))
     try:
         return table.merge(read_exported_symbols(memory))
     except FactAbsentError:
