@@ -36,8 +36,11 @@ _RUNS_LIMIT = 16
 
 _IDENTIFIER = re.compile(rb"[A-Za-z_][A-Za-z0-9_.$]*")
 
-_DATA = np.frombuffer(b"BbDdRr", dtype=np.uint8)
-"""Letters of data, as nm has them (``scripts/kallsyms.c`` leaves them out without ``CONFIG_KALLSYMS_ALL``)."""
+_ZEROED_DATA = np.frombuffer(b"Bb", dtype=np.uint8)
+"""
+nm's letters of data that begins as zeroes: every kernel has such, and ``scripts/kallsyms.c`` leaves it out without
+``CONFIG_KALLSYMS_ALL``. Other letters of data may stand for marks of the linker beside the text (``_etext``).
+"""
 _NAME_STARTS = np.zeros(256, dtype=bool)
 _NAME_STARTS[list(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_")] = True
 
@@ -52,7 +55,7 @@ def read_symbols(memory: KernelMemory) -> SymbolTable:
         As :func:`.read_kallsyms` does.
     """
     table = read_kallsyms(memory)
-    if np.isin(table.types, _DATA).any():
+    if np.isin(table.types, _ZEROED_DATA).any():
         return table
     table = table.merge(make_vmcoreinfo_symbols(memory))
     try:
