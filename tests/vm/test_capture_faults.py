@@ -94,6 +94,7 @@ def judge_swap(disk: Path, before: bytes, tmp_path: Path) -> None:
     assert disk.read_bytes()[:4096] == before, "the swap area is what it was"
 
 
+@pytest.mark.matrix
 def test_a_disk_that_hangs_costs_neither_the_other_dump_nor_the_reboot(crash_lab: Lab, tmp_path: Path) -> None:
     path = make_disk(tmp_path / "hanging.img", 256)
     words = (
