@@ -212,6 +212,7 @@ def judge_last(undone: CommandResult, empty: CommandResult) -> None:
     assert empty.stderr.startswith("error[load-refused]: only root may load a capture kernel\n")
 
 
+@pytest.mark.matrix
 def test_without_a_reservation_nothing_is_built(on_host: Run) -> None:
     arm, build, disabled, status = on_host(
         "postpanic arm",
