@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
@@ -20,8 +19,8 @@ from postpanic.analysis.triage.memory.exhausted import memory_reports
 from postpanic.analysis.triage.memory.sheet import sheet_of_dump, sheet_of_report
 from postpanic.errors import PostpanicError
 from postpanic.findings.verdict import Cause, Confidence, Verdict
-from postpanic.report.text import render_text
 from tests.vm.lab import Crash
+from tests.vm.shown_evidence import check_evidence
 
 SCENARIOS = ("out-of-memory", "init-exit", "nmi", "sysrq-c")
 OWN = {
@@ -65,16 +64,7 @@ def test_the_verdict_names_what_happened(verdict: Verdict, scenario: str) -> Non
 
 
 def test_every_piece_of_evidence_is_shown_by_its_command(dump: OpenDump, verdict: Verdict) -> None:
-    checked = 0
-    for finding in verdict.findings:
-        for evidence in finding.evidence:
-            if finding.detector not in OWN or not evidence.command or not evidence.shows:
-                continue
-            text = "\n".join(render_text(dump.run(evidence.command)))
-            wanted = re.sub(r"\s+", " ", evidence.shows)
-            assert wanted in re.sub(r"\s+", " ", text), (finding.detector, evidence)
-            checked += 1
-    assert checked >= 3
+    assert check_evidence(dump, (each for each in verdict.findings if each.detector in OWN)) >= 3
 
 
 def test_every_next_step_is_a_line_that_the_prompt_takes(dump: OpenDump, verdict: Verdict) -> None:

@@ -15,10 +15,9 @@ from postpanic.analysis.triage import Scene, faults, judge, scene_of_dump
 from postpanic.analysis.triage.faults.code_paths import code_graphs
 from postpanic.analysis.triage.registry import declared_detectors
 from postpanic.analysis.workspace import Workspace
-from postpanic.errors import PostpanicError
 from postpanic.findings.verdict import Cause, Confidence, Finding, Verdict
-from postpanic.report.text import render_text
 from tests.vm.lab import Crash
+from tests.vm.shown_evidence import check_evidence
 
 SCENARIOS = ("module-null", "irq-null", "module-recursion")
 EXPECTED = {
@@ -61,18 +60,7 @@ def test_the_verdict_names_the_pointer_or_the_recursion(verdict: Verdict, scenar
 
 
 def test_every_piece_of_evidence_is_shown_by_its_command(dump: OpenDump, verdict: Verdict) -> None:
-    checked = 0
-    for finding in _own(verdict):
-        for evidence in finding.evidence:
-            if not evidence.command or not evidence.shows:
-                continue
-            try:
-                shown = "\n".join(render_text(dump.run(evidence.command)))
-            except PostpanicError as exc:
-                pytest.fail(f"{finding.detector}: {evidence.command}: {exc}")
-            assert " ".join(evidence.shows.split()) in " ".join(shown.split()), (evidence, shown[:2000])
-            checked += 1
-    assert checked >= 2
+    assert check_evidence(dump, _own(verdict)) >= 2
 
 
 def test_each_module_of_detectors_is_imported() -> None:

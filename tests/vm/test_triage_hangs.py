@@ -13,10 +13,9 @@ from postpanic.analysis.triage.hangs.leaks import open_picture
 from postpanic.analysis.triage.hangs.roots import RootKind, find_chains
 from postpanic.analysis.triage.hangs.stories import Story, tell
 from postpanic.analysis.triage.registry import declared_detectors
-from postpanic.errors import PostpanicError
 from postpanic.findings.verdict import Cause, Confidence, Finding, Role, Verdict
-from postpanic.report.text import render_text
 from tests.vm.lab import Crash
+from tests.vm.shown_evidence import check_evidence
 
 EXPECTED = {
     "locked": (Cause.DEADLOCK, Confidence.PROVEN, {"abba_one", "abba_two"}, "locked", ("locked_left", "locked_right")),
@@ -72,18 +71,7 @@ def test_the_verdict_names_who_holds_the_others_up(verdict: Verdict, scenario: s
 
 
 def test_every_piece_of_evidence_is_shown_by_its_command(dump: OpenDump, verdict: Verdict) -> None:
-    checked = 0
-    for finding in _own(verdict):
-        for evidence in finding.evidence:
-            if not evidence.command or not evidence.shows:
-                continue
-            try:
-                shown = "\n".join(render_text(dump.run(evidence.command)))
-            except PostpanicError as exc:
-                pytest.fail(f"{finding.detector}: {evidence.command}: {exc}")
-            assert " ".join(evidence.shows.split()) in " ".join(shown.split()), (evidence, shown[:2000])
-            checked += 1
-    assert checked >= 2
+    assert check_evidence(dump, _own(verdict)) >= 2
 
 
 @pytest.mark.parametrize("dump", ["locked"], indirect=True)

@@ -18,7 +18,6 @@ from postpanic.errors import FactAbsentError, FileFaultError, UsageError
 __all__ = ["command"]
 
 STANDARD_OUTPUT = Path("-")
-REDACTIONS = ("names", "addresses", "command-lines")
 
 
 @click.command(cls=Verb, name="report")
@@ -99,6 +98,8 @@ def command(
 def _parse_redactions(text: str | None) -> tuple[str, ...]:
     if text is None:
         return ()
+    from postpanic.report.html.redaction import REDACTIONS
+
     words = [word.strip() for word in text.split(",") if word.strip()]
     if "all" in words:
         return REDACTIONS
