@@ -51,6 +51,8 @@ class Terminal:
             start_new_session=True,
         )
         os.close(inside)
+        self._poll = select.poll()
+        self._poll.register(self._fd, select.POLLIN)
 
     def __enter__(self) -> Self:
         return self
@@ -69,8 +71,7 @@ class Terminal:
         """Read until the pattern appears; what came up to its end, and the rest stays for later."""
         deadline = time.monotonic() + timeout_s
         while not (match := re.search(pattern, self.pending)):
-            ready, _, _ = select.select([self._fd], [], [], max(0, deadline - time.monotonic()))
-            if not ready:
+            if not self._poll.poll(max(0, deadline - time.monotonic()) * 1000):
                 raise AssertionError(f"{pattern!r} did not come within {timeout_s} s: {self.pending[-2000:]!r}")
             try:
                 data = os.read(self._fd, _READ_BYTES)
@@ -99,8 +100,7 @@ class Terminal:
             status = self._process.poll()
             if status is not None:
                 return status
-            ready, _, _ = select.select([self._fd], [], [], 0.1)
-            if ready:
+            if self._poll.poll(100):
                 try:
                     self.pending += os.read(self._fd, _READ_BYTES)
                 except OSError:

@@ -58,7 +58,9 @@ def follow_files(paths: Sequence[Path], directory: Path | None, show: Show, *, f
             raise OutputError((exc.strerror or str(exc)).lower(), where=str(directory)) from exc
         store = ReportStore(directory)
     count = 0
+    poll = select.poll()
     with Signals() as signals:
+        poll.register(signals.descriptor, select.POLLIN)
         while not signals.is_ended:
             found = [(each, report) for each in followed for report in _read(each)]
             for each, report in found:
@@ -67,7 +69,7 @@ def follow_files(paths: Sequence[Path], directory: Path | None, show: Show, *, f
             if signals.take_statistics():
                 show.statistics(_count(followed, count))
             if not found:
-                select.select([signals.descriptor], [], [], _POLL_S)
+                poll.poll(_POLL_S * 1000)
             signals.drain()
         for each in followed:
             for report in each.follower.finish():

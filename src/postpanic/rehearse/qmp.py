@@ -43,6 +43,8 @@ class Monitor:
         self._replies = replies
         self._commands = commands
         self._pending = b""
+        self._poll = select.poll()
+        self._poll.register(replies, select.POLLIN)
 
     def open(self) -> None:
         """Take QEMU's greeting and leave the negotiation mode."""
@@ -81,8 +83,7 @@ class Monitor:
     def _read_message(self, deadline: float) -> dict[str, object]:
         while b"\n" not in self._pending:
             remaining_s = deadline - time.monotonic()
-            ready, _, _ = select.select([self._replies], [], [], max(0.0, remaining_s))
-            if not ready:
+            if not self._poll.poll(max(0.0, remaining_s) * 1000):
                 raise MonitorError("qemu's monitor does not answer in time")
             data = os.read(self._replies.fileno(), 65536)
             if not data:

@@ -201,6 +201,8 @@ class ChildReport:
     def __init__(self, fd: int, tally: Tally) -> None:
         self.is_done = False
         self._fd = fd
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLIN)
         self._tally = tally
         self._rest = b""
         self._last = time.monotonic()
@@ -216,7 +218,7 @@ class ChildReport:
             time.sleep(min(timeout_s, 0.05))
             return
         end = time.monotonic() + timeout_s
-        while select.select([self._fd], [], [], max(end - time.monotonic(), 0))[0]:
+        while self._poll.poll(max(end - time.monotonic(), 0) * 1000):
             data = os.read(self._fd, _LIMIT_BYTES)
             if not data:
                 self._at_end = True

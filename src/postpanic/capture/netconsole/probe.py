@@ -83,9 +83,11 @@ def send_probe(targets: Sequence[Target], *, timeout_s: float = 5.0, kmsg: Path 
 def _collect(waiting: socket.socket, targets: Sequence[Target], number: str, timeout_s: float) -> list[Target]:
     deadline = time.monotonic() + timeout_s
     arrived: list[Target] = []
+    poll = select.poll()
+    poll.register(waiting, select.POLLIN)
     while len(arrived) < len(targets):
         left = deadline - time.monotonic()
-        if left <= 0 or not select.select([waiting], [], [], left)[0]:
+        if left <= 0 or not poll.poll(left * 1000):
             break
         data, (host, *_) = waiting.recvfrom(256)
         if not data.startswith(_ANSWER + number.encode()):
