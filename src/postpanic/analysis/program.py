@@ -61,6 +61,8 @@ class OpenedProgram:
 
     def close(self) -> None:
         """Close the dump, and remove files that no cache keeps; the program must not be used any more."""
+        # What it has kept refers to it, and it holds a descriptor for each file of debug information.
+        self.prog.cache.clear()
         self.overlay.close()
         if self.synthesized is not None:
             self.synthesized.close()

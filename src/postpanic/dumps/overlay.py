@@ -146,7 +146,8 @@ class Overlay:
         return states
 
     def close(self) -> None:
-        """Close the dump beneath; what was written is gone."""
+        """Close the dump beneath, and let go of who listens; what was written is gone."""
+        self._listeners.clear()
         self._dump.close()
 
     def __enter__(self) -> Self:
