@@ -61,6 +61,9 @@ class View(Protocol):
     def registers(self, thread: Thread) -> Mapping[str, int]:
         """Return its registers, as far as they are known."""
 
+    def read_ahead(self) -> bool:
+        """Read a little of what will be asked for; False: there is no more."""
+
     def read(self, thread: Thread | None, vaddr: int, size_bytes: int) -> bytes:
         """Read what there is of a range from its beginning on; an ``AbsentError`` if there is nothing."""
 

@@ -10,7 +10,7 @@ a function call preserves, and no others.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from drgn import Object, cast
@@ -80,6 +80,14 @@ class Threads:
         if thread.id not in kept:
             kept[thread.id] = self._read_registers(thread)
         return kept[thread.id]
+
+    def read_ahead(self) -> bool:
+        """Read the registers of one more thread, so that nobody has to wait for them; False: all are read."""
+        left: Iterator[Thread] = self._workspace.once("gdb's registers to come", lambda: iter(self.all))
+        thread = next(left, None)
+        if thread is not None:
+            self.registers(thread)
+        return thread is not None
 
     @property
     def _by_id(self) -> dict[int, tuple[Thread, TaskFacts]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
+import select
 import socket
 import stat
 import struct
@@ -213,7 +214,11 @@ class _Client:
             connection.setsockopt(socket.SOL_SOCKET, option, timeval)
         if connection.family != socket.AF_UNIX:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._view = view
         self._session = Session(view)
+        self._arrivals = select.poll()
+        self._arrivals.register(connection, select.POLLIN)
+        self._looks_ahead = True
         self._reader = PacketReader(PACKET_BYTES)
         self._last = b""
         self._resends = 0
@@ -221,6 +226,7 @@ class _Client:
     def serve_once(self) -> bool:
         """Take what arrives within a moment, and answer it; False: the client is gone, or is to go."""
         try:
+            self._look_ahead()
             try:
                 data = self.connection.recv(_RECEIVE_BYTES)
             except BlockingIOError:
@@ -233,6 +239,11 @@ class _Client:
         except (OSError, ProtocolError):
             return False
         return True
+
+    def _look_ahead(self) -> None:
+        """Read what will be asked for, as long as nothing is asked."""
+        while self._looks_ahead and not self._arrivals.poll(0):
+            self._looks_ahead = self._view.read_ahead()
 
     def _take(self, item: bytes | Control) -> bool:
         if item is Control.NACK and self._session.needs_acks:

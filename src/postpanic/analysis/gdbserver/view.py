@@ -90,6 +90,10 @@ class DumpView:
         """Return the registers of a task, as far as they are known."""
         return self._tasks.registers(thread)
 
+    def read_ahead(self) -> bool:
+        """Read a little of what will be asked for; False: there is no more."""
+        return self._tasks.read_ahead()
+
     def read(self, thread: Thread | None, vaddr: int, size_bytes: int) -> bytes:
         """Read memory as a task sees it; raises as :meth:`TargetMemory.read` does."""
         return self._memory.read(self._tasks.task(thread), vaddr, size_bytes)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import bisect
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
 import numpy as np
-from drgn import MainModule, Program, SymbolBinding, SymbolKind
+from drgn import MainModule, Program, Symbol, SymbolBinding, SymbolKind
 from numpy.typing import NDArray
 
 __all__ = ["CodeIndex", "Place"]
@@ -57,16 +58,11 @@ class CodeIndex:
         self._prog = prog
         self._places: dict[int, Place | None] = {}
         self._callers: dict[int, Place | None] = {}
-        symbols = [
-            (symbol.address, _rank(symbol.binding, symbol.name), symbol.size, symbol.name)
-            for symbol in prog.symbols()
-            if symbol.kind in _CODE and symbol.address >> 63
-        ]
-        symbols.sort(key=itemgetter(0, 1))
-        self._starts = [symbol[0] for symbol in symbols]
-        self._names = [symbol[3] for symbol in symbols]
+        symbols = _read_code_symbols(prog)
+        self._starts = [address for address, _ in symbols]
+        self._names = [symbol.name for _, symbol in symbols]
         starts = np.array(self._starts, dtype=np.uint64)
-        sizes = np.array([symbol[2] for symbol in symbols], dtype=np.uint64)
+        sizes = np.array([symbol.size for _, symbol in symbols], dtype=np.uint64)
         self._ends_array = _find_ends(starts, sizes)
         self._ends: list[int] = self._ends_array.tolist()
         self._starts_array = starts
@@ -137,9 +133,31 @@ class CodeIndex:
         return "" if isinstance(module, MainModule) else module.name
 
 
-def _rank(binding: SymbolBinding, name: str) -> int:
+def _read_code_symbols(prog: Program) -> list[tuple[int, Symbol]]:
+    """Read the symbols of code with their addresses: rising, and of one address the one first that names the function."""
+    # A symbol's address costs little to ask for, its kind and binding much.
+    addressed = [(symbol.address, symbol) for symbol in prog.symbols()]
+    found = [each for each in addressed if each[0] >> 63 and each[1].kind in _CODE]
+    found.sort(key=itemgetter(0))
+    for start, end in _find_runs([address for address, _ in found]):
+        found[start:end] = sorted(found[start:end], key=lambda each: _rank(each[1]))
+    return found
+
+
+def _find_runs(addresses: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Find where the same address stands more than once in a row: ``[start, end)`` of each such run."""
+    if not addresses:
+        return iter(())
+    array = np.array(addresses, dtype=np.uint64)
+    begins = np.flatnonzero(np.diff(array, prepend=~array[:1]) != 0)
+    ends = np.append(begins[1:], len(array))
+    is_long = ends - begins > 1
+    return zip(begins[is_long].tolist(), ends[is_long].tolist(), strict=True)
+
+
+def _rank(symbol: Symbol) -> int:
     """Tell which of the symbols at one address names the function: not that of a system call of 32 bits."""
-    return _RANK.get(binding, 2) + (4 if name.startswith("__ia32_") else 0)
+    return _RANK.get(symbol.binding, 2) + (4 if symbol.name.startswith("__ia32_") else 0)
 
 
 def _find_ends(starts: NDArray[np.uint64], sizes: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -39,6 +39,8 @@ class Machine:
         self.values = {42: {"rip": 0xFFFF_FFFF_8100_1234, "rsp": KERNEL + 8, "eflags": 0x246}, 1: {"rip": 7}}
         self.pages = {KERNEL: bytearray(range(256)) * 16, KERNEL + PAGE_BYTES: bytearray(b"\x5a") * PAGE_BYTES}
         self.user = bytearray(b"user memory of init")
+        self.read_ahead_times = 0
+        self.read_ahead_limit = 1000
         self.lines: list[tuple[str, int]] = []
         self.output: Callable[[str], Iterable[str]] = lambda line: [f"ran {line}\n"]
 
@@ -47,6 +49,10 @@ class Machine:
 
     def registers(self, thread: Thread) -> Mapping[str, int]:
         return self.values.get(thread.id, {})
+
+    def read_ahead(self) -> bool:
+        self.read_ahead_times += 1
+        return self.read_ahead_times < self.read_ahead_limit
 
     def read(self, thread: Thread | None, vaddr: int, size_bytes: int) -> bytes:
         if thread is not None and thread.id == 1 and USER <= vaddr < USER + len(self.user):

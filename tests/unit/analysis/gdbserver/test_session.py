@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -60,6 +61,24 @@ def test_a_damaged_packet_is_asked_for_again_and_a_lost_reply_sent_again(machine
         assert client.ask(b"qC") == b"QC2a"
         client.connection.sendall(b"-")
         assert client.receive() == b"QC2a"
+
+
+def test_what_will_be_asked_for_is_read_while_nothing_is_asked(client: Client, machine: Machine) -> None:
+    assert client.ask(b"qC") == b"QC2a"
+    until = time.monotonic() + 10
+    while machine.read_ahead_times < machine.read_ahead_limit and time.monotonic() < until:
+        time.sleep(0.01)
+
+    assert machine.read_ahead_times == machine.read_ahead_limit
+    assert client.ask(b"qC") == b"QC2a"
+
+
+def test_reading_ahead_keeps_nobody_waiting(machine: Machine, tmp_path: Path) -> None:
+    machine.read_ahead_limit = 1 << 60
+    with connected(machine, tmp_path) as (client, _):
+        assert [client.ask(b"qC") for _ in range(100)] == [b"QC2a"] * 100
+    # Nor does it keep the server from ending.
+    assert machine.read_ahead_times
 
 
 def test_threads_in_both_ways(client: Client) -> None:
