@@ -17,8 +17,10 @@ from postpanic.rehearse.packages import Archive
 from postpanic.rehearse.programs import ProgramStore
 from postpanic.rehearse.store import Bundle, PackageStore
 
-__all__ = ["build_module", "build_modules"]
+__all__ = ["CROSS_TOOLS", "build_module", "build_modules"]
 
+CROSS_TOOLS = {"": "", "arm64": "aarch64-linux-gnu-"}
+"""What the names of the compiler and its companions begin with, by Debian's architecture; empty: the host's."""
 _KBUILD = re.compile(r"linux-kbuild-[\w.+~]+")
 _BUILD_TIMEOUT_S = 600.0
 
@@ -31,6 +33,12 @@ def _resolve_headers(archive: Archive, name: str) -> Bundle:
         if wanted.startswith("linux-headers-") or _KBUILD.fullmatch(wanted):
             found[wanted] = archive.find(re.escape(wanted))[-1]
     return Bundle(replace(main, depends=()), tuple(replace(part, depends=()) for part in found.values()))
+
+
+def _resolve_programs(archive: Archive, name: str) -> Bundle:
+    """Find the programs that a kernel's modules are built with, as they run here."""
+    package = replace(archive.find(name)[-1], depends=())
+    return Bundle(package, (package,))
 
 
 def build_module(source: Path, kernel: Kernel, suites: Sequence[str], cache_dir: Path, target: Path) -> Path:
@@ -57,20 +65,38 @@ def build_module(source: Path, kernel: Kernel, suites: Sequence[str], cache_dir:
 
 
 def build_modules(
-    sources: Sequence[Path], kernel: Kernel, suites: Sequence[str], cache_dir: Path, target: Path
+    sources: Sequence[Path],
+    kernel: Kernel,
+    suites: Sequence[str],
+    cache_dir: Path,
+    target: Path,
+    architecture: str = "",
 ) -> list[Path]:
-    """Build several modules at once, each of one source: see :func:`build_module`."""
-    name = f"linux-headers-{kernel.release}"
-    _, entry = PackageStore(cache_dir, "headers").fetch(suites, name, _resolve_headers)
+    """
+    Build several modules at once, each of one source: see :func:`build_module`.
+
+    Parameters
+    ----------
+    architecture : str
+        A key of :data:`CROSS_TOOLS`: Debian's name of the kernel's architecture.
+    """
+    name, tools = f"linux-headers-{kernel.release}", CROSS_TOOLS[architecture]
+    compiler = find_program(f"{tools}gcc", hint=f"install gcc-{tools.removesuffix('-')}" if tools else "install gcc")
+    _, entry = PackageStore(cache_dir, "headers", architecture).fetch(suites, name, _resolve_headers)
+    programs = entry
+    if architecture:
+        # Those of the headers' own architecture would not run here.
+        kbuild = (entry / "usr/src" / name / "scripts").readlink().parent.name
+        _, programs = PackageStore(cache_dir, "headers").fetch(suites, re.escape(kbuild), _resolve_programs)
     with tempfile.TemporaryDirectory() as directory:
         tree, work = Path(directory, "tree"), Path(directory, "module")
-        _make_tree(entry / "usr/src" / name, entry, tree, cache_dir)
+        _make_tree(entry / "usr/src" / name, entry, tree, cache_dir, programs)
         work.mkdir()
         for source in sources:
             shutil.copy(source, work)
         (work / "Makefile").write_text(f"obj-m := {' '.join(f'{source.stem}.o' for source in sources)}\n")
         # The host's compiler, whichever the kernel was built with; its types come from the kernel's.
-        words = [f"M={work}", "CC=gcc", "CROSS_COMPILE=", "modules"]
+        words = [f"M={work}", f"CC={compiler.name}", f"CROSS_COMPILE={tools}", "modules"]
         words += [f"-j{os.cpu_count() or 1}"] if len(sources) > 1 else []
         words += [f"{option}=" for option in ("CONFIG_DEBUG_INFO_BTF_MODULES", "CONFIG_CC_HAS_MIN_FUNCTION_ALIGNMENT")]
         run([find_program("make"), "-C", tree, *words], timeout_s=_BUILD_TIMEOUT_S)
@@ -94,8 +120,15 @@ def _mirror(source: Path, target: Path, loader: Sequence[str]) -> None:
             place.chmod(0o755)
 
 
-def _make_tree(headers: Path, entry: Path, tree: Path, cache_dir: Path) -> None:
-    """Make a build tree of unpacked headers: theirs has the paths of installed ones in it."""
+def _make_tree(headers: Path, entry: Path, tree: Path, cache_dir: Path, programs: Path) -> None:
+    """
+    Make a build tree of unpacked headers: theirs has the paths of installed ones in it.
+
+    Parameters
+    ----------
+    entry, programs : Path
+        What the headers are unpacked into, and the programs that build with them.
+    """
     loader = ProgramStore(cache_dir).fetch("makedumpfile", "usr/bin/makedumpfile").command[:-1]
     tree.mkdir()
     for path in headers.iterdir():
@@ -104,7 +137,8 @@ def _make_tree(headers: Path, entry: Path, tree: Path, cache_dir: Path) -> None:
             text = text.replace("/usr/src/", f"{entry}/usr/src/")
             (tree / path.name).write_text(text)
         elif path.name in {"scripts", "tools"}:
-            _mirror(path.resolve(), tree / path.name, loader)
+            place = Path(os.path.normpath(path.parent / path.readlink())).relative_to(entry)
+            _mirror(programs / place, tree / path.name, loader)
         elif path.name in {".config", ".kernelvariables", "Module.symvers"}:
             shutil.copy(path, tree)
         else:

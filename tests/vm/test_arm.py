@@ -16,6 +16,7 @@ BAD_LOAD = HALT + '[capture]\nkexec = "legacy"\nkexec_options = ["--nonsense"]\n
 SHOW = "cat /sys/kernel/kexec_crash_loaded /proc/sys/kernel/panic_on_oops /proc/sys/kernel/panic"
 SNAPSHOT = (
     "ls -lARc --time-style=full-iso /etc /boot /var /root /run /usr/lib/modules; "
+    "cut -d ' ' -f 1 /proc/modules; cat /proc/mounts /proc/swaps; ls /sys/block; "
     "cd /proc/sys; grep -s . kernel/panic* kernel/oops* kernel/kexec* kernel/*lock* kernel/hung* vm/panic*"
 )
 """What must not be changed by looking at it."""

@@ -43,9 +43,15 @@ INSTALL_VENV = (
 """As pip leaves it in a virtual environment."""
 SNAPSHOT = (
     "ls -lARc --time-style=full-iso /etc /boot /var/lib/postpanic /var/crash /root /usr/local /opt; "
+    "cut -d ' ' -f 1 /proc/modules; cat /proc/mounts /proc/swaps; ls /sys/block; "
     "cd /proc/sys; grep -s . kernel/panic* kernel/oops* kernel/kexec* kernel/*lock* kernel/hung* vm/panic*"
 )
 """What must not be changed by looking at it."""
+SYSTEMD_SETTLE = (
+    'while [ "$(systemctl show -P ActiveState postpanic)" = activating ] || '
+    "systemctl list-jobs --no-legend postpanic.service | grep -q .; do sleep 1; done; "
+)
+"""The machine is up before it is armed: no boot waits for an image that has to be built."""
 SYSTEMD_SHOW = "systemctl show -p ActiveState,Result,ExecMainStatus {0}; journalctl -b -o cat --no-pager -u {0}"
 
 
@@ -74,6 +80,10 @@ class Journey:
         Whether another kdump is configured on this host; it is imported.
     init : str
         What runs services.
+    settle : str
+        Waits until the machine is armed, or failed to be.
+    reboots_armed : bool
+        Whether it is rebooted once more before it crashes.
     """
 
     install: str = INSTALL_TARGET
@@ -86,6 +96,7 @@ class Journey:
     collected: str = SYSTEMD_SHOW.format("postpanic-collect")
     is_foreign: bool = False
     init: str = "systemd"
+    settle: str = SYSTEMD_SETTLE
     reboots_armed: bool = False
 
     @property
@@ -107,20 +118,20 @@ class Journey:
         armed = Boot(
             (
                 "cat /proc/cmdline",
-                self.service,
+                self.settle + self.service,
                 f'b=$({SNAPSHOT}); postpanic status --json; s=$?; [ "$({SNAPSHOT})" = "$b" ] && exit $s',
                 "postpanic list",
                 "stat -c %y /var/lib/postpanic/capture.img; cat /sys/kernel/kexec_crash_loaded",
             ),
             REBOOT if self.reboots_armed else CRASH,
         )
-        again = Boot((armed.commands[-1], "postpanic status"), CRASH)
+        again = Boot((self.settle + armed.commands[-1], "postpanic status"), CRASH)
         last = Boot(
             (
                 self.collected,
                 "postpanic list --json",
                 "postpanic list",
-                "postpanic status",
+                self.settle + "postpanic status",
                 "cat /root/told",
                 "postpanic collect --no-devices",
                 f"cmp /root/set {self.changed} && postpanic crashkernel --undo && {compare}",
@@ -153,6 +164,7 @@ OTHERS = {
         service=OPENRC_SHOW,
         collected=OPENRC_SHOW,
         init="openrc",
+        settle="",
     ),
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ import click
 
 from postpanic.cli.verb import Verb
 from postpanic.errors import NotReadyError, OutputError, UsageError
-from postpanic.units import format_size, parse_size
+from postpanic.units import parse_size
 
 if TYPE_CHECKING:
     from postpanic.capture.config import Config
@@ -29,7 +28,6 @@ __all__ = ["command"]
 
 KINDS = ("sysrq", "nmi", "out-of-memory", "panic", "bug", "null", "softlockup", "hardlockup", "hung-task", "stack")
 FAULTS = "disk-error|disk-hang|saver-killed"
-_ROOM_BYTES = 2 << 30
 
 _T = TypeVar("_T")
 
@@ -114,16 +112,17 @@ def command(config_file: Path | None, root: Path | None, kernel: str, crashkerne
     host, config = _find_config(config_file, root, kernel)
     options = _choose_options(words, host, config)
     from postpanic.cli.rehearse_report import print_runs, print_subject, to_json
-    from postpanic.rehearse.machine import detect_accelerator
+    from postpanic.rehearse.machine import find_kvm_fault
     from postpanic.rehearse.runs import Runner, Series, list_runs
     from postpanic.rehearse.subject import read_subject
 
-    subject = read_subject(config, host, kernel=kernel, crashkernel=crashkernel)
-    is_emulated = detect_accelerator() == "tcg"
-    if not words.as_json:
-        print_subject(subject, is_emulated=is_emulated)
     with ExitStack() as stack:
-        runner = Runner(subject, _make_directory(words.keep, stack), options, _say)
+        directory = _make_directory(words.keep, stack)
+        subject = read_subject(config, host, kernel=kernel, crashkernel=crashkernel)
+        kvm_fault = find_kvm_fault()
+        if not words.as_json:
+            print_subject(subject, kvm_fault)
+        runner = Runner(subject, directory, options, _say)
         # An image that is not what the configuration asks for proves nothing of it.
         planned = [] if subject.stale else list_runs(subject, words.crash, is_matrix=words.matrix)
         runs = [runner.run(one, f"{number} of {len(planned)}") for number, one in enumerate(planned, 1)]
@@ -131,7 +130,7 @@ def command(config_file: Path | None, root: Path | None, kernel: str, crashkerne
         if words.smallest and runs and not _find_broken(subject, runs):
             needed = runner.find_smallest(runs[0])
         broken = _find_broken(subject, runs)
-        series = Series(subject, config, tuple(runs), broken, needed, memory_bytes, is_emulated)
+        series = Series(subject, config, tuple(runs), broken, needed, memory_bytes, bool(kvm_fault))
         if root is None and not (words.fault or words.unreachable or words.disk or words.free):
             _remember(config, series)
         if words.as_json:
@@ -150,9 +149,11 @@ def _choose_options(words: _Asked, host: Host, config: Config) -> RehearsalOptio
     from postpanic.rehearse.faults import parse_faults
     from postpanic.rehearse.overlays import measure_image
     from postpanic.rehearse.rehearsal import RehearsalOptions
+    from postpanic.rehearse.requirements import find_needed
 
     kinds = [target.kind for target in (*config.targets, *config.fallbacks)]
-    find_board(host.machine, words.dtb)
+    board = find_board(host.machine, words.dtb)
+    find_needed(board.program, board.package)
     disks = _parse_numbered("--disk", words.disk, len(kinds), Path, "0=disk.img")
     for number, path in disks.items():
         if kinds[number] not in {"file", "raw"}:
@@ -212,6 +213,8 @@ def _parse_size(option: str, text: str) -> int:
 
 
 def _make_directory(keep: Path | None, stack: ExitStack) -> Path:
+    from postpanic.rehearse.requirements import check_room
+
     if keep is None:
         name = stack.enter_context(tempfile.TemporaryDirectory(prefix="postpanic-rehearsal-"))
         directory = Path(name)
@@ -223,13 +226,7 @@ def _make_directory(keep: Path | None, stack: ExitStack) -> Path:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
             raise OutputError((exc.strerror or str(exc)).lower(), where=str(directory)) from exc
-    room = shutil.disk_usage(directory).free
-    if room < _ROOM_BYTES:
-        raise OutputError(
-            f"{format_size(room)} are free, a rehearsal takes up to {format_size(_ROOM_BYTES)}",
-            where=str(directory),
-            hint="TMPDIR, or --keep DIR on a larger disk",
-        )
+    check_room(directory)
     return directory
 
 

@@ -39,7 +39,7 @@ def show_progress(line: str) -> None:
             return
 
 
-def print_subject(subject: Subject, *, is_emulated: bool) -> None:
+def print_subject(subject: Subject, kvm_fault: str) -> None:
     """Print what is rehearsed."""
     image = "the one that is armed" if subject.is_armed else "what postpanic arm would build"
     print(f"kernel      {subject.host.release}, captured by {subject.prepared.kernel.release}")
@@ -47,7 +47,7 @@ def print_subject(subject: Subject, *, is_emulated: bool) -> None:
     print(f"reserved    {format_size(subject.reserved_bytes)} ({subject.reserved_by})")
     for number, target in enumerate(subject.targets):
         print(f"target {number}    {target.name}" + (" (fallback)" if number >= len(subject.plan.targets) else ""))
-    print(f"machine     QEMU, {'software emulation' if is_emulated else 'KVM'}", flush=True)
+    print(f"machine     QEMU, {f'software emulation ({kvm_fault})' if kvm_fault else 'KVM'}", flush=True)
     for reason in subject.stale:
         print(f"stale       {reason}")
 

@@ -22,8 +22,8 @@ class Board:
 
     Attributes
     ----------
-    program : str
-        QEMU's.
+    program, package : str
+        QEMU's, and Debian's name of what has it.
     machine, cpu : str
         Of its ``-M`` and ``-cpu``.
     console : str
@@ -39,6 +39,7 @@ class Board:
     """
 
     program: str
+    package: str
     machine: str
     cpu: str
     console: str
@@ -78,6 +79,7 @@ class Board:
 BOARDS = {
     "x86_64": Board(
         program="qemu-system-x86_64",
+        package="qemu-system-x86",
         machine="pc",
         cpu="max,la57=off",
         console="ttyS0",

@@ -40,6 +40,7 @@ __all__ = [
     "build_command",
     "build_console_command",
     "detect_accelerator",
+    "find_kvm_fault",
     "scale_timeout",
 ]
 
@@ -185,16 +186,23 @@ def _option_path(path: Path) -> str:
     return str(path)
 
 
-@functools.cache
 def detect_accelerator() -> Accelerator:
+    """Tell what to run guests with: ``kvm`` if a guest really boots with it, else ``tcg``."""
+    return "tcg" if find_kvm_fault() else "kvm"
+
+
+@functools.cache
+def find_kvm_fault(device: Path = Path("/dev/kvm")) -> str:
     """
-    Tell what to run guests with: ``kvm`` if a guest really boots with it, else ``tcg``.
+    Say why guests do not run with KVM; empty: they do.
 
     A ``/dev/kvm`` that is there and can be opened may still fail on the first
     instruction, so a boot sector is run that ends QEMU with a status of its own.
     """
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        return "tcg"
+    try:
+        os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as exc:
+        return f"{device}: {(exc.strerror or str(exc)).lower()}"
     sector = _PROBE_CODE.ljust(510, b"\0") + b"\x55\xaa"
     try:
         with tempfile.NamedTemporaryFile(prefix="postpanic-probe-") as image:
@@ -204,9 +212,12 @@ def detect_accelerator() -> Accelerator:
             words += ["-device", "isa-debug-exit", "-drive", f"file={image.name},format=raw,if=ide,readonly=on"]
             program = find_program("qemu-system-x86_64", hint=_HINT)
             finished = run([program, *words], timeout_s=PROBE_TIMEOUT_S, check=False)
-    except (ProcessError, OSError):
-        return "tcg"
-    return "kvm" if finished.returncode == _PROBE_STATUS else "tcg"
+    except (ProcessError, OSError) as exc:
+        return f"{device}: no guest boots with it: {exc}"
+    if finished.returncode != _PROBE_STATUS:
+        said = finished.stderr.decode(errors="replace").strip().rsplit("\n", 1)[-1]
+        return f"{device}: no guest boots with it: {said or f'qemu ended with status {finished.returncode}'}"
+    return ""
 
 
 def scale_timeout(timeout_s: float) -> float:

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Literal
 
 from postpanic.errors import NotReadyError
-from postpanic.process import find_program, run
+from postpanic.process import run
 from postpanic.rehearse.disks import make_empty_disk
+from postpanic.rehearse.requirements import find_needed
 from postpanic.saver.plan import BlockPlan, FilePlan, RawPlan
 
 __all__ = ["CONTROLLERS", "Controller", "StandIn", "choose_controller", "make_stand_in", "spell_disks"]
@@ -144,7 +145,7 @@ def make_stand_in(plan: FilePlan | RawPlan, size_bytes: int, path: Path) -> Stan
         if plan.swap:
             words = ["-U", device.uuid] if device.uuid else []
             words += ["-L", device.label] if device.label else []
-            run([find_program("mkswap", hint="install util-linux"), *words, path])
+            run([find_needed("mkswap", "util-linux"), *words, path])
     if device.part_uuid or device.part_label or device.partition:
         _put_into_partition(device, path)
     return StandIn(path, serial)
@@ -153,29 +154,25 @@ def make_stand_in(plan: FilePlan | RawPlan, size_bytes: int, path: Path) -> Stan
 def _spell_mkfs(filesystem: str, device: BlockPlan, path: Path) -> list[str | Path]:
     uuid, label = device.uuid, device.label
     if filesystem in {"ext2", "ext3", "ext4"}:
-        words: list[str | Path] = [_find_mkfs("mke2fs", "e2fsprogs"), "-q", "-F", "-t", filesystem]
+        words: list[str | Path] = [find_needed("mke2fs", "e2fsprogs"), "-q", "-F", "-t", filesystem]
         words += ["-E", "root_owner=0:0,nodiscard"]
         words += ["-U", uuid] if uuid else []
         words += ["-L", label] if label else []
     elif filesystem == "xfs":
-        words = [_find_mkfs("mkfs.xfs", "xfsprogs"), "-q", "-f", "-K"]
+        words = [find_needed("mkfs.xfs", "xfsprogs"), "-q", "-f", "-K"]
         words += ["-m", f"uuid={uuid}"] if uuid else []
         words += ["-L", label] if label else []
     elif filesystem == "btrfs":
-        words = [_find_mkfs("mkfs.btrfs", "btrfs-progs"), "-q", "-f", "-K"]
+        words = [find_needed("mkfs.btrfs", "btrfs-progs"), "-q", "-f", "-K"]
         words += ["-U", uuid] if uuid else []
         words += ["-L", label] if label else []
     elif filesystem in {"vfat", "msdos"}:
-        words = [_find_mkfs("mkfs.vfat", "dosfstools"), "-F", "32"]
+        words = [find_needed("mkfs.vfat", "dosfstools"), "-F", "32"]
         words += ["-i", uuid.replace("-", "")] if uuid else []
         words += ["-n", label] if label else []
     else:
         raise NotReadyError(f"a stand-in with {filesystem} cannot be made", hint="ext2, ext3, ext4, xfs, btrfs, vfat")
     return [*words, path]
-
-
-def _find_mkfs(program: str, package: str) -> Path:
-    return find_program(program, hint=f"install {package}")
 
 
 def _put_into_partition(device: BlockPlan, path: Path) -> None:
@@ -189,7 +186,7 @@ def _put_into_partition(device: BlockPlan, path: Path) -> None:
     fields += [f"uuid={device.part_uuid}"] if device.part_uuid else []
     fields += [f'name="{device.part_label}"'] if device.part_label else []
     script = f"label: gpt\nunit: sectors\n{number} : {', '.join(fields)}\n"
-    run([find_program("sfdisk", hint="install fdisk"), "--quiet", path], stdin=script.encode())
+    run([find_needed("sfdisk", "fdisk"), "--quiet", path], stdin=script.encode())
     _copy_sparsely(content, path, _PARTITION_START_BYTES)
     content.unlink()
 

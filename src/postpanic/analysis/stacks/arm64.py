@@ -41,6 +41,8 @@ _MODE_MASK = 0xF
 """``PSR_MODE_MASK``; 0 is EL0, user mode."""
 _ENTRY = re.compile(r"el1[ht]?_(?:64_)?(?:sync|irq|fiq|error)(?:_invalid)?\Z")
 """Vectors of exceptions taken in the kernel itself (``entry.S``), the names of 5.10 too."""
+_VECTORS = "vectors"
+"""The table of vectors (``entry.S``): where a CPU is right after it took an exception."""
 _KERNEL_BIT = 1 << 55
 """Tells the kernel's half from the user's, whatever the bits above it are used for."""
 _PROLOGUE_BYTES = 4 << 10
@@ -147,10 +149,13 @@ class FrameRecords:
         self, trace: Trace, areas: Sequence[Area], fp: int, lr: int | None, place: Place | None, pc: int
     ) -> None:
         while len(trace.frames) < _MAX_FRAMES:
-            if lr is not None and place is not None and not self._made_record(place, pc):
-                trace.frames.append(self._caller(self.strip(lr), fp, areas))
-            lr = None
             area = _find(areas, fp)
+            if lr is not None and place is not None and not self._made_record(place, pc):
+                # At an exception vector: the record may be made, and nothing called since.
+                is_vector = place.function == _VECTORS and area is not None
+                if not is_vector or self._words.read(fp + 8) != lr:
+                    trace.frames.append(self._caller(self.strip(lr), fp, areas))
+            lr = None
             if area is None or fp & 7:
                 if fp:
                     what = f"frame pointer {fp:#x} is in no stack that is known"

@@ -134,7 +134,7 @@ class CodeIndex:
 
 
 def _read_code_symbols(prog: Program) -> list[tuple[int, Symbol]]:
-    """Read the symbols of code with their addresses: rising, and of one address the one first that names the function."""
+    """Read the symbols of code with their addresses, rising; of one address the one first that names the function."""
     # A symbol's address costs little to ask for, its kind and binding much.
     addressed = [(symbol.address, symbol) for symbol in prog.symbols()]
     found = [each for each in addressed if each[0] >> 63 and each[1].kind in _CODE]

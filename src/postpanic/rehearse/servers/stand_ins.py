@@ -19,7 +19,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from postpanic.errors import NotReadyError, PostpanicError
-from postpanic.process import find_program, run
+from postpanic.process import run
+from postpanic.rehearse.requirements import find_needed
 from postpanic.rehearse.servers.http import list_objects
 from postpanic.saver.plan import HttpPlan, NfsPlan, SshPlan
 
@@ -89,11 +90,7 @@ def make_ssh_server(
     NotReadyError
         If OpenSSH's server is not installed or cannot be started, or the key is none.
     """
-    hint = "install openssh-server"
-    try:
-        sshd, keygen = find_program("sshd", hint=hint), find_program("ssh-keygen", hint="install openssh-client")
-    except PostpanicError as exc:
-        raise NotReadyError(exc.message, hint=exc.hint) from exc
+    sshd, keygen = find_needed("sshd", "openssh-server"), find_needed("ssh-keygen", "openssh-client")
     directory.mkdir()
     received.mkdir(parents=True)
     _write_secret(directory / "client", key if key.endswith(b"\n") else key + b"\n")
@@ -198,7 +195,7 @@ def _make_certificate(host: str, directory: Path) -> Path:
     try:
         words = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", _DAYS]
         words += ["-subj", "/CN=rehearsal", "-addext", f"subjectAltName={kind}:{host}"]
-        run([find_program("openssl", hint="install openssl"), *words, "-keyout", key, "-out", certificate])
+        run([find_needed("openssl", "openssl"), *words, "-keyout", key, "-out", certificate])
     except PostpanicError as exc:
         raise NotReadyError(f"no certificate can be made: {exc.message}", hint=exc.hint) from exc
     _write_secret(both, certificate.read_bytes() + key.read_bytes())
@@ -222,7 +219,7 @@ def _spell_sshd(sshd: Path, config: Path, directory: Path, user: str) -> str:
     if not _PRIVSEP_DIRECTORY.is_dir():
         steps.insert(1, f"mount -t tmpfs tmpfs {_PRIVSEP_DIRECTORY.parent} && mkdir {_PRIVSEP_DIRECTORY}")
     try:
-        unshare = find_program("unshare", hint="install util-linux")
+        unshare = find_needed("unshare", "util-linux")
         run([unshare, "--mount", "true"])
     except PostpanicError as exc:
         raise NotReadyError(f"no server of SSH can be started: {exc.message}", hint="rehearse as another user") from exc
