@@ -153,7 +153,7 @@ class FrameRecords:
             if lr is not None and place is not None and not self._made_record(place, pc):
                 # At an exception vector: the record may be made, and nothing called since.
                 is_vector = place.function == _VECTORS and area is not None
-                if not is_vector or self._words.read(fp + 8) != lr:
+                if not is_vector or self.strip(self._words.read(fp + 8)) != self.strip(lr):
                     trace.frames.append(self._caller(self.strip(lr), fp, areas))
             lr = None
             if area is None or fp & 7:
