@@ -68,7 +68,8 @@ class Board:
                 stream.seek(offset)
                 found = stream.read(len(magic))
         except OSError as exc:
-            raise NotReadyError((exc.strerror or str(exc)).lower(), where=str(path)) from exc
+            hint = "run it as root" if isinstance(exc, PermissionError) else ""
+            raise NotReadyError((exc.strerror or str(exc)).lower(), where=str(path), hint=hint) from exc
         if found != magic:
             raise NotReadyError(
                 f"is no {self.kernel_kind}: at {offset:#x} is {found.hex()}, not {magic.hex()}", where=str(path)

@@ -64,6 +64,7 @@ _BOOTED = "Run /init as init process"
 # mov $0x501,%dx; mov $0x2a,%al; out %al,(%dx); hlt: makes isa-debug-exit end QEMU with (0x2a << 1) | 1.
 _PROBE_CODE = bytes.fromhex("ba0105 b02a ee f4")
 _PROBE_STATUS = 85
+_SAID_CHARACTERS = 160
 
 
 class MachineError(ProcessError):
@@ -216,7 +217,7 @@ def find_kvm_fault(device: Path = Path("/dev/kvm")) -> str:
         return f"{device}: no guest boots with it: {exc}"
     if finished.returncode != _PROBE_STATUS:
         said = finished.stderr.decode(errors="replace").strip().rsplit("\n", 1)[-1]
-        return f"{device}: no guest boots with it: {said or f'qemu ended with status {finished.returncode}'}"
+        return f"{device}: no guest boots with it: {said[-_SAID_CHARACTERS:] or f'qemu ended with status {finished.returncode}'}"
     return ""
 
 
