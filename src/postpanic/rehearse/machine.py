@@ -216,8 +216,8 @@ def find_kvm_fault(device: Path = Path("/dev/kvm")) -> str:
     except (ProcessError, OSError) as exc:
         return f"{device}: no guest boots with it: {exc}"
     if finished.returncode != _PROBE_STATUS:
-        said = finished.stderr.decode(errors="replace").strip().rsplit("\n", 1)[-1]
-        return f"{device}: no guest boots with it: {said[-_SAID_CHARACTERS:] or f'qemu ended with status {finished.returncode}'}"
+        said = finished.stderr.decode(errors="replace").strip().rsplit("\n", 1)[-1][-_SAID_CHARACTERS:]
+        return f"{device}: no guest boots with it: {said or f'qemu ended with status {finished.returncode}'}"
     return ""
 
 
