@@ -78,6 +78,8 @@ def find_used_names(tree: ast.Module) -> set[str]:
         for alias in node.names
         if alias.name == "numpy"
     }
+    if not aliases:
+        return set()
     return {
         node.attr
         for node in ast.walk(tree)

@@ -165,6 +165,26 @@ def total(point: Point) -> int:
     assert b"Doc." not in compile_module("probe", source)
 
 
+def test_compiled_module_never_asks_what_annotations_are() -> None:
+    source = b'''"""Doc."""
+class Point:
+    """Doc."""
+    x: absent.Type = 1
+def total(point: absent.Type, *rest: absent.Type) -> absent.Type:
+    """Doc."""
+    assert False, "dropped"
+    return point.x
+'''
+    names: dict[str, object] = {}
+    exec(marshal.loads(compile_module("probe", source)), names)  # noqa: S102, S302
+    total, point = names["total"], names["Point"]
+    assert callable(total)
+    assert callable(point)
+    assert total(point()) == 1
+    assert point.__doc__ is None
+    assert b"Doc." not in compile_module("probe", source)
+
+
 def test_methods_of_data_classes_are_recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "recorded_once.py").write_text(
         "import dataclasses\n@dataclasses.dataclass\nclass A:\n    only_here: int\n"
