@@ -178,15 +178,14 @@ def travel(lab: Lab, disk: Path, journey: Journey, directory: Path) -> tuple[Sys
     }
     host = SystemHost.copy(lab, disk, directory, journey.boots, files)
     results = []
-    for _ in journey.boots:
-        source = read_entry_source(host.disk, directory) if journey.loader == "bls" else None
-        results.append(host.boot(source))
-    log = "".join(
-        f"--- boot {number}: {one.command[:100]} = {one.status}, {one.seconds:.1f} s\n{one.stdout}{one.stderr}"
-        for number, boot in enumerate(results)
-        for one in boot
-    )
-    (directory / "journey.log").write_text(log)
+    with (directory / "journey.log").open("w") as log:
+        for number in range(len(journey.boots)):
+            source = read_entry_source(host.disk, directory) if journey.loader == "bls" else None
+            results.append(host.boot(source))
+            for one in results[-1]:
+                log.write(f"--- boot {number}: {one.command[:100]} = {one.status}, {one.seconds:.1f} s\n")
+                log.write(one.stdout + one.stderr)
+            log.flush()
     return host, results
 
 
