@@ -91,7 +91,7 @@ def _crash(job: GuestJob, plan: SavePlan) -> None:
     kernel, image = Path(KERNEL_PATH), Path(IMAGE_PATH)
     outcome = load(host, LoadRequest(kernel, image, job.command_line, cast("LoadMethod", job.method)))
     _say(f"loaded {outcome.method}")
-    verification = verify(host, Expected(kernel, image, job.command_line))
+    verification = verify(host, Expected(kernel, image, job.command_line), handed=outcome.handed)
     _say("; ".join([f"verified {verification.outcome}", *verification.reasons]))
     for name, value in job.settings.items():
         try:

@@ -200,7 +200,7 @@ class _Loading:
         say("loading it")
         try:
             outcome = load(self._host, self._request())
-            verification = verify(self._host, self._expected)
+            verification = verify(self._host, self._expected, handed=outcome.handed)
             if verification.outcome == "bad":
                 reasons = "; ".join(verification.reasons)
                 raise NotReadyError(f"what was loaded is not what was meant to be: {reasons}")

@@ -9,19 +9,16 @@ x86: ``struct boot_params``, the "zero page" (``arch/x86/include/uapi/asm/bootpa
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from postpanic.errors import CorruptError
+from postpanic.capture.kexec.device_tree import FDT_MAGIC, Node, decode_tree
 
 __all__ = ["BootData", "decode_boot_params", "decode_device_tree", "is_boot_params", "is_device_tree"]
 
 BOOT_PARAMS_BYTES = 4096
 COMMAND_LINE_MAX_BYTES = 4096
 
-_FDT_MAGIC = b"\xd0\x0d\xfe\xed"
-_FDT_LIMIT_BYTES = 4 << 20
-_BEGIN_NODE, _END_NODE, _PROP, _NOP, _END = 1, 2, 3, 4, 9
 _E820_ENTRY = struct.Struct("<QQI")
 _E820_MAX = 128
 _E820_RAM = 1
@@ -102,7 +99,7 @@ def find_core_header_word(line: str) -> int:
 
 def is_device_tree(page: bytes) -> bool:
     """Tell whether a page is the beginning of a flattened device tree."""
-    return page[:4] == _FDT_MAGIC
+    return page[:4] == FDT_MAGIC
 
 
 def decode_device_tree(raw: bytes) -> BootData:
@@ -114,62 +111,16 @@ def decode_device_tree(raw: bytes) -> BootData:
     CorruptError
         If the tree makes no sense.
     """
-    chosen = {name: value for path, name, value in _walk(raw) if path == "/chosen"}
-
-    def number(name: str) -> int:
-        value = chosen.get(name, b"")
-        return int.from_bytes(value, "big") if len(value) in (4, 8) else 0
-
-    start, end = number("linux,initrd-start"), number("linux,initrd-end")
-    header = chosen.get("linux,elfcorehdr", b"")
-    usable = chosen.get("linux,usable-memory-range", b"")
-    memory = []
-    for at in range(0, len(usable) - 15, 16):
-        base, size = struct.unpack_from(">QQ", usable, at)
-        memory.append((base, base + size))
-    line = chosen.get("bootargs", b"").split(b"\0", 1)[0].decode(errors="surrogateescape")
+    tree = decode_tree(raw)
+    chosen = tree.chosen or Node("chosen")
+    start, end = chosen.number("linux,initrd-start", 0), chosen.number("linux,initrd-end", 0)
+    header = tree.decode_ranges(chosen.properties.get("linux,elfcorehdr", b""))
+    usable = tree.decode_ranges(chosen.properties.get("linux,usable-memory-range", b""))
+    line = chosen.properties.get("bootargs", b"").split(b"\0", 1)[0].decode(errors="surrogateescape")
     return BootData(
         "device tree",
         line,
         (start, end - start) if end > start else None,
-        int.from_bytes(header[:8], "big") if len(header) >= 8 else find_core_header_word(line),
-        tuple(memory),
+        header[0][0] if header else find_core_header_word(line),
+        tuple((base, base + size) for base, size in usable),
     )
-
-
-def _walk(raw: bytes) -> Iterator[tuple[str, str, bytes]]:
-    """Yield each property: path of its node, name, value."""
-    if len(raw) < 40:
-        raise CorruptError(f"{len(raw)} bytes, the header of a device tree has 40")
-    size, struct_at, strings_at = struct.unpack_from(">III", raw, 4)
-    if not 40 <= size <= min(len(raw), _FDT_LIMIT_BYTES) or struct_at >= size or strings_at > size:
-        raise CorruptError(
-            f"a device tree of {size} bytes in {len(raw)}, its parts at {struct_at:#x} and {strings_at:#x}"
-        )
-    path: list[str] = []
-    at = struct_at
-    while at + 4 <= size:
-        (token,) = struct.unpack_from(">I", raw, at)
-        at += 4
-        if token == _BEGIN_NODE:
-            end = raw.find(b"\0", at, size)
-            if end < 0:
-                raise CorruptError("a node's name has no end")
-            path.append(raw[at:end].decode(errors="replace"))
-            at = end + 1 + 3 & ~3
-        elif token == _END_NODE:
-            if not path:
-                raise CorruptError("more nodes end than have begun")
-            path.pop()
-        elif token == _PROP and at + 8 <= size:
-            length, name_at = struct.unpack_from(">II", raw, at)
-            name = raw[strings_at + name_at : size].split(b"\0", 1)[0].decode(errors="replace")
-            if at + 8 + length > size:
-                raise CorruptError(f"property {name!r} of {length} bytes goes beyond the end")
-            yield "/".join(path) or "/", name, raw[at + 8 : at + 8 + length]
-            at = at + 8 + length + 3 & ~3
-        elif token == _END:
-            return
-        elif token != _NOP:
-            raise CorruptError(f"token {token:#x} at {at - 4:#x} is none of a device tree")
-    raise CorruptError("the device tree has no end")

@@ -19,8 +19,11 @@ from typing import Literal
 
 from postpanic.capture.host import Host
 from postpanic.capture.kexec import system_calls
+from postpanic.capture.kexec.arm64_segments import Piece, arrange
+from postpanic.capture.kexec.device_tree import DeviceTree, decode_tree, read_unfolded_tree
 from postpanic.capture.kexec.images import KernelImage, read_image
 from postpanic.capture.kexec.legacy import LegacyOptions, LegacyRefusedError, legacy_load
+from postpanic.capture.kexec.own_header import make_core_header
 from postpanic.capture.kexec.refusals import LoadRefusedError, check_before, check_request, explain_errno
 from postpanic.errors import FileFaultError
 
@@ -30,6 +33,10 @@ LoadMethod = Literal["auto", "file", "legacy"]
 
 _ONLY_LEGACY = (errno.ENOSYS, errno.ENOEXEC)
 """Answers of the newer system call after which the older one may do better."""
+_WITHOUT_PROGRAM = frozenset({"aarch64"})
+"""Where the older system call gets what is put together here, and the kexec program is not needed."""
+_FLAT_TREE = "sys/firmware/fdt"
+_UNFOLDED_TREE = "sys/firmware/devicetree/base"
 
 
 @dataclass(frozen=True)
@@ -46,8 +53,8 @@ class LoadRequest:
     command_line : str
         All of it, but for what the loader itself adds (``elfcorehdr=``).
     method : str
-        ``file``: by the kernel, which checks signatures; ``legacy``: by the kexec program; ``auto``: by the program
-        only where the kernel cannot.
+        ``file``: by the kernel, which checks signatures; ``legacy``: by the older system call, for which the kexec
+        program puts things together, or on arm64 we do; ``auto``: by the older one only where the kernel has no other.
     legacy : LegacyOptions
         For the program.
     """
@@ -74,12 +81,15 @@ class LoadOutcome:
         Whether another capture kernel was loaded before.
     remarks : tuple of str
         What is worth knowing though it went well, one phrase each.
+    handed : tuple of Piece
+        What the kernel was given, where that was put together here.
     """
 
     method: Literal["file", "legacy"]
     image: KernelImage
     replaced: bool
     remarks: tuple[str, ...] = ()
+    handed: tuple[Piece, ...] = ()
 
 
 def load(host: Host, request: LoadRequest) -> LoadOutcome:
@@ -169,6 +179,8 @@ def _load_file(host: Host, request: LoadRequest, image: KernelImage) -> None:
 def _load_legacy(
     host: Host, request: LoadRequest, image: KernelImage, before: bool, remarks: tuple[str, ...] = ()
 ) -> LoadOutcome:
+    if host.machine in _WITHOUT_PROGRAM:
+        return _load_pieces(host, request, image, before, remarks)
     # The program reads gzip and xz at most, and only if it was built so.
     kernel: Path | bytes = image.content if image.packing else request.kernel
     if image.packing:
@@ -185,6 +197,49 @@ def _load_legacy(
     if said:
         remarks = (*remarks, f"kexec says: {said.splitlines()[0]}")
     return LoadOutcome("legacy", image, before, remarks)
+
+
+def _load_pieces(
+    host: Host, request: LoadRequest, image: KernelImage, before: bool, remarks: tuple[str, ...]
+) -> LoadOutcome:
+    """Put everything together, and look at it, before the kernel lets go of what is loaded."""
+    initrd = _read_initrd(request.initrd)
+    reserved = host.read_io_memory().crash_kernel
+    header = make_core_header(host)
+    arrangement = arrange(image, initrd, request.command_line, read_device_tree(host), reserved, header)
+    segments = [(piece.paddr, piece.content, piece.size_bytes) for piece in arrangement.pieces]
+    try:
+        system_calls.legacy_load(host.machine, arrangement.entry, segments)
+    except OSError as exc:
+        size = len(initrd or b"")
+        raise explain_errno(exc.errno or 0, host, image=image, kernel=request.kernel, initrd_bytes=size) from exc
+    if image.packing:
+        remarks = (*remarks, f"unpacked ({image.packing}) before loading")
+    return LoadOutcome("legacy", image, before, remarks, arrangement.pieces)
+
+
+def read_device_tree(host: Host) -> DeviceTree:
+    """
+    Read the device tree that the host was booted with.
+
+    Raises
+    ------
+    AbsentError
+        If the kernel does not show it.
+    CorruptError
+        If it makes no sense.
+    """
+    try:
+        return decode_tree(host.path(_FLAT_TREE).read_bytes())
+    except OSError:
+        return read_unfolded_tree(host.path(_UNFOLDED_TREE))
+
+
+def _read_initrd(initrd: Path | bytes | None) -> bytes | None:
+    try:
+        return initrd.read_bytes() if isinstance(initrd, Path) else initrd
+    except OSError as exc:
+        raise FileFaultError(f"cannot read the initramfs: {exc.strerror}", where=str(initrd)) from exc
 
 
 def _measure_initrd(initrd: Path | bytes | None) -> int:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from collections.abc import Sequence
 
-__all__ = ["FILE_LOAD_NUMBERS", "file_load", "file_unload", "legacy_unload"]
+__all__ = ["FILE_LOAD_NUMBERS", "file_load", "file_unload", "legacy_load", "legacy_unload"]
 
 FILE_LOAD_NUMBERS = {"x86_64": 320, "aarch64": 294, "riscv64": 294, "loongarch64": 294, "ppc64le": 382, "s390x": 381}
 LEGACY_LOAD_NUMBERS = {"x86_64": 246, "aarch64": 104, "riscv64": 104, "loongarch64": 104, "ppc64le": 268, "s390x": 277}
@@ -49,6 +50,39 @@ def file_load(machine: str, kernel_fd: int, initrd_fd: int | None, command_line:
 def file_unload(machine: str) -> None:
     """Have the kernel forget a capture kernel, however it was loaded; also under lockdown."""
     _call(FILE_LOAD_NUMBERS, machine, -1, -1, 0, None, _FILE_UNLOAD | _FILE_ON_CRASH)
+
+
+class _KexecSegment(ctypes.Structure):
+    """``struct kexec_segment``."""
+
+    _fields_ = (
+        ("buf", ctypes.c_char_p),
+        ("bufsz", ctypes.c_size_t),
+        ("mem", ctypes.c_size_t),
+        ("memsz", ctypes.c_size_t),
+    )
+
+
+def legacy_load(machine: str, entry: int, segments: Sequence[tuple[int, bytes, int]]) -> None:
+    """
+    Have the kernel copy a capture kernel into the reserved memory (``kexec_load(2)``).
+
+    Parameters
+    ----------
+    entry : int
+        The physical address where it begins.
+    segments : sequence of (int, bytes, int)
+        Physical address, what comes there, and how many bytes it takes: whole pages.
+
+    Raises
+    ------
+    OSError
+        As the kernel has it.
+    """
+    table = (_KexecSegment * len(segments))(
+        *(_KexecSegment(content, len(content), paddr, size_bytes) for paddr, content, size_bytes in segments)
+    )
+    _call(LEGACY_LOAD_NUMBERS, machine, entry, len(segments), ctypes.addressof(table), _LEGACY_ON_CRASH)
 
 
 def legacy_unload(machine: str) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from postpanic.capture.host import Host, IoMemory
+from postpanic.capture.kexec.arm64_segments import Piece
 from postpanic.capture.kexec.boot_data import (
     BOOT_PARAMS_BYTES,
     BootData,
@@ -26,9 +27,10 @@ from postpanic.capture.kexec.boot_data import (
 from postpanic.capture.kexec.core_header import CoreHeader, Range, compare_coverage, decode_core_header, subtract
 from postpanic.capture.kexec.images import read_image
 from postpanic.capture.kexec.live_image import Segment, find_outside, read_segments
+from postpanic.capture.kexec.own_header import read_crash_notes
 from postpanic.dumps.kcore import KCORE_PATH, open_kcore
 from postpanic.dumps.memory import Dump
-from postpanic.errors import PostpanicError
+from postpanic.errors import PageAbsentError, PostpanicError
 from postpanic.units import PhysAddr, format_size
 
 __all__ = ["Check", "Expected", "Outcome", "Verification", "verify"]
@@ -40,6 +42,8 @@ CORE_HEADER_LIMIT_BYTES = 4 << 20
 DEVICE_TREE_LIMIT_BYTES = 4 << 20
 SHOWN_RANGES = 3
 LOW_END = 1 << 20
+_NOT_SHOWN = ("segments", "contents")
+"""Checks that fail for want of a look at the memory."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +110,16 @@ class Verification:
         ]
 
 
-def verify(host: Host, expected: Expected | None = None) -> Verification:
+def verify(host: Host, expected: Expected | None = None, *, handed: Sequence[Piece] = ()) -> Verification:
     """
     Look at what is loaded for a crash.
 
     Nothing that the host's state causes is raised: it is the evidence of a check.
+
+    Parameters
+    ----------
+    handed : sequence of Piece
+        What the kernel was given just now. It is looked at instead where the kernel does not show what it has.
     """
     expected = expected or Expected()
     loaded = host.read_crash_loaded()
@@ -124,30 +133,57 @@ def verify(host: Host, expected: Expected | None = None) -> Verification:
         return Verification((*checks, Check("segments", "unverified", f"{why}: run it as root")))
     try:
         with open_kcore(host.path(str(KCORE_PATH)), lockdown_path=host.path("sys/kernel/security/lockdown")) as kcore:
-            checks += _Inspection(host, kcore, memory, expected).run()
+            seen = list(_inspect_memory(host, kcore, memory, expected))
     except PostpanicError as exc:
-        checks.append(Check("segments", "unverified", f"{exc}{f' ({exc.hint})' if exc.hint else ''}"))
-    return Verification(tuple(checks))
+        seen = [Check("segments", "unverified", f"{exc}{f' ({exc.hint})' if exc.hint else ''}")]
+    if handed and seen[-1].outcome == "unverified" and seen[-1].name in _NOT_SHOWN:
+        seen = list(_inspect_pieces(host, handed, memory, expected, seen[-1].evidence))
+    return Verification((*checks, *seen))
+
+
+def _inspect_memory(host: Host, kcore: Dump, memory: IoMemory, expected: Expected) -> Iterator[Check]:
+    try:
+        segments = read_segments(host, kcore)
+    except PostpanicError as exc:
+        yield Check("segments", "unverified", f"{exc}{f' ({exc.hint})' if exc.hint else ''}")
+        return
+    if segments is None:
+        yield Check("segments", "bad", "the kernel has no image to start")
+        return
+
+    def read(paddr: int, size_bytes: int) -> bytes:
+        return kcore.read(PhysAddr(paddr), size_bytes)
+
+    yield from _Inspection(host, read, memory, expected).run(segments)
+
+
+def _inspect_pieces(
+    host: Host, handed: Sequence[Piece], memory: IoMemory, expected: Expected, why: str
+) -> Iterator[Check]:
+    """Look at what the kernel was given: it has copied that, or the call had failed."""
+    yield Check("contents", "good", f"as the kernel was given them; they cannot be read back: {why}")
+
+    def read(paddr: int, size_bytes: int) -> bytes:
+        for piece in handed:
+            if piece.paddr <= paddr and paddr + size_bytes <= piece.paddr + piece.size_bytes:
+                at = paddr - piece.paddr
+                return piece.content[at : at + size_bytes].ljust(size_bytes, b"\0")
+        raise PageAbsentError(f"nothing was loaded at {paddr:#x}", paddr=paddr)
+
+    segments = [Segment(piece.paddr, len(piece.content), piece.size_bytes) for piece in handed]
+    yield from _Inspection(host, read, memory, expected).run(segments)
 
 
 class _Inspection:
     """The checks that read the reserved memory, each on what the ones before have found."""
 
-    def __init__(self, host: Host, kcore: Dump, memory: IoMemory, expected: Expected) -> None:
+    def __init__(self, host: Host, read: Callable[[int, int], bytes], memory: IoMemory, expected: Expected) -> None:
         self._host = host
-        self._kcore = kcore
+        self._read = read
         self._memory = memory
         self._expected = expected
 
-    def run(self) -> Iterator[Check]:
-        try:
-            segments = read_segments(self._host, self._kcore)
-        except PostpanicError as exc:
-            yield Check("segments", "unverified", f"{exc}{f' ({exc.hint})' if exc.hint else ''}")
-            return
-        if segments is None:
-            yield Check("segments", "bad", "the kernel has no image to start")
-            return
+    def run(self, segments: Sequence[Segment]) -> Iterator[Check]:
         yield self._check_segments(segments)
         if self._is_blank(segments):
             yield Check(
@@ -180,9 +216,6 @@ class _Inspection:
             yield check()
         except PostpanicError as exc:
             yield Check(name, "unverified", str(exc))
-
-    def _read(self, paddr: int, size_bytes: int) -> bytes:
-        return self._kcore.read(PhysAddr(paddr), size_bytes)
 
     def _check_segments(self, segments: Sequence[Segment]) -> Check:
         outside = find_outside(tuple(segments), self._memory)
@@ -309,8 +342,8 @@ class _Inspection:
         addresses = {paddr for paddr, _ in header.notes}
         if place is not None and place[0] not in addresses:
             return Check("notes", "bad", f"no VMCOREINFO: none of {len(header.notes)} notes is at {place[0]:#x}")
-        wanted = _read_crash_notes(self._host)
-        missing = [number for number, paddr in wanted.items() if paddr not in addresses]
+        wanted = read_crash_notes(self._host)
+        missing = [number for number, (paddr, _) in wanted.items() if paddr not in addresses]
         if missing:
             return Check("notes", "bad", f"no registers of processor {missing[0]} ({len(missing)} are missing)")
         if place is None or not wanted:
@@ -330,17 +363,6 @@ class _Inspection:
             ("twice", fault.repeated),
         )
         return Check("memory", "bad", "; ".join(f"{what}: {_spell_ranges(spans)}" for what, spans in parts if spans))
-
-
-def _read_crash_notes(host: Host) -> dict[int, int]:
-    """Read where each processor saves its registers: ``/sys/devices/system/cpu/cpuN/crash_notes``, hexadecimal."""
-    found = {}
-    for path in host.path("sys/devices/system/cpu").glob("cpu[0-9]*/crash_notes"):
-        try:
-            found[int(path.parent.name.removeprefix("cpu"))] = int(path.read_text(), 16)
-        except (OSError, ValueError):
-            continue
-    return dict(sorted(found.items()))
 
 
 def _spell_ranges(spans: Sequence[Range]) -> str:
