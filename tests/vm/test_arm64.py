@@ -15,8 +15,11 @@ from postpanic.analysis.page.evidence import run_line
 from postpanic.analysis.program import open_program
 from postpanic.analysis.workspace import Workspace
 from postpanic.cli.app import main
+from postpanic.dumps.open import open_dump
 from postpanic.errors import PostpanicError
 from postpanic.kernel.printk import read_log
+from postpanic.pages.checks import Outcome
+from postpanic.pages.selftest import check_dump
 from postpanic.report.text import render_text
 from tests.vm.arm64 import KERNELS, Arm64Dump, fetch_dump
 from tests.vm.lab import Lab
@@ -152,6 +155,28 @@ def test_walk_of_the_page_tables_agrees_with_the_linear_map(ask: Callable[[str],
     assert f"{paddr:x}" in opened.text(f"vtop {vaddr:x}")
     # Read by way of either, it is the same.
     assert opened.text(f"rd {vaddr:x} 4").split()[1:3] == opened.text(f"rd -p {paddr:x} 4").split()[1:3]
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_self_test_finds_everything_a_debugger_needs(dump: Arm64Dump, quick: bool) -> None:
+    with open_dump(dump.path) as written:
+        test = check_dump(written, quick=quick)
+    # There is no ORC on arm64.
+    assert {result.name for result in test.results if result.outcome is not Outcome.OK} == {"ORC"}, test.summary
+    assert test.passed
+
+
+def test_panic_cpu_is_known_to_the_debugger(ask: Callable[[str], Records], opened: Prompt) -> None:
+    cpu = int(opened.opened.prog["panic_cpu"].counter)
+    (running,) = (row for row in ask("ps") if row["pid"] == 1)
+    assert running["cpu"] == cpu
+    assert opened.opened.prog.crashed_thread().tid == 1
+
+
+def test_slab_caches_are_listed(opened: Prompt) -> None:
+    text = opened.text("kmem -s")
+    assert " kmalloc-128" in text
+    assert " task_struct" in text
 
 
 def test_triage_knows_a_crash_by_hand(dump: Arm64Dump, capsys: pytest.CaptureFixture[str]) -> None:

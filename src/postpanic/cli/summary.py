@@ -11,7 +11,9 @@ import numpy as np
 from postpanic.dumps.memory import Dump, DumpDescription, PageState
 from postpanic.dumps.notes import count_cpus
 from postpanic.errors import FactAbsentError, PostpanicError
-from postpanic.kernel.kallsyms import SymbolTable, read_kallsyms
+from postpanic.kernel.btf.find import search_kernel_btf
+from postpanic.kernel.kallsyms import SymbolTable
+from postpanic.kernel.ksymtab import has_data_symbols, read_symbols
 from postpanic.kernel.memory import KernelMemory, open_kernel_memory
 from postpanic.kernel.uts import read_utsname
 from postpanic.units import format_size
@@ -21,7 +23,8 @@ __all__ = ["Content", "DumpSummary", "summarize_dump"]
 CHUNK_PAGES = 1 << 20
 
 # What the kernel image ends and begins each table with; include/asm-generic/vmlinux.lds.h.
-_TABLES = (("types (BTF)", "__start_BTF", "__stop_BTF"), ("unwind (ORC)", "__start_orc_unwind", "__stop_orc_unwind"))
+_BTF = "__start_BTF"
+_TABLES = (("types (BTF)", _BTF, "__stop_BTF"), ("unwind (ORC)", "__start_orc_unwind", "__stop_orc_unwind"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,15 +141,19 @@ def _utsname(kernel: KernelMemory) -> dict[str, str]:
 
 def _read_contents(kernel: KernelMemory) -> Iterator[Content]:
     try:
-        symbols = read_kallsyms(kernel)
+        symbols = read_symbols(kernel)
     except PostpanicError as exc:
         yield Content("symbols", "", str(exc))
         for name, _, _ in _TABLES:
             yield Content(name, "", "no symbols to find them by")
         return
-    yield Content("symbols", f"{len(symbols)} in kallsyms")
+    has_data = has_data_symbols(symbols)
+    yield Content("symbols", f"{len(symbols)} in kallsyms{'' if has_data else ', exports and VMCOREINFO'}")
     for name, start, stop in _TABLES:
         try:
+            if start == _BTF and not has_data:
+                yield Content(name, format_size(len(search_kernel_btf(kernel)[1])))
+                continue
             yield Content(name, _describe_table(kernel, symbols, start, stop))
         except PostpanicError as exc:
             yield Content(name, "", str(exc))

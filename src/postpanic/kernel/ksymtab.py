@@ -20,7 +20,7 @@ from postpanic.kernel.kallsyms.symbols import make_table_of_names
 from postpanic.kernel.memory import KernelMemory
 from postpanic.units import MIB
 
-__all__ = ["make_vmcoreinfo_symbols", "read_exported_symbols", "read_symbols"]
+__all__ = ["has_data_symbols", "make_vmcoreinfo_symbols", "read_exported_symbols", "read_symbols"]
 
 _CHUNK_BYTES = 8 * MIB
 _REACH_BYTES = 4 * MIB
@@ -55,13 +55,18 @@ def read_symbols(memory: KernelMemory) -> SymbolTable:
         As :func:`.read_kallsyms` does.
     """
     table = read_kallsyms(memory)
-    if np.isin(table.types, _ZEROED_DATA).any():
+    if has_data_symbols(table):
         return table
     table = table.merge(make_vmcoreinfo_symbols(memory))
     try:
         return table.merge(read_exported_symbols(memory))
     except FactAbsentError:
         return table
+
+
+def has_data_symbols(table: SymbolTable) -> bool:
+    """Tell whether kallsyms has data and not functions alone (``CONFIG_KALLSYMS_ALL``)."""
+    return bool(np.isin(table.types, _ZEROED_DATA).any())
 
 
 def make_vmcoreinfo_symbols(memory: KernelMemory) -> SymbolTable:

@@ -4,7 +4,8 @@ Symbols that no table of the kernel has, found by what is known of them.
 Where kallsyms has functions only (no ``CONFIG_KALLSYMS_ALL``) and a symbol is
 not exported, two things remain: the kernel's types list the variables that each
 CPU has, with their places among each other, and a list can be followed from
-any of its entries to its head.
+any of its entries to its head. What remains is found by the code that uses it
+(:mod:`.references`).
 """
 
 from __future__ import annotations
@@ -12,23 +13,36 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
-from postpanic.errors import AbsentError, FactAbsentError
+from postpanic.errors import AbsentError, FactAbsentError, FileFaultError
 from postpanic.kernel.btf.decode import Btf
+from postpanic.kernel.btf.find import read_kernel_btf
 from postpanic.kernel.btf.layout import Kind
 from postpanic.kernel.kallsyms import SymbolTable
 from postpanic.kernel.kallsyms.symbols import make_table_of_names
+from postpanic.kernel.ksymtab import read_symbols
 from postpanic.kernel.memory import KernelMemory
+from postpanic.kernel.references import find_referenced_symbols
 from postpanic.units import MIB, VirtAddr
 
-__all__ = ["find_module_list", "find_per_cpu_symbols", "recover_symbols"]
+__all__ = [
+    "AllSymbols",
+    "find_module_list",
+    "find_per_cpu_symbols",
+    "find_slab_caches",
+    "read_all_symbols",
+    "recover_symbols",
+]
 
 _PER_CPU = b".data..percpu"
 _FEWEST_WITNESSES = 3
 _MOST_AREAS = 100_000
 _MOST_MODULES = 4096
+_MOST_KMALLOC_SIZES = 14
+"""``KMALLOC_SHIFT_HIGH + 1`` of the smallest pages (``include/linux/slab.h``): the caches of one type."""
 _LARGEST_AREA_BYTES = 64 * MIB
 _REACH_BYTES = 4 << 30
 """How far a module's code can be from the kernel's: what ``adrp`` reaches."""
@@ -59,9 +73,41 @@ def recover_symbols(memory: KernelMemory, table: SymbolTable, btf: Btf) -> Symbo
     # No module may be loaded, or none be in the dump.
     with contextlib.suppress(AbsentError):
         found["modules"] = find_module_list(memory, btf)
+    with contextlib.suppress(AbsentError):
+        found["slab_caches"] = find_slab_caches(memory, table, btf)
     found["_end"] = _find_end(memory, table)
+    found.update(find_referenced_symbols(memory, table))
     missing = [(name, vaddr) for name, vaddr in found.items() if name not in table]
     return table.merge(make_table_of_names(missing)) if missing else table
+
+
+@dataclass(frozen=True, slots=True)
+class AllSymbols:
+    """What names a kernel's functions and data."""
+
+    table: SymbolTable
+    per_cpu: frozenset[str]
+    """Names of variables that each CPU has a copy of: the image's own is freed after the start."""
+
+
+def read_all_symbols(memory: KernelMemory) -> AllSymbols:
+    """
+    Read what names a kernel's functions and data, and add what can be found otherwise.
+
+    Takes a second where kallsyms has functions only: it needs all names, and the types.
+
+    Raises
+    ------
+    FactAbsentError, CorruptError, TruncatedError, TranslationError, PageAbsentError
+        As :func:`.read_kallsyms` does.
+    """
+    table = read_symbols(memory)
+    try:
+        btf = read_kernel_btf(memory, table)
+        per_cpu = frozenset(name for name, _ in find_per_cpu_symbols(table, btf))
+        return AllSymbols(recover_symbols(memory, table, btf), per_cpu)
+    except (AbsentError, FileFaultError):
+        return AllSymbols(table, frozenset())
 
 
 def find_per_cpu_symbols(table: SymbolTable, btf: Btf) -> Iterator[tuple[str, int]]:
@@ -124,6 +170,27 @@ def find_module_list(memory: KernelMemory, btf: Btf) -> int:
     raise FactAbsentError("no module is loaded from which their list could be found")
 
 
+def find_slab_caches(memory: KernelMemory, table: SymbolTable, btf: Btf) -> int:
+    """
+    Find the head of the list of slab caches (``mm/slab_common.c``), by one of ``kmalloc_caches``, which is exported.
+
+    Raises
+    ------
+    AbsentError
+        If none is known, or it is not in the dump.
+    """
+    caches = table.get("kmalloc_caches")
+    if caches is None:
+        raise FactAbsentError("no slab cache is known")
+    link = btf.find_struct("kmem_cache").offset_of("list")
+    # The first sizes have none where objects are larger at the least.
+    pointers = memory.read_array(caches, np.uint64, _MOST_KMALLOC_SIZES).tolist()
+    cache = next((pointer for pointer in pointers if pointer >= int(_KERNEL_HALF)), None)
+    if cache is None or not _points_back(memory, cache + link):
+        raise FactAbsentError("kmalloc_caches leads to no list of slab caches")
+    return _follow(memory, cache + link)
+
+
 def _find_end(memory: KernelMemory, table: SymbolTable) -> int:
     """Find where the image ends: at the first page behind its last known symbol that is not mapped."""
     start, end = memory.layout.image_range
@@ -171,11 +238,11 @@ def _points_back(memory: KernelMemory, entry: int) -> bool:
 
 
 def _follow(memory: KernelMemory, entry: int) -> int:
-    """Follow a list to the entry that is no module: the head, in the kernel's own data."""
+    """Follow a list to the entry that is in the kernel's own data: the head."""
     start, end = memory.layout.image_range
     at = entry
     for _ in range(_MOST_MODULES):
         if start <= at < end:
             return at
         at = memory.read_u64(at)
-    raise FactAbsentError("the list of modules has no head")
+    raise FactAbsentError("the list has no head in the kernel's own data")

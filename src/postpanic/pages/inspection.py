@@ -8,11 +8,13 @@ from typing import Generic, TypeVar
 from postpanic.dumps.memory import Dump
 from postpanic.errors import AbsentError, CorruptError, FactAbsentError, PostpanicError
 from postpanic.kernel.btf import decode_btf
+from postpanic.kernel.btf.find import search_kernel_btf
 from postpanic.kernel.btf.layout import HEADER_SIZE_BYTES, MAX_DATA_BYTES
 from postpanic.kernel.btf.peek import PeekedStruct, peek_struct
 from postpanic.kernel.kallsyms.lookup import FoundSymbols, find_symbols
 from postpanic.kernel.memory import KernelMemory, open_kernel_memory
 from postpanic.kernel.paging.tables import EntryKind
+from postpanic.kernel.recovered import AllSymbols, read_all_symbols
 from postpanic.pages import crash_site
 from postpanic.pages.coverage import Surveyor, VirtualRange
 from postpanic.pages.crash_site import CrashSite, find_crash_site, find_thread_size
@@ -83,10 +85,12 @@ class Inspection:
         """The kernel as the written file has it."""
         self.truth = _Once(lambda: self._open_truth(source_kernel))
         """The kernel as the source has it, else as the written file does: says what must be there."""
-        self.own_symbols = _Once(lambda: find_symbols(self.kernel(), _SYMBOLS))
+        self._all_symbols = _Once(lambda: read_all_symbols(self.kernel()))
+        self.own_symbols = _Once(lambda: self._find_few(self.kernel(), self._all_symbols))
         """A few symbols as the written file has them."""
         self.symbols = _Once(self._find_symbols)
         """The same, but those of the source where the written file's are broken."""
+        self._found_btf = _Once(self._search_btf)
         self.surveyor = _Once(self._make_surveyor)
         """Looks at pages."""
         self.types = _Once(self._read_types)
@@ -98,10 +102,21 @@ class Inspection:
 
     def find_btf(self) -> tuple[VirtAddr, VirtAddr]:
         """Find where BTF begins and ends."""
+        if not self.has_data_symbols():
+            return self._found_btf()
         start, end = self.find_range("BTF", *BTF)
         if not HEADER_SIZE_BYTES < end - start <= MAX_DATA_BYTES:
             raise FactAbsentError("the kernel was built without BTF")
         return start, end
+
+    def has_data_symbols(self) -> bool:
+        """Tell whether kallsyms has data (``CONFIG_KALLSYMS_ALL``), so that what it does not have is not there."""
+        return any(self.symbols().get(first) is not None for first, _ in DATA)
+
+    def _search_btf(self) -> tuple[VirtAddr, VirtAddr]:
+        """Search for BTF that no symbol leads to, in the source where there is one."""
+        start, data = search_kernel_btf(self.truth())
+        return start, VirtAddr(start + len(data))
 
     def find_range(self, what: str, first: str, last: str) -> tuple[VirtAddr, VirtAddr]:
         """Find what lies between two symbols."""
@@ -146,6 +161,20 @@ class Inspection:
         if walk.steps and walk.steps[-1].kind is EntryKind.TABLE:
             raise AbsentError(f"to {vaddr:#x}: {walk.reason}")
 
+    def list_data(self) -> tuple[list[VirtualRange], int]:
+        """List the pages of variables that are known where kallsyms has functions only, and count the variables."""
+        everything = self._all_symbols()
+        image, end = self.truth().layout.image_range
+        start, stop = self.find_range("text", *TEXT)
+        vaddrs = [
+            symbol.vaddr
+            for symbol in everything.table
+            if symbol.type == "D" and image <= symbol.vaddr < end and not start <= symbol.vaddr <= stop
+            if symbol.name not in everything.per_cpu and symbol.name != "_end"
+        ]
+        size = self.truth().page_size_bytes
+        return [(page * size, size) for page in sorted({vaddr // size for vaddr in vaddrs})], len(vaddrs)
+
     def _open_truth(self, source_kernel: KernelMemory | None) -> KernelMemory:
         if source_kernel is not None:
             return source_kernel
@@ -156,6 +185,16 @@ class Inspection:
                 pass
         return self.kernel()
 
+    @staticmethod
+    def _find_few(memory: KernelMemory, read_all: Callable[[], AllSymbols]) -> FoundSymbols:
+        """Find what is asked for; by all that stands in for kallsyms where that has functions only."""
+        found = find_symbols(memory, _SYMBOLS)
+        if any(first in found.vaddrs for first, _ in DATA):
+            return found
+        table = read_all().table
+        vaddrs = {name: vaddr for name in _SYMBOLS if (vaddr := table.get(name)) is not None}
+        return FoundSymbols(vaddrs | found.vaddrs, found.tables, found.count)
+
     def _find_symbols(self) -> FoundSymbols:
         try:
             return self.own_symbols()
@@ -163,7 +202,8 @@ class Inspection:
             pass
         try:
             if self.source is not None:
-                return find_symbols(self.truth(), _SYMBOLS)
+                self._all_symbols = _Once(lambda: read_all_symbols(self.truth()))
+                return self._find_few(self.truth(), self._all_symbols)
         except PostpanicError:
             pass
         # What is wrong with the symbols is said once.

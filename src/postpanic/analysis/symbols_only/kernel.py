@@ -12,7 +12,8 @@ from postpanic.analysis.symbols_only.registers import (
 )
 from postpanic.dumps.memory import DumpDescription
 from postpanic.errors import AbsentError, FactAbsentError, PostpanicError
-from postpanic.kernel.kallsyms import Symbol, SymbolTable, read_kallsyms
+from postpanic.kernel.kallsyms import Symbol, SymbolTable
+from postpanic.kernel.ksymtab import read_symbols
 from postpanic.kernel.memory import KernelMemory
 from postpanic.kernel.orc import OrcTable, read_orc
 from postpanic.units import VirtAddr
@@ -50,8 +51,8 @@ class SymbolsOnly:
 
     @cached_property
     def symbols(self) -> SymbolTable:
-        """The kernel's symbols; raises as :func:`read_kallsyms` does."""
-        return read_kallsyms(self.memory)
+        """The kernel's symbols; raises as :func:`.read_symbols` does."""
+        return read_symbols(self.memory)
 
     @cached_property
     def orc(self) -> OrcTable:

@@ -13,7 +13,7 @@ from postpanic.kernel.kallsyms import SymbolTable
 from postpanic.kernel.memory import KernelMemory
 from postpanic.units import MIB, VirtAddr
 
-__all__ = ["read_kernel_btf"]
+__all__ = ["read_kernel_btf", "search_kernel_btf"]
 
 _CHUNK_BYTES = 8 * MIB
 _LEAST_TYPES_BYTES = 64 * 1024
@@ -44,12 +44,24 @@ def read_kernel_btf(memory: KernelMemory, symbols: SymbolTable | None) -> Btf:
         if not HEADER_SIZE_BYTES < stop - start <= MAX_DATA_BYTES:
             raise FactAbsentError(f"the kernel's BTF has {stop - start} bytes", hint="it was built without BTF")
         return decode_btf(memory.read(start, stop - start), where=f"BTF at {start:#x}")
-    found, data = _search(memory)
+    found, data = search_kernel_btf(memory)
     return decode_btf(data, where=f"BTF at {found:#x}")
 
 
-def _search(memory: KernelMemory) -> tuple[VirtAddr, bytes]:
-    """Search the kernel image for a BTF header whose sections make sense; the section is 4-byte aligned."""
+def search_kernel_btf(memory: KernelMemory) -> tuple[VirtAddr, bytes]:
+    """
+    Search the kernel image for a BTF header whose sections make sense; the section is 4-byte aligned.
+
+    Returns
+    -------
+    tuple of int and bytes
+        Where it is, and all of it.
+
+    Raises
+    ------
+    FactAbsentError
+        If there is none, or it is not in the dump.
+    """
     start, end = memory.layout.image_range
     for chunk in range(start, end, _CHUNK_BYTES):
         size = min(_CHUNK_BYTES, end - chunk)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMAT_VERSION", "DebuginfoReport", "SynthesizedDebuginfo", "build", "fingerprint"]
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 7
 """Part of every cache key: raise it when what is written changes."""
 
 MIN_PROCESSORS = 2
@@ -118,11 +118,12 @@ def build(
         head_offset = head - memory.kaslr_offset if head is not None else 0
         helper = _start_helper(job, key, CacheState({}, [], layout, head_offset)) if modules and made.btf else None
         parts, report = made.make_vmlinux()
-        # Another dump of this kernel may hold the types that this one lacks.
+        # Another dump of this kernel may hold what this one lacks: types, or what leads to its data.
         has_types = made.btf is not None
-        vmlinux = job.store(key, _VMLINUX, parts, lasting=has_types)
+        is_lasting = has_types and made.has_data
+        vmlinux = job.store(key, _VMLINUX, parts, lasting=is_lasting)
         state = CacheState(report.counts(), list(job.notes), layout, head_offset)
-        job.store(key, _STATE, [encode_cache_state(state)], lasting=has_types)
+        job.store(key, _STATE, [encode_cache_state(state)], lasting=is_lasting)
         if helper is not None:
             os.waitpid(helper, 0)
             job.drop_unused()

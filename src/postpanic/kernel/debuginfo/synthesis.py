@@ -22,7 +22,7 @@ from postpanic.kernel.debuginfo.selection import declarable_types
 from postpanic.kernel.debuginfo.symbols import Section, Symbols
 from postpanic.kernel.debuginfo.vmlinux import VmlinuxFacts, link_symbols, synthesize_vmlinux
 from postpanic.kernel.kallsyms import SymbolTable
-from postpanic.kernel.ksymtab import read_symbols
+from postpanic.kernel.ksymtab import has_data_symbols, read_symbols
 from postpanic.kernel.memory import KernelMemory
 from postpanic.kernel.recovered import recover_symbols
 from postpanic.units import VirtAddr
@@ -80,6 +80,11 @@ class Synthesis:
     def all_symbols(self) -> SymbolTable:
         """The same with those that only its types and data tell of."""
         return recover_symbols(self.memory, self.symbols, self.btf) if self.btf is not None else self.symbols
+
+    @property
+    def has_data(self) -> bool:
+        """Whether data has names: by kallsyms, or by all that stands in for it."""
+        return has_data_symbols(self.symbols) or all(name in self.all_symbols for name in ("init_task", "modules"))
 
     @cached_property
     def linked(self) -> Symbols:

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from postpanic.errors import AbsentError, FactAbsentError, FileFaultError
 from postpanic.kernel.btf import Btf
 from postpanic.kernel.btf.find import read_kernel_btf
-from postpanic.kernel.kallsyms import SymbolTable, read_kallsyms
+from postpanic.kernel.kallsyms import SymbolTable
 from postpanic.kernel.memory import KernelMemory
+from postpanic.kernel.recovered import read_all_symbols
 from postpanic.kernel.slab import PageBlock, SlabCache, SlabPages, Slabs, find_slabs, read_slab_caches
 from postpanic.pages.redaction.erasure import ByteRanges, Erasure, RequestRecord, merge_ranges
 from postpanic.pages.redaction.members import find_member, find_structs
@@ -59,7 +60,7 @@ def plan_erasure(
     page_size = kernel.physical.page_size_bytes
     if not wanted and not named:
         return Erasure.from_ranges([], page_size)
-    table = read_kallsyms(kernel)
+    table = read_all_symbols(kernel).table
     btf = _read_types(kernel, table)
     variables = KernelVariables(kernel, table, btf)
     plans = _plan_members(kernel, wanted, variables, blocks) if wanted else []
