@@ -46,7 +46,8 @@ class _Memory:
 
     page_size_bytes = PAGE
 
-    def __init__(self) -> None:
+    def __init__(self, machine: str) -> None:
+        self.machine = machine
         self.pages: dict[int, bytearray] = {}
 
     def write(self, vaddr: int, data: bytes) -> None:
@@ -120,10 +121,12 @@ class Kernel:
     ----------
     rows : mapping
         Unwind row of each function by its name; None: the function has none.
+    machine : str
+        Whose code is in it.
     """
 
-    def __init__(self, rows: Mapping[str, OrcEntry | None], *areas: Area) -> None:
-        self.memory = _Memory()
+    def __init__(self, rows: Mapping[str, OrcEntry | None], *areas: Area, machine: str = "x86_64") -> None:
+        self.memory = _Memory(machine)
         self.code = _Code(list(rows))
         known = {name: row for name, row in rows.items() if row is not None}
         for area in (TASK, *areas):

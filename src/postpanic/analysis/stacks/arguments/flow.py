@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from capstone.x86 import X86_OP_IMM
-
+from postpanic.analysis.code.veneers import resolve_veneer
+from postpanic.analysis.stacks.arguments.arm64_code import Arm64Machine
+from postpanic.analysis.stacks.arguments.machine import Control, Instruction, Machine
 from postpanic.analysis.stacks.arguments.state import Doubtful, State, meet
-from postpanic.analysis.stacks.arguments.x86_64_code import Instruction, Machine, entry_state
+from postpanic.analysis.stacks.arguments.x86_64_code import X86Machine
 from postpanic.analysis.stacks.code_index import CodeIndex, Place
 from postpanic.errors import AbsentError
 from postpanic.kernel.memory import KernelMemory
 
-__all__ = ["CodeFlow", "FunctionFlow"]
+__all__ = ["MACHINES", "CodeFlow", "FunctionFlow"]
+
+MACHINES: dict[str, type[Machine]] = {"x86_64": X86Machine, "aarch64": Arm64Machine}
+"""Whose code can be followed."""
 
 _MAX_CODE_BYTES = 64 << 10
 _MAX_RANGES = 8
 _MAX_VISITS = 200_000
-_ENDS = frozenset({"ret", "retq", "int3", "hlt", "iretq", "sysretq", "jmp"})
 _TRACERS = ("__fentry__", "ftrace_", "mcount")
 _RETURN_THUNKS = ("__x86_return_thunk", "__x86_indirect_thunk")
 _COLD = ".cold"
-_WORD = (1 << 64) - 1
+_ENDS = frozenset({Control.RETURN, Control.STOP, Control.JUMP})
 _NEAR_BYTES = 128
 """A variable whose address is taken this far below a slot may reach up to it."""
 
@@ -63,10 +66,18 @@ class FunctionFlow:
 
 
 class CodeFlow:
-    """Follows functions, each of them once."""
+    """
+    Follows functions, each of them once.
+
+    Parameters
+    ----------
+    memory : KernelMemory
+        Of one of :data:`MACHINES`.
+    code : CodeIndex
+    """
 
     def __init__(self, memory: KernelMemory, code: CodeIndex) -> None:
-        self.machine = Machine()
+        self.machine: Machine = MACHINES[memory.machine]()
         self._memory = memory
         self._code = code
         self._flows: dict[int, FunctionFlow | None] = {}
@@ -82,17 +93,18 @@ class CodeFlow:
 
     def call_before(self, flow: FunctionFlow, return_vaddr: int) -> Instruction | None:
         """Find the call that returns to an address."""
-        for size in range(2, 8):
+        for size in self.machine.call_sizes:
             found = flow.by_address.get(return_vaddr - size)
             if found is not None and found.size == size:
-                return found if found.mnemonic.endswith("call") else None
+                return found if self.machine.control(found) is Control.CALL else None
         return None
 
     def target(self, instruction: Instruction) -> int | None:
-        """Give the target of a direct call or jump."""
-        operand = instruction.operands[0] if instruction.operands else None
-        # Capstone's numbers are signed.
-        return int(operand.imm) & _WORD if operand is not None and operand.type == X86_OP_IMM else None
+        """Give the target of a direct call or jump; what lies on the way to a function too far away is passed over."""
+        target = self.machine.target(instruction)
+        if target is None or self.machine.control(instruction) not in {Control.CALL, Control.JUMP}:
+            return target
+        return resolve_veneer(self._memory, target)
 
     def _follow(self, start: int) -> FunctionFlow | None:
         found = self._code.find(start)
@@ -121,9 +133,9 @@ class CodeFlow:
             done.add(start)
             for instruction in self.machine.decode(self._memory.read(start, size), start):
                 flow.by_address[instruction.address] = instruction
-                if not instruction.mnemonic.startswith("j"):
+                if self.machine.control(instruction) not in {Control.JUMP, Control.BRANCH}:
                     continue
-                target = self.target(instruction)
+                target = self.machine.target(instruction)
                 if target is None or start <= target < start + size:
                     continue
                 other = self._code.find(target)
@@ -132,7 +144,7 @@ class CodeFlow:
 
     def _propagate(self, flow: FunctionFlow) -> None:
         states = flow.states
-        states[flow.start] = entry_state()
+        states[flow.start] = self.machine.entry_state()
         pending = [flow.start]
         visits = 0
         while pending:
@@ -147,9 +159,7 @@ class CodeFlow:
             before = states[vaddr]
             after = self.after(flow, instruction, before)
             flow.taken.update(self.machine.addresses_taken(before, after))
-            slot = self.machine.saved_slot(instruction, after)
-            if slot is not None:
-                flow.pushed.add(slot)
+            flow.pushed.update(self.machine.saved_slots(instruction, after))
             for successor in self._successors(flow, instruction):
                 known = states.get(successor)
                 new = after if known is None else meet(known, after)
@@ -159,9 +169,10 @@ class CodeFlow:
 
     def after(self, flow: FunctionFlow, instruction: Instruction, before: State) -> State:
         """Give what is known behind an instruction."""
-        traced = instruction.mnemonic == "call" and self._is_tracer(instruction, flow)
+        is_call = self.machine.control(instruction) is Control.CALL
+        traced = is_call and self._is_tracer(instruction, flow)
         after = self.machine.step(instruction, before, is_traced_entry=traced)
-        if instruction.mnemonic == "call" and not traced and flow.taken:
+        if is_call and not traced and flow.taken:
             _doubt(flow, after)
         return after
 
@@ -174,21 +185,21 @@ class CodeFlow:
         return place is None or place.function.startswith(_TRACERS)
 
     def _successors(self, flow: FunctionFlow, instruction: Instruction) -> list[int]:
-        mnemonic = instruction.mnemonic.split()[-1]
+        control = self.machine.control(instruction)
         following = instruction.address + instruction.size
-        if not mnemonic.startswith(("j", "loop")):
-            return [] if mnemonic in _ENDS else [following]
-        target = self.target(instruction)
+        if control not in {Control.JUMP, Control.BRANCH}:
+            return [] if control in _ENDS else [following]
+        target = self.machine.target(instruction)
         if target is None:
             # A jump through a register or a table: anywhere in the function.
             flow.is_certain = False
             return []
         inside = [target] if target in flow.by_address else []
-        if not inside and mnemonic == "jmp":
+        if not inside and control is Control.JUMP:
             place = self._code.find(target)
             if place is not None and place.function.startswith(_RETURN_THUNKS[1]):
                 flow.is_certain = False
-        return inside if mnemonic == "jmp" else [*inside, following]
+        return inside if control is Control.JUMP else [*inside, following]
 
 
 def _doubt(flow: FunctionFlow, state: State) -> None:

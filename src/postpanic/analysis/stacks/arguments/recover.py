@@ -12,8 +12,8 @@ import enum
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from postpanic.analysis.stacks import x86_64
 from postpanic.analysis.stacks.arguments.flow import CodeFlow, FunctionFlow
+from postpanic.analysis.stacks.arguments.machine import Instruction
 from postpanic.analysis.stacks.arguments.state import (
     Added,
     Doubtful,
@@ -26,7 +26,6 @@ from postpanic.analysis.stacks.arguments.state import (
     State,
     Value,
 )
-from postpanic.analysis.stacks.arguments.x86_64_code import CALLER_SAVED, Instruction
 from postpanic.analysis.stacks.code_index import CodeIndex
 from postpanic.analysis.stacks.frames import Frame, Trace
 from postpanic.analysis.stacks.words import Words
@@ -36,6 +35,7 @@ __all__ = ["Certainty", "Recovered", "Recovery"]
 
 _WORD = (1 << 64) - 1
 _DEEPEST = 48
+_DENIED = -1
 
 
 class Certainty(enum.IntEnum):
@@ -105,6 +105,7 @@ class Recovery:
         self._words = words
         self._code = code
         self._flows = flows
+        self._machine = flows.machine
         self._frames = trace.frames
         self._registers = registers
         self._points: dict[int, _Point | None] = {}
@@ -119,7 +120,7 @@ class Recovery:
         index : int
             Of the frame in the trace.
         register : str
-            ``rdi``, or ``stack0`` for the first argument on the stack.
+            ``rdi``, ``x0``, or ``stack0`` for the first argument on the stack.
         """
         own = self._entry(index, register, _depth)
         if own is not None and own.certainty is Certainty.PROVEN:
@@ -148,7 +149,7 @@ class Recovery:
         if depth > _DEEPEST or not 0 <= index < len(self._frames):
             return None
         frame = self._frames[index]
-        if register == "rsp":
+        if register == self._machine.sp and (frame.return_bytes or not index or frame.interrupted):
             return Recovered(frame.sp, 8, Certainty.PROVEN, "stack pointer")
         registers = self._registers if not index else None
         saved = self._frames[index - 1].saved if index else None
@@ -156,7 +157,7 @@ class Recovery:
             registers = saved.registers
         if registers is not None and register in registers:
             return Recovered(registers[register], 8, Certainty.PROVEN, "which is known")
-        if not index or frame.interrupted or register not in x86_64.CALLEE_SAVED:
+        if not index or frame.interrupted or register not in self._machine.callee_saved:
             return None
         return self._entry(index - 1, register, depth + 1)
 
@@ -210,7 +211,7 @@ class Recovery:
             return None
         location: Location = register
         if register.startswith("stack"):
-            top = caller.before_call.get("rsp")
+            top = caller.before_call.get(self._machine.sp)
             if not isinstance(top, FrameAddress):
                 return None
             location = top.offset + 8 * int(register.removeprefix("stack"))
@@ -287,12 +288,25 @@ class Recovery:
         reason = f"{name} loaded it from {address.value:#x}, where it may have changed since"
         return Recovered(int.from_bytes(data, "little"), value.size_bytes, Certainty.LIKELY, reason)
 
-    def _cfa(self, index: int) -> int | None:
-        """Give the stack pointer of a frame's caller at the call."""
-        if index + 1 >= len(self._frames) or self._frames[index].saved is not None:
-            return None
-        following = self._frames[index + 1]
-        return None if following.interrupted else following.sp
+    def _cfa(self, index: int, state: State) -> int | None:
+        """
+        Give the stack pointer of a frame's caller at the call; None: it is not known, or the code denies it.
+
+        By the code it is some way from the stack pointer, or from the frame pointer where
+        return addresses are not on the stack; where the stack was unwound by that, it tells as well.
+        """
+        frame = self._frames[index]
+        following = self._frames[index + 1] if index + 1 < len(self._frames) else None
+        known = None
+        if frame.return_bytes and following is not None and frame.saved is None and not following.interrupted:
+            known = following.sp
+        has_sp = bool(frame.return_bytes) or not index or frame.interrupted
+        held = state.get(self._machine.sp if has_sp else self._machine.frame_pointer)
+        if not isinstance(held, FrameAddress):
+            return known
+        by_code = ((frame.sp if has_sp else frame.fp) - held.offset) & _WORD
+        # Where the code does not agree with the stack, neither can be believed.
+        return by_code if known in {None, by_code} else _DENIED
 
     def _point(self, index: int) -> _Point | None:
         if index not in self._points:
@@ -317,15 +331,11 @@ class Recovery:
             state = self._flows.after(flow, call, before) if call is not None and before is not None else None
         if state is None:
             return None
-        cfa, top = self._cfa(index), state.get("rsp")
-        if isinstance(top, FrameAddress):
-            by_code = (frame.sp - top.offset) & _WORD
-            if cfa is not None and cfa != by_code:
-                # The code does not agree with the stack: neither can be believed.
-                return None
-            cfa = by_code
+        cfa = self._cfa(index, state)
+        if cfa == _DENIED:
+            return None
         if not frame.interrupted:
-            state = {place: held for place, held in state.items() if place not in CALLER_SAVED}
+            state = {place: held for place, held in state.items() if place not in self._machine.caller_saved}
         return _Point(index, frame, flow, state, call, before, cfa)
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "Value",
     "add",
     "comes_from",
+    "low",
     "meet",
     "too_deep",
 ]
@@ -121,6 +122,15 @@ def add(value: Value, number: int) -> Value:
         total = value.number + number
         return Added(value.base, total) if total else value.base
     return Added(value, number) if number else value
+
+
+def low(value: Value, size_bytes: int) -> Value:
+    """Give what is left of a value of which only the low bytes are kept."""
+    if isinstance(value, Number):
+        return Number(value.number & ((1 << 8 * size_bytes) - 1))
+    if isinstance(value, Low):
+        return Low(value.base, min(value.size_bytes, size_bytes))
+    return Low(value, size_bytes)
 
 
 def depth(value: Value) -> int:

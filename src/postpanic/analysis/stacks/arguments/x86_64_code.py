@@ -4,48 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import cache
-from typing import Any
 
 from capstone import CS_ARCH_X86, CS_MODE_64, Cs
 from capstone.x86 import X86_OP_IMM, X86_OP_MEM, X86_OP_REG
 
 from postpanic.analysis.stacks import x86_64
+from postpanic.analysis.stacks.arguments.machine import Control, Instruction, Operand
 from postpanic.analysis.stacks.arguments.state import (
     Defined,
     Entry,
     FrameAddress,
     Loaded,
     Location,
-    Low,
     Number,
     State,
     Value,
     add,
     comes_from,
+    low,
     too_deep,
 )
 
-__all__ = ["CALLER_SAVED", "Instruction", "Machine", "entry_state"]
+__all__ = ["X86Machine"]
 
-CALLER_SAVED = ("rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11")
+_CALLER_SAVED = ("rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11")
 _GENERAL = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", *(f"r{number}" for number in range(8, 16)))
 _STACK_ARGUMENTS = 6
 _WORD = (1 << 64) - 1
 _RETURN_ADDRESS = -8
-
-Instruction = Any
-"""``capstone.CsInsn``, which has no types."""
-Operand = Any
-"""``capstone.x86.X86Op``."""
-
-
-def entry_state() -> State:
-    """Give what is where when a function is entered: its caller has just pushed the return address."""
-    state: State = {register: Entry(register) for register in _GENERAL if register != "rsp"}
-    state["rsp"] = FrameAddress(_RETURN_ADDRESS)
-    for number in range(_STACK_ARGUMENTS):
-        state[8 * number] = Entry(f"stack{number}")
-    return state
+_RETURNS = frozenset({"ret", "retq", "iretq", "sysretq"})
+_ENDS = frozenset({"int3", "hlt"})
 
 
 @cache
@@ -66,8 +54,16 @@ def _canonical(name: str) -> tuple[str, int]:
     return "", 0
 
 
-class Machine:
+class X86Machine:
     """Decodes instructions, and does to a state what they do."""
+
+    name = "x86_64"
+    sp = "rsp"
+    frame_pointer = "rbp"
+    arguments = x86_64.ARGUMENT_REGISTERS
+    caller_saved = frozenset(_CALLER_SAVED)
+    callee_saved = frozenset(x86_64.CALLEE_SAVED)
+    call_sizes = tuple(range(2, 8))
 
     def __init__(self) -> None:
         self._disassembler = Cs(CS_ARCH_X86, CS_MODE_64)
@@ -77,6 +73,50 @@ class Machine:
     def decode(self, code: bytes, vaddr: int) -> list[Instruction]:
         """Decode a stretch of code; bytes that are no instruction are passed over."""
         return [found for found in self._disassembler.disasm(code, vaddr) if found.id]
+
+    def entry_state(self) -> State:
+        """Give what is where when a function is entered: its caller has just pushed the return address."""
+        state: State = {register: Entry(register) for register in _GENERAL if register != "rsp"}
+        state["rsp"] = FrameAddress(_RETURN_ADDRESS)
+        for number in range(_STACK_ARGUMENTS):
+            state[8 * number] = Entry(f"stack{number}")
+        return state
+
+    def control(self, instruction: Instruction) -> Control:
+        """Tell where control goes."""
+        name: str = instruction.mnemonic.split()[-1]
+        if name == "call":
+            return Control.CALL
+        if name == "jmp":
+            return Control.JUMP
+        if name.startswith(("j", "loop")):
+            return Control.BRANCH
+        if name in _RETURNS:
+            return Control.RETURN
+        return Control.STOP if name in _ENDS else Control.TRAP if name == "ud2" else Control.NEXT
+
+    def target(self, instruction: Instruction) -> int | None:
+        """Give the target of a direct call, jump or branch."""
+        operand = instruction.operands[0] if instruction.operands else None
+        # Capstone's numbers are signed.
+        return int(operand.imm) & _WORD if operand is not None and operand.type == X86_OP_IMM else None
+
+    def branches_on_zero(self, instruction: Instruction) -> bool | None:
+        """Tell whether a branch is taken if what was asked for is zero; None: if it is something else."""
+        name: str = instruction.mnemonic.split()[-1]
+        if name in {"je", "jz", "jns"}:
+            return True
+        return False if name in {"jne", "jnz", "js"} else None
+
+    def address(self, instruction: Instruction, state: State) -> Value | None:
+        """Give the address that an instruction accesses."""
+        operand = next((one for one in instruction.operands if one.type == X86_OP_MEM), None)
+        return _Step(instruction, state).address(operand) if operand is not None else None
+
+    def value_of(self, instruction: Instruction, number: int, state: State) -> Value | None:
+        """Give the value of an operand that is a register or a number."""
+        operand = instruction.operands[number]
+        return _Step(instruction, state).read(operand) if operand.type != X86_OP_MEM else None
 
     def step(self, instruction: Instruction, state: State, *, is_traced_entry: bool = False) -> State:
         """Give the state behind an instruction; a call returns as the ABI wants it."""
@@ -91,13 +131,14 @@ class Machine:
             if isinstance(value, FrameAddress) and before.get(register) != value and not is_pointer:
                 yield value.offset
 
-    def saved_slot(self, instruction: Instruction, after: State) -> int | None:
+    def saved_slots(self, instruction: Instruction, after: State) -> Iterator[int]:
         """Give the slot in which an instruction saves a register for the caller."""
         top = after.get("rsp")
         if instruction.mnemonic != "push" or not isinstance(top, FrameAddress):
-            return None
+            return
         value = after.get(top.offset)
-        return top.offset if isinstance(value, Entry) and value.register in x86_64.CALLEE_SAVED else None
+        if isinstance(value, Entry) and value.register in x86_64.CALLEE_SAVED:
+            yield top.offset
 
 
 class _Step:
@@ -113,7 +154,7 @@ class _Step:
         mnemonic: str = self._instruction.mnemonic.split()[-1]
         if mnemonic == "call":
             if not is_traced_entry:
-                self._forget(CALLER_SAVED)
+                self._forget(_CALLER_SAVED)
             return self._state
         do = getattr(self, f"_do_{mnemonic}", None)
         if do is None or not do():
@@ -135,19 +176,20 @@ class _Step:
         base = self._state.get(register) if size == 8 else None
         return add(base, displacement) if base is not None else None
 
-    def _read(self, operand: Operand) -> Value | None:
+    def read(self, operand: Operand) -> Value | None:
+        """Give what an operand holds."""
         if operand.type == X86_OP_IMM:
             return Number(operand.imm & _WORD)
         if operand.type == X86_OP_REG:
             register, size = _canonical(self._instruction.reg_name(operand.reg))
             value = self._state.get(register)
-            return value if size == 8 or value is None else _low(value, size)
+            return value if size == 8 or value is None else low(value, size)
         if operand.type != X86_OP_MEM:
             return None
         address = self.address(operand)
         if isinstance(address, FrameAddress):
             held = self._state.get(address.offset)
-            return None if held is None else (held if operand.size == 8 else _low(held, operand.size))
+            return None if held is None else (held if operand.size == 8 else low(held, operand.size))
         return Loaded(address, operand.size, self._at) if address is not None else None
 
     def _write(self, operand: Operand, value: Value | None) -> None:
@@ -174,7 +216,7 @@ class _Step:
             return
         self._erase(address.offset, size)
         if value is not None and not too_deep(value):
-            self._state[address.offset] = value if size == 8 else _low(value, size)
+            self._state[address.offset] = value if size == 8 else low(value, size)
 
     def _erase(self, offset: int, size: int) -> None:
         for slot in [place for place in self._state if isinstance(place, int) and offset - 8 < place < offset + size]:
@@ -214,7 +256,7 @@ class _Step:
             return False
         if source.type == X86_OP_REG and not _canonical(self._instruction.reg_name(source.reg))[0]:
             return False
-        self._write(target, self._read(source))
+        self._write(target, self.read(source))
         return True
 
     _do_movabs = _do_mov
@@ -230,21 +272,21 @@ class _Step:
 
     def _extend(self) -> bool:
         target, source = self._operands
-        value = self._read(source)
+        value = self.read(source)
         if isinstance(value, Number):
             value = None
-        self._write(target, _low(value, source.size) if value is not None else None)
+        self._write(target, low(value, source.size) if value is not None else None)
         return True
 
     def _do_lea(self) -> bool:
         value = self.address(self._operands[1])
         if self._operands[0].size < 8 and value is not None:
-            value = _low(value, self._operands[0].size)
+            value = low(value, self._operands[0].size)
         self._write(self._operands[0], value)
         return True
 
     def _do_push(self) -> bool:
-        value = self._read(self._operands[0])
+        value = self.read(self._operands[0])
         self._move_stack(-8)
         self._store(self._state.get("rsp"), 8, value)
         return True
@@ -320,11 +362,3 @@ class _Step:
 
     def _do_test(self) -> bool:
         return True
-
-
-def _low(value: Value, size_bytes: int) -> Value:
-    if isinstance(value, Number):
-        return Number(value.number & ((1 << 8 * size_bytes) - 1))
-    if isinstance(value, Low):
-        return Low(value.base, min(value.size_bytes, size_bytes))
-    return Low(value, size_bytes)

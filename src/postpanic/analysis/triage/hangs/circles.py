@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from postpanic.analysis.context import UNREADABLE
-from postpanic.analysis.stacks.arguments.x86_64_code import Instruction
+from postpanic.analysis.stacks.arguments.machine import Instruction
 from postpanic.analysis.triage.hangs.cpus import Cpu
 from postpanic.analysis.triage.hangs.naming import function_of
 from postpanic.analysis.triage.hangs.picture import Picture
@@ -39,7 +39,7 @@ def find_circle(picture: Picture, cpu: Cpu) -> Circle | None:
     Find the circle that the loop of a CPU walks in.
 
     A walk is an instruction that loads a pointer through the register it loads
-    into (``mov 8(%rax), %rax``), in the function that was interrupted. The
+    into (``mov 8(%rax), %rax``; ``ldr x0, [x0, #8]``), in the function that was interrupted. The
     pointers are followed from what the register holds. A doubly linked list is
     a circle by nature: it counts if it does not lead through its head, which shows
     in a neighbour that does not point back.
@@ -64,14 +64,17 @@ def find_circle(picture: Picture, cpu: Cpu) -> Circle | None:
 
 def _walk_of(instruction: Instruction) -> tuple[str, int] | None:
     """Tell the register and the offset of a step from one element to the next; None: it is none."""
-    if instruction.mnemonic != "mov" or len(instruction.operands) != 2:
+    if instruction.mnemonic not in {"mov", "ldr", "ldur"} or len(instruction.operands) != 2:
         return None
     target, source = instruction.operands
     if target.type != 1 or source.type != 3 or source.mem.index:
         return None
-    if target.reg != source.mem.base or target.size != 8:
+    name = str(instruction.reg_name(target.reg))
+    # Capstone has no sizes of arm64's operands; both register names begin otherwise if it is not a whole one.
+    is_whole = target.size == 8 if instruction.mnemonic == "mov" else name.startswith("x")
+    if target.reg != source.mem.base or not is_whole:
         return None
-    return str(instruction.reg_name(target.reg)), int(source.mem.disp)
+    return name, int(source.mem.disp)
 
 
 def _follow(picture: Picture, cpu: Cpu, start: int, offset: int) -> Circle | None:

@@ -59,6 +59,8 @@ _TICKS = (
 _DEFERRED = ("call_timer_fn", "__do_softirq", "handle_softirqs", "run_timer_softirq", "irq_work_run", "__irq_work_run")
 _INTERRUPTS_ON = 1 << 9
 """``X86_EFLAGS_IF``."""
+_INTERRUPTS_OFF = 1 << 7
+"""``PSR_I_BIT`` of arm64."""
 _LOWEST = 1 << 63
 _WORD = (1 << 64) - 1
 
@@ -109,6 +111,11 @@ class Cpu:
     def frames(self) -> list[Frame]:
         """From the function that was interrupted outwards."""
         return self.trace.frames[self.index :]
+
+    @property
+    def pc(self) -> int:
+        """The instruction that it was at; 0: not known."""
+        return self.frames[0].pc if self.frames else 0
 
     @property
     def innermost(self) -> str:
@@ -174,8 +181,7 @@ def _read_cpu(picture: Picture, number: int, facts: TaskFacts) -> Cpu:
         return Cpu(number, facts, trace, Mode.USER, index, registers)
     if not trace.frames[index:]:
         return Cpu(number, facts, trace, Mode.UNKNOWN)
-    flags = (registers or {}).get("rflags")
-    is_on = None if flags is None else bool(flags & _INTERRUPTS_ON)
+    is_on = _has_interrupts(registers or {})
     names = [function_of(frame) for frame in trace.frames[index:]]
     work = [name for name in names if name and not name.startswith(_IDLE) and part_of(name) is not Part.ENTRY]
     if facts.pid == 0 and any(name.startswith(_IDLE) for name in names) and not _works(work):
@@ -190,6 +196,13 @@ def _read_cpu(picture: Picture, number: int, facts: TaskFacts) -> Cpu:
     kind = "rwlock" if any(name.startswith(_RWLOCKS) for name in names[: last + 1]) else "spinlock"
     lock = _find_lock(picture, trace, index, last + index, registers or {})
     return Cpu(number, facts, trace, Mode.KERNEL, index, registers, is_on, lock, kind)
+
+
+def _has_interrupts(registers: Mapping[str, int]) -> bool | None:
+    """Tell whether interrupts were on; None: not known. Priorities (pseudo-NMI of arm64) are not looked at."""
+    if "rflags" in registers:
+        return bool(registers["rflags"] & _INTERRUPTS_ON)
+    return not registers["pstate"] & _INTERRUPTS_OFF if "pstate" in registers else None
 
 
 def _find_interrupted(trace: Trace) -> tuple[int, Mapping[str, int] | None, bool]:
@@ -218,13 +231,14 @@ def _works(names: list[str]) -> bool:
 
 def _find_lock(picture: Picture, trace: Trace, first: int, last: int, registers: Mapping[str, int]) -> int:
     """Find the lock that a CPU spins on: the argument of the function that takes it."""
-    recovery = picture.sleeps.recovery(trace)
+    recovery, flows = picture.sleeps.recovery(trace), picture.sleeps.flows
+    first_argument = flows.machine.arguments[0] if flows is not None else ""
     for index in range(last, first - 1, -1):
-        found = recovery.argument(index, "rdi") if recovery is not None else None
+        found = recovery.argument(index, first_argument) if recovery is not None else None
         if found is not None and found.size_bytes == 8 and found.value >= _LOWEST:
             return found.value
     # Both slow paths keep the lock in a register while they spin.
-    for name in ("rdi", "rbx", "rbp", "r12", "r13", "r14", "r15"):
+    for name in ("rdi", "rbx", "rbp", "r12", "r13", "r14", "r15", "x0", *(f"x{number}" for number in range(19, 29))):
         value = registers.get(name, 0)
         if value >= _LOWEST and _looks_taken(picture, value):
             return value

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from postpanic.analysis.cells import problem
+from postpanic.analysis.code.veneers import resolve_veneer
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.locks import Holder
 from postpanic.analysis.stacks.arguments.recover import Recovery
@@ -59,7 +60,7 @@ class Leak:
 
 
 def lock_reader(picture: Picture) -> LockReader | None:
-    """Give what follows locks through code; None on other machines than x86-64."""
+    """Give what follows locks through code; None on machines whose code nobody follows here."""
     flows = picture.sleeps.flows
     if flows is None:
         return None
@@ -125,9 +126,10 @@ def _find_takers(picture: Picture, kind: str, module: str) -> Iterator[Place]:
     seen: set[int] = set()
     try:
         for start, end in _code_of(picture, module):
-            data = np.frombuffer(picture.workspace.memory.read(start, end - start), dtype=np.uint8)
-            for call, target in _calls(data, start):
-                place = code.find(target)
+            memory = picture.workspace.memory
+            find_calls = _calls_of_arm64 if memory.machine == "aarch64" else _calls
+            for call, target in find_calls(memory.read(start, end - start), start):
+                place = code.find(resolve_veneer(memory, target))
                 if place is None or place.offset or classify_call(place.function)[:2] != ("take", kind):
                     continue
                 taker = code.find(call)
@@ -156,9 +158,18 @@ def _code_of(picture: Picture, module: str) -> Iterator[tuple[int, int]]:
                 step = place.start + place.size_bytes
 
 
-def _calls(data: np.ndarray[tuple[int], np.dtype[np.uint8]], start: int) -> Iterator[tuple[int, int]]:
+def _calls_of_arm64(raw: bytes, start: int) -> Iterator[tuple[int, int]]:
+    """Find direct calls and jumps: ``bl`` and ``b``, 26 bits of words (Arm ARM C6.2)."""
+    words = np.frombuffer(raw[: len(raw) // 4 * 4], dtype="<u4")
+    for position in np.flatnonzero(words & 0x7C000000 == 0x14000000).tolist():
+        distance = int(words[position]) & 0x3FFFFFF
+        distance -= (distance & 1 << 25) << 1
+        yield start + 4 * position, (start + 4 * (position + distance)) & _WORD
+
+
+def _calls(raw: bytes, start: int) -> Iterator[tuple[int, int]]:
     """Find what may be direct calls: ``e8`` and a displacement; what is none leads nowhere."""
-    raw = data.tobytes()
+    data = np.frombuffer(raw, dtype=np.uint8)
     for position in np.flatnonzero(data == 0xE8).tolist():
         if position + 5 <= len(raw):
             displacement = int.from_bytes(raw[position + 1 : position + 5], "little", signed=True)

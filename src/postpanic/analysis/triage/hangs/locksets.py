@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from postpanic.analysis.stacks.arguments.flow import CodeFlow, FunctionFlow
+from postpanic.analysis.stacks.arguments.machine import Control, Instruction
 from postpanic.analysis.stacks.arguments.state import Added, Entry, Location, Number, Value, add
-from postpanic.analysis.stacks.arguments.x86_64_code import Instruction
+from postpanic.analysis.stacks.arguments.state import State as Registers
 from postpanic.analysis.stacks.code_index import CodeIndex, Place
 
 __all__ = ["Held", "LockFlow", "LockReader", "classify_call"]
@@ -33,6 +34,10 @@ _TAKES: tuple[tuple[str, str], ...] = (
     ("_raw_spin_lock", "spinlock"),
     ("_raw_read_lock", "rwlock"),
     ("_raw_write_lock", "rwlock"),
+    # Where the rest of taking it is inlined.
+    ("queued_spin_lock_slowpath", "spinlock"),
+    ("queued_read_lock_slowpath", "rwlock"),
+    ("queued_write_lock_slowpath", "rwlock"),
 )
 _RELEASES: tuple[tuple[str, str], ...] = (
     ("mutex_unlock", "mutex"),
@@ -215,22 +220,40 @@ class LockReader:
         self, flow: FunctionFlow, locks: LockFlow, instruction: Instruction, state: State
     ) -> Iterator[tuple[int | None, State]]:
         """Yield where control goes, None for the end of the function, and what is held there."""
-        mnemonic = instruction.mnemonic.split()[-1]
+        machine = self._flows.machine
+        control = machine.control(instruction)
         following = int(instruction.address + instruction.size)
-        if mnemonic.startswith("ret"):
+        if control is Control.RETURN:
             yield None, _settled(state)
-        elif mnemonic == "call":
+        elif control is Control.CALL:
             yield following, self._call(flow, locks, instruction, _settled(state))
-        elif mnemonic == "jmp":
+        elif control is Control.JUMP:
             yield from self._jump(flow, locks, instruction, state)
-        elif mnemonic.startswith(("j", "loop")):
+        elif control is Control.BRANCH:
             target = self._flows.target(instruction)
-            taken, passed = _decide(mnemonic, state)
+            taken, passed = _decide(machine.branches_on_zero(instruction), state)
             if target is not None and target in flow.by_address:
                 yield target, taken
             yield following, passed
-        elif mnemonic not in {"int3", "hlt", "ud2", "iretq"}:
-            yield following, _store(instruction, state)
+        elif control is Control.NEXT:
+            yield following, self._inlined(flow, locks, instruction, state)
+
+    def _inlined(self, flow: FunctionFlow, locks: LockFlow, instruction: Instruction, state: State) -> State:
+        """Do to the spinlocks what inlined code does that takes one, or releases one by a store of its own."""
+        machine, known = self._flows.machine, flow.before(int(instruction.address)) or {}
+        if machine.name == "x86_64":
+            return _store(instruction, state)
+        if _takes_spinlock(flow, self._flows, instruction, known):
+            value = machine.address(instruction, known)
+            return state | {Held("spinlock", value, int(instruction.address), "zero")} if value is not None else state
+        # smp_store_release() of the byte that says it is taken.
+        if instruction.mnemonic != "stlrb" or machine.value_of(instruction, 0, known) != Number(0):
+            return state
+        released = machine.address(instruction, known)
+        if released is not None:
+            locks.released.add(("spinlock", released))
+        same = {held for held in state if held.kind == "spinlock" and held.value == released}
+        return state - (same or {held for held in state if held.kind == "spinlock"})
 
     def _jump(
         self, flow: FunctionFlow, locks: LockFlow, instruction: Instruction, state: State
@@ -259,7 +282,7 @@ class LockReader:
                 if target is not None
                 else state
             )
-        value = known.get("rdi") if known is not None else None
+        value = known.get(self._flows.machine.arguments[0]) if known is not None else None
         if value is None:
             # Somebody's lock is released: nothing more can be said of those of this kind.
             return frozenset(held for held in state if held.kind != kind) if what == "release" else state
@@ -303,9 +326,17 @@ def _settled(state: State) -> State:
     return frozenset(held for held in state if not held.if_result) if any(held.if_result for held in state) else state
 
 
-def _decide(mnemonic: str, state: State) -> tuple[State, State]:
+def _takes_spinlock(flow: FunctionFlow, flows: CodeFlow, instruction: Instruction, known: Registers) -> bool:
+    """Tell whether an instruction is the fast path of a queued spinlock: 0 becomes 1 (``_Q_LOCKED_VAL``)."""
+    if not instruction.mnemonic.startswith(("casa", "casal")) or len(instruction.operands) != 3:
+        return False
+    values = [flows.machine.value_of(instruction, number, known) for number in (0, 1)]
+    return values == [Number(0), Number(1)] and int(instruction.address) in flow.by_address
+
+
+def _decide(is_on_zero: bool | None, state: State) -> tuple[State, State]:
     """Give what is held where a branch is taken, and where it is not: it may have asked for the lock's result."""
-    if not any(held.if_result for held in state) or mnemonic not in {"je", "jz", "jne", "jnz", "js", "jns"}:
+    if is_on_zero is None or not any(held.if_result for held in state):
         return state, state
     zero = frozenset(
         Held(held.kind, held.value, held.take) if held.if_result == "zero" else held
@@ -317,7 +348,7 @@ def _decide(mnemonic: str, state: State) -> tuple[State, State]:
         for held in state
         if held.if_result != "zero"
     )
-    return (zero, other) if mnemonic in {"je", "jz", "jns"} else (other, zero)
+    return (zero, other) if is_on_zero else (other, zero)
 
 
 def _as_caller(value: Value, known: Mapping[Location, Value]) -> Value | None:

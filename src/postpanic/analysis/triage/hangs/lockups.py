@@ -118,7 +118,7 @@ def _loop(picture: Picture, cpu: Cpu, own: Frame, report: Report, waiting: Seque
         ),
         victims=tuple(picture.names.victim(one.facts, f"waits for CPU {cpu.number}") for one in waiting),
         refuted_by="work that is only much, and ends",
-        next_steps=(f"bt -c {cpu.number}", f"dis -r {(cpu.registers or {}).get('rip', 0):x}"),
+        next_steps=(f"bt -c {cpu.number}", f"dis -r {cpu.pc:x}"),
         explains=EXPLAINS,
     )
 

@@ -19,7 +19,7 @@ from drgn import Program
 
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.locks.waiting import Wait, WaitFinder, classify_wait
-from postpanic.analysis.stacks.arguments.flow import CodeFlow
+from postpanic.analysis.stacks.arguments.flow import MACHINES, CodeFlow
 from postpanic.analysis.stacks.arguments.recover import Recovery
 from postpanic.analysis.stacks.engine import Stacks
 from postpanic.analysis.stacks.frames import Frame, Trace
@@ -166,12 +166,12 @@ class SleepReader:
         self._stacks = stacks
         self._finder = finder
         self._memory = stacks.words.memory
-        self._flows = CodeFlow(self._memory, stacks.code) if stacks.is_x86_64 else None
+        self._flows = CodeFlow(self._memory, stacks.code) if self._memory.machine in MACHINES else None
         self._entry = self._find_entry(prog)
 
     @property
     def flows(self) -> CodeFlow | None:
-        """What is known of the code of functions; None on other machines than x86-64."""
+        """What is known of the code of functions; None on machines whose code nobody follows here."""
         return self._flows
 
     @staticmethod
@@ -230,12 +230,11 @@ class SleepReader:
             return self._argument(trace, range(end), ("stop_one_cpu",), lowest=0)
         return self._argument(trace, range(end), beginnings[kind]) if kind in beginnings else 0
 
-    def _argument(
-        self, trace: Trace, indexes: range, beginnings: tuple[str, ...], register: str = "rdi", lowest: int = _LOWEST
-    ) -> int:
-        """Recover the argument of the outermost of some services; 0: it is not known."""
+    def _argument(self, trace: Trace, indexes: range, beginnings: tuple[str, ...], lowest: int = _LOWEST) -> int:
+        """Recover the first argument of the outermost of some services; 0: it is not known."""
         if self._flows is None:
             return 0
+        register = self._flows.machine.arguments[0]
         recovery = self.recovery(trace)
         for index in reversed(indexes):
             name = function_of(trace.frames[index])
@@ -247,7 +246,7 @@ class SleepReader:
         return 0
 
     def recovery(self, trace: Trace) -> Recovery | None:
-        """Give what recovers arguments of a trace; None on other machines than x86-64."""
+        """Give what recovers arguments of a trace; None on machines whose code nobody follows here."""
         if self._flows is None:
             return None
         return Recovery(self._stacks.words, self._stacks.code, self._flows, trace, trace.registers)

@@ -207,7 +207,7 @@ def _kept(picture: Picture, spinner: Cpu, holder: _Holder, spinning: Sequence[Cp
         next_steps=(
             f"bt -c {cpu.number}",
             f"bt -c {spinner.number}",
-            f"dis -r {(cpu.registers or {}).get('rip', 0):x}",
+            f"dis -r {cpu.pc:x}",
         ),
         explains=EXPLAINS,
     )
