@@ -24,7 +24,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -37,7 +37,7 @@ from postpanic.rehearse.disks import make_empty_disk, make_ext4_disk
 from postpanic.rehearse.kernels import Kernel
 from postpanic.rehearse.machine import MachineConfig
 from tests.vm import guest, physical_memory
-from tests.vm.kernel_modules import build_modules
+from tests.vm.kernel_modules import CROSS_TOOLS, build_modules
 from tests.vm.lab import FAILURE, KERNELS, Crash, Lab, Recipe, default_cache_dir, hold_machine
 from tests.vm.triage_machine import KeptMachine
 from tests.vm.triage_truth import Truth, list_truths
@@ -82,6 +82,9 @@ class TriageLab:
         Of which kernels and cache are.
     """
 
+    architecture = ""
+    """Debian's name of it; empty: the host's."""
+
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self.cache_dir = lab.cache_dir
@@ -100,10 +103,18 @@ class TriageLab:
             finally:
                 self._holds_machine = False
 
+    def fetch_kernel(self, key: str) -> Kernel:
+        """Return a kernel by its key."""
+        return self.lab.fetch_kernel(key)
+
+    def choose_suites(self, key: str) -> tuple[str, ...]:
+        """Tell where a kernel is from."""
+        return KERNELS[key].suites
+
     def find(self, truth: Truth, key: str) -> TriageDump | None:
         """Return a scenario's dump if it is in the cache."""
         if truth.recipe:
-            kernel = self.lab.fetch_kernel(key)
+            kernel = self.fetch_kernel(key)
             recipe = Recipe.choose(key, truth.recipe)
             there = find_entry(self.cache_dir / "dumps", self.lab.name(recipe, kernel, "vmcore"))
             return self.crash(truth, key) if there else None
@@ -126,16 +137,17 @@ class TriageLab:
 
     def build_modules(self, truths: Iterable[Truth], key: str) -> None:
         """Build the modules of several scenarios at once."""
-        kernel = self.lab.fetch_kernel(key)
+        kernel = self.fetch_kernel(key)
         with hold_lock(self.cache_dir / "triage-modules" / f".{key}.lock"):
             wanted = {self._module_entry(kernel, path): path for truth in truths for path in truth.module_sources}
             missing = [path for name, path in wanted.items() if not find_entry(self.cache_dir / "triage-modules", name)]
             if not missing:
                 return
             with tempfile.TemporaryDirectory() as directory:
-                built = build_modules(missing, kernel, KERNELS[key].suites, self.cache_dir, Path(directory))
+                words = (self.choose_suites(key), self.cache_dir, Path(directory), self.architecture)
+                built = build_modules(missing, kernel, *words)
                 for source, module in zip(missing, built, strict=True):
-                    run([find_program("strip"), "--strip-debug", module])
+                    run([find_program(f"{CROSS_TOOLS[self.architecture]}strip"), "--strip-debug", module])
                     build_once(
                         self.cache_dir / "triage-modules",
                         self._module_entry(kernel, source),
@@ -146,7 +158,7 @@ class TriageLab:
         return TriageDump(truth, key, entry / "dump.kdump", entry / "console.log")
 
     def _name(self, truth: Truth, key: str) -> str:
-        kernel = self.lab.fetch_kernel(key)
+        kernel = self.fetch_kernel(key)
         recipe = {
             "base": self._name_base(kernel, truth.boot),
             "files": [[path.name, digest_file(path)] for path in truth.sources],
@@ -159,8 +171,8 @@ class TriageLab:
         recipe = {
             "kernel": [kernel.package, kernel.version],
             "boot": boot,
-            "image": _digest_image(self.lab, kernel),
-            "machine": [MEMORY_MIB, CPUS, COMMAND_LINE, JOB_BYTES, DISK_BYTES],
+            "image": self._digest_image(kernel),
+            "machine": self.describe_machine(),
             "making": MAKING,
         }
         return f"{kernel.release}-{digest_recipe(recipe)}"
@@ -168,7 +180,29 @@ class TriageLab:
     def _module_entry(self, kernel: Kernel, source: Path) -> str:
         return f"{kernel.release}-{source.stem}-{digest_file(source)[:20]}"
 
-    def _config(self, kernel: Kernel, boot: str, directory: Path, more: tuple[str, ...]) -> MachineConfig:
+    def describe_machine(self) -> list[object]:
+        """Return all that decides what the machine is like, besides its image."""
+        return [MEMORY_MIB, CPUS, COMMAND_LINE, JOB_BYTES, DISK_BYTES]
+
+    def make_image(self, kernel: Kernel) -> ImageTree:
+        """Make the machine's initramfs."""
+        programs = guest.build_programs(self.cache_dir)
+        act = build_program(self.cache_dir, BASE_DIR / "act.c")
+        image = make_base_image(kernel, find_program("busybox", hint="install busybox-static"), act, MODULES)
+        for name in guest.PROGRAMS:
+            image.add_file(f"bin/{name}", programs / name, 0o755)
+        image.add_file("init", BASE_DIR / "init.sh", 0o755)
+        image.add_bytes("lib/capture", _assemble_capture(kernel, self.cache_dir))
+        # An initramfs that is never unpacked; kexec_file_load() refuses an empty one.
+        image.add_bytes("lib/capture.initrd", bytes(4096))
+        return image
+
+    def start_machine(self, config: MachineConfig, directory: Path) -> KeptMachine:
+        """Return the machine of a configuration, not running yet."""
+        return KeptMachine(config, directory, watch=self.lab.watch)
+
+    def make_config(self, kernel: Kernel, boot: str, directory: Path, more: tuple[str, ...]) -> MachineConfig:
+        """Describe the machine; the directory has its ``initrd``."""
         return MachineConfig(
             kernel=kernel.image,
             initrd=directory / "initrd",
@@ -179,16 +213,20 @@ class TriageLab:
             extra=more,
         )
 
+    @cache  # noqa: B019 - of few kernels, by a lab that lives as long as its caller
+    def _digest_image(self, kernel: Kernel) -> str:
+        return self.make_image(kernel).digest()
+
     def _stand(self, kernel: Kernel, boot: str) -> Path:
         """Return a directory with the state of a machine at work: ``state``, ``disk.img``, ``initrd``."""
 
         def build(target: Path) -> None:
             started = time.monotonic()
-            (target / "initrd").write_bytes(_make_image(self.lab, kernel).encode())
+            (target / "initrd").write_bytes(self.make_image(kernel).encode())
             job = make_empty_disk(target / "job.img", JOB_BYTES)
             disk = make_ext4_disk(target / "disk.img", DISK_BYTES)
-            config = self._config(kernel, boot, target, (*_attach(job, 0), *_attach(disk, 1)))
-            with KeptMachine(config, target, watch=self.lab.watch) as machine:
+            config = self.make_config(kernel, boot, target, (*_attach(job, 0), *_attach(disk, 1)))
+            with self.start_machine(config, target) as machine:
                 machine.wait_for("^lab: standing", timeout_s=STAND_TIMEOUT_S, failure=FAILURE)
                 machine.keep_state(target / "state")
             for name in ("job.img", "qemu.log"):
@@ -198,7 +236,7 @@ class TriageLab:
         return build_once(self.cache_dir / "triage-states", self._name_base(kernel, boot), build)
 
     def _crash_now(self, truth: Truth, key: str, target: Path) -> None:
-        kernel = self.lab.fetch_kernel(key)
+        kernel = self.fetch_kernel(key)
         self.build_modules([truth], key)
         with self.holding_machine():
             state = self._stand(kernel, truth.boot)
@@ -207,20 +245,22 @@ class TriageLab:
                 job = self._make_job(truth, kernel, work / "job.img")
                 throttled = f",throttling.iops-total={truth.disk_iops}" if truth.disk_iops else ""
                 disks = (*_attach(job, 0), *_attach(state / "disk.img", 1, f",snapshot=on{throttled}"))
-                config = self._config(kernel, truth.boot, state, (*disks, "-incoming", f"exec:cat {state / 'state'}"))
-                with KeptMachine(config, target, watch=self.lab.watch) as machine:
+                config = self.make_config(
+                    kernel, truth.boot, state, (*disks, "-incoming", f"exec:cat {state / 'state'}")
+                )
+                with self.start_machine(config, target) as machine:
                     machine.take_up()
-                    found = machine.wait_for(CAPTURED, timeout_s=truth.timeout_s, failure=FAILURE)
-                    machine.copy_memory(work / "memory")
-                self._take_memory(work / "memory", int(found[1], 16), work, target)
+                    self.take_memory(machine, truth.timeout_s, work / "vmcore")
+                run([sys.executable, "-m", "postpanic", "filter", "-d", "31", work / "vmcore", target / "dump.kdump"])
         (target / "qemu.log").unlink(missing_ok=True)
 
-    @staticmethod
-    def _take_memory(memory: Path, header_paddr: int, work: Path, target: Path) -> None:
-        physical_memory.write_vmcore(memory, header_paddr, work / "vmcore")
+    def take_memory(self, machine: KeptMachine, timeout_s: float, vmcore: Path) -> None:
+        """Wait until the machine has crashed, and write its memory."""
+        found = machine.wait_for(CAPTURED, timeout_s=timeout_s, failure=FAILURE)
+        memory = vmcore.with_name("memory")
+        machine.copy_memory(memory)
+        physical_memory.write_vmcore(memory, int(found[1], 16), vmcore)
         memory.unlink()
-        paths = (work / "vmcore", target / "dump.kdump")
-        run([sys.executable, "-m", "postpanic", "filter", "-d", "31", *paths])
 
     def _make_job(self, truth: Truth, kernel: Kernel, path: Path) -> Path:
         buffer = io.BytesIO()
@@ -230,7 +270,7 @@ class TriageLab:
                 name = f"{source.stem}.ko"
                 archive.add(self.cache_dir / "triage-modules" / self._module_entry(kernel, source) / name, name)
             for source in truth.program_sources:
-                archive.add(_build_program(self.cache_dir, source), source.stem)
+                archive.add(build_program(self.cache_dir, source, self.architecture), source.stem)
         make_empty_disk(path, JOB_BYTES)
         with path.open("r+b") as stream:
             stream.seek(JOB_START_BYTES)
@@ -248,12 +288,18 @@ def _attach(path: Path, number: int, more: str = "") -> tuple[str, ...]:
     return ("-drive", drive, "-device", f"virtio-blk-pci,drive=disk{number}")
 
 
-def _build_program(cache_dir: Path, source: Path) -> Path:
+def build_program(cache_dir: Path, source: Path, architecture: str = "") -> Path:
+    """Compile a program of the guest's, statically, for an architecture of :data:`CROSS_TOOLS`."""
+    tools = CROSS_TOOLS[architecture]
+    hint = f"install gcc-{tools.removesuffix('-')} and libc6-dev-{architecture}-cross" if tools else ""
+
     def build(target: Path) -> None:
         words = ("-static", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread")
-        run([find_program("gcc", hint="install gcc and libc6-dev"), *words, "-o", target / source.stem, source])
+        compiler = find_program(f"{tools}gcc", hint=hint or "install gcc and libc6-dev")
+        run([compiler, *words, "-o", target / source.stem, source])
 
-    return build_once(cache_dir / "programs", f"{source.stem}-{digest_file(source)[:20]}", build) / source.stem
+    name = f"{source.stem}-{digest_file(source)[:20]}{f'-{architecture}' if architecture else ''}"
+    return build_once(cache_dir / "programs", name, build) / source.stem
 
 
 def _assemble_capture(kernel: Kernel, cache_dir: Path) -> bytes:
@@ -273,42 +319,34 @@ def _assemble_capture(kernel: Kernel, cache_dir: Path) -> bytes:
     return bytes(image) + code.ljust(4096, b"\0")
 
 
-def _make_image(lab: Lab, kernel: Kernel) -> ImageTree:
-    programs = guest.build_programs(lab.cache_dir)
+def make_base_image(kernel: Kernel, busybox: Path | None, act: Path, modules: Sequence[str]) -> ImageTree:
+    """Make what all machines' initramfs have."""
     image = ImageTree()
-    image.add_file("init", BASE_DIR / "init.sh", 0o755)
     image.add_directory("dev")
     image.add_device("dev/console", 5, 1)
-    image.add_program("bin/busybox", find_program("busybox", hint="install busybox-static"))
-    for name in guest.PROGRAMS:
-        image.add_file(f"bin/{name}", programs / name, 0o755)
-    image.add_file("bin/act", _build_program(lab.cache_dir, BASE_DIR / "act.c"), 0o755)
-    image.add_bytes("lib/capture", _assemble_capture(kernel, lab.cache_dir))
-    # An initramfs that is never unpacked; kexec_file_load() refuses an empty one.
-    image.add_bytes("lib/capture.initrd", bytes(4096))
-    modules = ModuleTree(kernel.modules_dir)
-    checksum = ("crc32c_generic",) if "ext4" in modules else ()
-    order = modules.sort_by_dependency((*checksum, *guest.BOOT_MODULES, *MODULES))
+    if busybox is not None:
+        image.add_program("bin/busybox", busybox)
+    image.add_file("bin/act", act, 0o755)
+    tree = ModuleTree(kernel.modules_dir)
+    checksum = ("crc32c_generic",) if "ext4" in tree else ()
+    order = tree.sort_by_dependency((*checksum, *guest.BOOT_MODULES, *modules))
     for name in order:
-        image.add_bytes(f"lib/{name}.ko", modules.read(name))
+        image.add_bytes(f"lib/{name}.ko", tree.read(name))
     image.add_bytes("lib/modules-in-order", "".join(f"{name}.ko\n" for name in order).encode())
     return image
 
 
-@cache
-def _digest_image(lab: Lab, kernel: Kernel) -> str:
-    return _make_image(lab, kernel).digest()
-
-
-def main(words: list[str] | None = None) -> int:
+def main(
+    words: list[str] | None = None, *, kernels: Sequence[str] = sorted(KERNELS), make: type[TriageLab] = TriageLab
+) -> int:
     parser = argparse.ArgumentParser(prog="tests.vm.triage_lab", description="crash a kernel in many ways")
-    parser.add_argument("kernel", choices=sorted(KERNELS), nargs="?", default="6.1")
+    parser.add_argument("kernel", choices=kernels, nargs="?", default="6.1")
     parser.add_argument("scenarios", nargs="*", help="of scenarios/triage; without any: all")
     parser.add_argument("--list", action="store_true", help="only say what is in the cache")
     parser.add_argument("--watch", action="store_true", help="show the console")
     chosen = parser.parse_args(words)
     say = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731, T201
-    lab = TriageLab(Lab(default_cache_dir(), say=say, watch=say if chosen.watch else None))
+    lab = make(Lab(default_cache_dir(), say=say, watch=say if chosen.watch else None))
     truths = [truth for truth in list_truths() if not chosen.scenarios or truth.name in chosen.scenarios]
     failed = 0
     found = {truth.name: lab.find(truth, chosen.kernel) for truth in truths}

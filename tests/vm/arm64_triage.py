@@ -1,0 +1,95 @@
+"""
+Small crashes on arm64: the scenarios of ``scenarios/triage``, on emulated machines.
+
+::
+
+    python -m tests.vm.arm64_triage KERNEL [SCENARIO...]    make dumps, say where they are
+
+No other kernel takes over there: QEMU writes the memory when the panic is over.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from postpanic.capture.initramfs.archive import ImageTree
+from postpanic.rehearse.kernels import Kernel, KernelStore
+from postpanic.rehearse.machine import MachineConfig
+from postpanic.rehearse.packages import Archive
+from postpanic.rehearse.store import Bundle, PackageStore
+from tests.vm import guest, triage_lab
+from tests.vm.arm64 import KERNELS
+from tests.vm.lab import FAILURE
+from tests.vm.triage_lab import BASE_DIR, MEMORY_MIB, MODULES, TriageLab, build_program, make_base_image
+from tests.vm.triage_machine import KeptMachine
+
+__all__ = ["KERNELS", "Arm64TriageLab"]
+
+COMMAND_LINE = "console=ttyAMA0"
+MACHINE, CPU = "virt,gic-version=3", "max,pauth-impdef=on"
+PANICKED = r"end Kernel panic - not syncing"
+_LOADS_CAPTURE = re.compile(r"^crash load .*\n", re.MULTILINE)
+
+
+class Arm64TriageLab(TriageLab):
+    """Makes the dumps of scenarios on arm64, or finds them in the cache."""
+
+    architecture = "arm64"
+
+    def fetch_kernel(self, key: str) -> Kernel:
+        if key not in self._kernels:
+            self._kernels[key] = KernelStore(self.cache_dir).fetch(KERNELS[key])
+        return self._kernels[key]
+
+    @property
+    def _kernels(self) -> dict[str, Kernel]:
+        kernels: dict[str, Kernel] = self.__dict__.setdefault("_fetched_kernels", {})
+        return kernels
+
+    def choose_suites(self, key: str) -> tuple[str, ...]:
+        return KERNELS[key].suites
+
+    def describe_machine(self) -> list[object]:
+        return [*super().describe_machine(), COMMAND_LINE, MACHINE, CPU]
+
+    def make_image(self, kernel: Kernel) -> ImageTree:
+        store = PackageStore(self.cache_dir, "unpacked", self.architecture)
+        _, busybox = store.fetch(("bookworm",), "busybox-static", _resolve)
+        act = build_program(self.cache_dir, BASE_DIR / "act.c", self.architecture)
+        load = build_program(self.cache_dir, guest.SCENARIOS_DIR / "load.c", self.architecture)
+        image = make_base_image(kernel, None, act, ("qemu_fw_cfg", *MODULES))
+        image.add_file("bin/busybox", busybox / "bin/busybox", 0o755)
+        image.add_file("bin/load", load, 0o755)
+        image.add_bytes("init", _LOADS_CAPTURE.sub("", (BASE_DIR / "init.sh").read_text()).encode(), 0o755)
+        return image
+
+    def start_machine(self, config: MachineConfig, directory: Path) -> KeptMachine:
+        return KeptMachine(config, directory, watch=self.lab.watch, accelerator="tcg")
+
+    def make_config(self, kernel: Kernel, boot: str, directory: Path, more: tuple[str, ...]) -> MachineConfig:
+        return MachineConfig(
+            kernel=kernel.image,
+            initrd=directory / "initrd",
+            command_line=f"{COMMAND_LINE} {boot}".strip(),
+            memory_mib=MEMORY_MIB,
+            machine=MACHINE,
+            cpu=CPU,
+            network=True,
+            extra=more,
+            program="qemu-system-aarch64",
+        )
+
+    def take_memory(self, machine: KeptMachine, timeout_s: float, vmcore: Path) -> None:
+        machine.wait_for(PANICKED, timeout_s=timeout_s, failure=FAILURE)
+        machine.dump_memory(vmcore)
+
+
+def _resolve(archive: Archive, wanted: str) -> Bundle:
+    package = archive.find(wanted)[-1]
+    return Bundle(package, (package,))
+
+
+if __name__ == "__main__":
+    sys.exit(triage_lab.main(kernels=sorted(KERNELS), make=Arm64TriageLab))
