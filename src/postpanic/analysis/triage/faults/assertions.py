@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from postpanic.analysis.code.instructions import Flow, Instruction
 from postpanic.analysis.triage.faults.code_paths import CodeGraph, code_graphs
-from postpanic.analysis.triage.faults.effects import x86_memory
+from postpanic.analysis.triage.faults.effects import read_register, spell_register, x86_memory
 from postpanic.analysis.triage.faults.origin import Origin
-from postpanic.analysis.triage.faults.uses import Use, fault_use, find_culprit, widest
+from postpanic.analysis.triage.faults.uses import Use, fault_use, find_culprit
 from postpanic.analysis.triage.faults.wording import (
     chain_of_origin,
     evidence_of_origin,
@@ -26,15 +26,21 @@ from postpanic.findings.verdict import Cause, Confidence, Evidence, Finding, Rol
 __all__ = ["find_assertion"]
 
 _REG, _IMM, _MEM = 1, 2, 3
-_COMPARISONS = ("cmp", "test")
+_COMPARISONS = ("cmp", "test", "tst")
+_BRANCHES_ON_REGISTERS = {"cbz": "==", "cbnz": "!=", "tbz": "==", "tbnz": "!="}
+"""Of arm64: they compare with zero themselves, the whole register or one bit."""
 _MOST_BACK = 24
 _WORDS = {
     "je": "==", "jne": "!=", "ja": ">", "jae": ">=", "jb": "<", "jbe": "<=", "jg": ">", "jge": ">=", "jl": "<",
     "jle": "<=", "js": "is negative:", "jns": "is not negative:",
+    "b.eq": "==", "b.ne": "!=", "b.hi": ">", "b.hs": ">=", "b.lo": "<", "b.ls": "<=", "b.gt": ">", "b.ge": ">=",
+    "b.lt": "<", "b.le": "<=", "b.mi": "is negative:", "b.pl": "is not negative:",
 }  # fmt: skip
 _OPPOSITE = {
     "je": "jne", "jne": "je", "ja": "jbe", "jbe": "ja", "jae": "jb", "jb": "jae", "jg": "jle", "jle": "jg",
     "jge": "jl", "jl": "jge", "js": "jns", "jns": "js",
+    "b.eq": "b.ne", "b.ne": "b.eq", "b.hi": "b.ls", "b.ls": "b.hi", "b.hs": "b.lo", "b.lo": "b.hs", "b.gt": "b.le",
+    "b.le": "b.gt", "b.ge": "b.lt", "b.lt": "b.ge", "b.mi": "b.pl", "b.pl": "b.mi",
 }  # fmt: skip
 
 
@@ -138,6 +144,8 @@ def _find_condition(scene: Scene, use: Use) -> _Condition | None:
 
 def _of_branch(graph: CodeGraph, use: Use, branch: Instruction, *, is_taken: bool) -> _Condition | None:
     at = branch
+    if branch.mnemonic in _BRANCHES_ON_REGISTERS and branch.decoded is not None:
+        return _of_register(use, branch, is_taken=is_taken)
     for _ in range(_MOST_BACK):
         previous = graph.before.get(at.vaddr, ())
         if len(previous) != 1:
@@ -155,35 +163,48 @@ def _of_branch(graph: CodeGraph, use: Use, branch: Instruction, *, is_taken: boo
     return _Condition(at, branch, _words(at, operands, jump), tuple(operands))
 
 
-def _words(comparison: Instruction, operands: list[_Operand], jump: str) -> str:
-    def shown(operand: _Operand) -> str:
-        value = "" if operand.value is None else f" (= {operand.value:#x})"
-        return operand.text if operand.text.startswith("0x") else f"{operand.text}{value}"
+def _of_register(use: Use, branch: Instruction, *, is_taken: bool) -> _Condition:
+    """Tell what a branch that compares a register with zero found there."""
+    operands = list(branch.decoded.operands)
+    operand = _operand(branch, operands[0], use)
+    relation = _BRANCHES_ON_REGISTERS[branch.mnemonic]
+    relation = relation if is_taken else {"==": "!=", "!=": "=="}[relation]
+    bit = f"bit {int(operands[1].imm)} of " if branch.mnemonic.startswith("tb") else ""
+    return _Condition(branch, branch, f"{bit}{_shown(operand)} {relation} 0", (operand,))
 
+
+def _shown(operand: _Operand) -> str:
+    value = "" if operand.value is None else f" (= {operand.value:#x})"
+    return operand.text if operand.text.startswith("0x") else f"{operand.text}{value}"
+
+
+def _words(comparison: Instruction, operands: list[_Operand], jump: str) -> str:
     relation = _WORDS.get(jump, "compared with")
     if len(operands) != 2:
         return f"{_spell(comparison)} said so"
     left, right = operands
-    if comparison.mnemonic.rpartition(" ")[2].startswith("test"):
+    if comparison.mnemonic.rpartition(" ")[2].startswith(("test", "tst")):
         if left.text == right.text:
-            return f"{shown(left)} {relation} 0"
-        return f"{shown(left)} & {shown(right)} {relation} 0"
-    return f"{shown(left)} {relation} {shown(right)}"
+            return f"{_shown(left)} {relation} 0"
+        return f"{_shown(left)} & {_shown(right)} {relation} 0"
+    return f"{_shown(left)} {relation} {_shown(right)}"
 
 
 def _operand(comparison: Instruction, operand: object, use: Use) -> _Operand:
     decoded = comparison.decoded
-    kind, size = operand.type, operand.size  # type: ignore[attr-defined]
-    mask = (1 << size * 8) - 1
+    kind = operand.type  # type: ignore[attr-defined]
     if kind == _IMM:
-        value = int(operand.imm) & mask  # type: ignore[attr-defined]
+        value = int(operand.imm) & ((1 << getattr(operand, "size", 8) * 8) - 1)  # type: ignore[attr-defined]
         return _Operand(f"{value:#x}", value)
     assert use.tracer is not None  # noqa: S101 - the caller asked
     if kind == _REG:
-        register = widest(decoded.reg_name(operand.reg) or "")  # type: ignore[attr-defined]
+        register, size = read_register(decoded, operand)
+        if getattr(operand, "shift", None) is not None and (operand.shift.type or operand.ext):  # type: ignore[attr-defined]
+            # It was changed on the way to the comparison.
+            return _Operand(f"{spell_register(register)}, shifted", None)
         known = use.registers.get(register)
         origin = use.tracer.trace(register, comparison.vaddr, use.registers)
-        return _Operand(f"%{register}", known & mask if known is not None else None, origin)
+        return _Operand(spell_register(register), known & ((1 << size * 8) - 1) if known is not None else None, origin)
     if kind == _MEM:
         origin = use.tracer.trace_memory(x86_memory(decoded, operand), comparison, None, use.registers)
         load = origin.load

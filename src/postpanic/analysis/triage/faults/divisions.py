@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from postpanic.analysis.triage.faults.effects import x86_memory
+from postpanic.analysis.triage.faults.effects import spell_register, x86_memory
 from postpanic.analysis.triage.faults.origin import Origin
 from postpanic.analysis.triage.faults.uses import Use, fault_use, find_culprit, widest
 from postpanic.analysis.triage.faults.wording import (
@@ -88,7 +88,7 @@ def _divisor(use: Use) -> tuple[str, int | None, Origin | None]:
         origin = None
         if use.tracer is not None:
             origin = use.tracer.trace(register, use.instruction.vaddr, use.registers)
-        return f"%{register}", value & ((1 << operand.size * 8) - 1), origin
+        return spell_register(register), value & ((1 << operand.size * 8) - 1), origin
     if operand.type == _MEM and use.tracer is not None:
         origin = use.tracer.trace_memory(x86_memory(decoded, operand), use.instruction, 0, use.registers)
         load = origin.load

@@ -23,6 +23,8 @@ __all__ = [
     "Effect",
     "Memory",
     "find_effects",
+    "read_register",
+    "spell_register",
     "stack_pointer",
     "x86_memory",
 ]
@@ -30,7 +32,7 @@ __all__ = [
 _REG, _IMM, _MEM = 1, 2, 3
 """Kinds of operands; capstone numbers them alike for x86 and arm64."""
 _WRITE = 2
-_WORD = (1 << 64) - 1
+_WORD, _LOW_WORD = (1 << 64) - 1, (1 << 32) - 1
 
 ARGUMENTS = {
     "x86_64": ("rdi", "rsi", "rdx", "rcx", "r8", "r9"),
@@ -47,6 +49,8 @@ CALLER_SAVED = {
 }
 _RESULT = {"x86_64": "rax", "aarch64": "x0"}
 _KEEPS_ALL = ("__x86_indirect_", "__fentry__", "__x86_return_", "ftrace_")
+
+_FETCHES = ("swp", "ldadd", "ldset", "ldclr", "ldeor", "ldsm", "ldum")
 
 _X86_NAMES = {
     **{
@@ -119,6 +123,31 @@ class Effect:
 def stack_pointer(machine: str) -> str:
     """Name the stack pointer."""
     return "rsp" if machine == "x86_64" else "sp"
+
+
+def spell_register(register: str) -> str:
+    """
+    Write a register as listings do.
+
+    >>> spell_register("rax"), spell_register("x3")
+    ('%rax', 'x3')
+    """
+    return f"%{register}" if register.startswith("r") else register
+
+
+def read_register(decoded: Any, operand: Any) -> tuple[str, int]:  # noqa: ANN401 - capstone has no types
+    """
+    Read a register operand of a decoded instruction.
+
+    Returns
+    -------
+    tuple
+        The register by its widest name, and how many bytes of it are meant.
+    """
+    name: str = decoded.reg_name(operand.reg) or ""
+    if hasattr(operand, "size"):
+        return _X86_NAMES.get(name, name), operand.size
+    return _arm_name(decoded, operand.reg), 4 if name.startswith("w") else 8
 
 
 def find_effects(instruction: Instruction, machine: str, callee: str = "") -> list[Effect]:
@@ -260,10 +289,13 @@ def _x86_arithmetic(decoded: Any, name: str, operands: list[Any]) -> Effect | No
 # ---- arm64
 
 
+_ARM_ALIASES = {"fp": "x29", "lr": "x30", "wsp": "sp", "wzr": "xzr"}
+
+
 def _arm_name(decoded: Any, number: int) -> str:  # noqa: ANN401 - capstone has no types
     name: str = decoded.reg_name(number) or ""
-    if name in {"fp", "lr", "wsp"}:
-        return {"fp": "x29", "lr": "x30", "wsp": "sp"}[name]
+    if name in _ARM_ALIASES:
+        return _ARM_ALIASES[name]
     return f"x{name[1:]}" if name[:1] == "w" else name
 
 
@@ -293,7 +325,12 @@ def _of_arm64(instruction: Instruction) -> Iterator[Effect]:
             yield known
             return
         _, written = decoded.regs_access()
-        for register in {_arm_name(decoded, number) for number in written} - {"nzcv"}:
+        changed = {_arm_name(decoded, number) for number in written}
+        # Capstone 5 does not tell what atomic instructions (LSE) write.
+        place = 0 if name.startswith("cas") else 1 if name.startswith(_FETCHES) else None
+        if place is not None and len(operands) > place and operands[place].type == _REG:
+            changed.add(_arm_name(decoded, operands[place].reg))
+        for register in sorted(changed - {"nzcv", "xzr"}):
             yield Effect(Act.CHANGE, register)
 
 
@@ -316,7 +353,9 @@ def _arm_stores(decoded: Any, operands: list[Any]) -> Iterator[Effect]:  # noqa:
     sources = [operand for operand in operands if operand.type == _REG]
     for number, source in enumerate(sources[:2]):
         if place is not None:
-            yield Effect(Act.STORE, _arm_name(decoded, source.reg), memory=_arm_memory(decoded, place, number * 8))
+            register, size = read_register(decoded, source)
+            memory = _arm_memory(decoded, place, number * size)
+            yield Effect(Act.STORE, "" if register == "xzr" else register, memory=memory)
     yield from _arm_writeback(decoded, operands)
 
 
@@ -336,7 +375,8 @@ def _arm_arithmetic(decoded: Any, name: str, operands: list[Any]) -> Effect | No
     register, source = _arm_name(decoded, operands[0].reg), operands[1]
     is_word = (decoded.reg_name(operands[0].reg) or "").startswith("w")
     if name in {"mov", "movz"} and source.type == _IMM:
-        return Effect(Act.CONSTANT, register, constant=int(source.imm) & _WORD)
+        shift = source.shift.value if source.shift.type else 0
+        return Effect(Act.CONSTANT, register, constant=int(source.imm) << shift & (_LOW_WORD if is_word else _WORD))
     if name == "mov" and source.type == _REG:
         from_name = _arm_name(decoded, source.reg)
         if from_name == "xzr":

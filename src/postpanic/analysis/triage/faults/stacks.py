@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from operator import itemgetter
@@ -11,6 +11,7 @@ from operator import itemgetter
 from postpanic.analysis.code.instructions import Flow
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.stacks.frames import Frame
+from postpanic.analysis.triage.faults.effects import stack_pointer
 from postpanic.analysis.triage.faults.reports import find_line
 from postpanic.analysis.triage.faults.runs import find_run
 from postpanic.analysis.triage.faults.uses import (
@@ -180,13 +181,17 @@ def _frames_above(scene: Scene) -> Sequence[Frame]:
     area = scene.stacks.find_task_area(task) if task is not None else None
     if fault is None or walker is None or area is None or fault.pc is None:
         return ()
-    sp = full_registers(fault.registers).get("rsp", area.start)
+    sp = _stack_pointer(scene, fault.registers) or area.start
     own = Frame(fault.pc, sp, 0, fault.place, interrupted=True, area=area)
     for start in walker.candidates(area.start, area.end)[:_MOST_STARTS]:
         trace = walker.try_trace(start, area)
         if trace.complete:
             return (own, *trace.frames)
     return (own,)
+
+
+def _stack_pointer(scene: Scene, registers: Mapping[str, int]) -> int | None:
+    return full_registers(registers).get(stack_pointer(scene.dump.memory.machine))
 
 
 def _largest(frames: Sequence[Frame]) -> tuple[Frame, int] | None:
@@ -222,7 +227,7 @@ def find_smashed(scene: Scene) -> Iterator[Finding]:
     use = fault_use(scene)
     if use is None or use.is_call or use.instruction.flow is not Flow.RETURN or use.fault.place is None:
         return
-    sp = full_registers(use.fault.registers).get("rsp")
+    sp = _stack_pointer(scene, use.fault.registers)
     what = _over(scene, sp) if sp is not None else ""
     culprit = Culprit(plain_name(use.fault.place.function), use.fault.place.module or "vmlinux")
     if culprit.function.startswith(RETURN_THUNK):

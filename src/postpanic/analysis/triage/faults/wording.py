@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from postpanic.analysis.triage.faults.effects import spell_register
 from postpanic.analysis.triage.faults.origin import Origin, Step, StepKind
 from postpanic.analysis.triage.faults.things import Thing, find_thing
 from postpanic.analysis.triage.faults.uses import Culprit, Use
@@ -92,7 +93,7 @@ def stack_command(fault: Fault) -> str:
 def chain_of(scene: Scene, use: Use) -> Iterator[Link]:
     """Give the way of the value as links: what faulted, what it was loaded from, and so on."""
     value = use.value.value if use.value is not None else 0
-    name = f"%{use.register} = {value:#x}" if use.register else f"{value:#x}"
+    name = f"{spell_register(use.register)} = {value:#x}" if use.register else f"{value:#x}"
     yield from chain_of_origin(scene, f"{name} in {function_of(use) or 'the fault'}", use.origin)
 
 
