@@ -91,8 +91,10 @@ def test_panicking_stack_leads_from_the_delay_to_the_system_call(opened: Prompt)
     place = names.index("panic")
     assert names[place : place + 3] == ["panic", "sysrq_handle_crash", "__handle_sysrq"]
     assert names[-4:] == ["do_el0_svc", "el0_svc", "el0t_64_sync_handler", "el0t_64_sync"]
-    # The user's registers are behind it.
-    assert re.search(r"^ *pc: 0000[0-9a-f]{12}$", text, re.MULTILINE)
+    # The user's registers are behind it, three in a line; 64 is write().
+    assert re.search(r"^     PC: 0000[0-9a-f]{12}   LR: [0-9a-f]{16}   SP: 0000[0-9a-f]{12}$", text, re.MULTILINE)
+    assert re.search(r"^    X29: 0000[0-9a-f]{12}  X28: [0-9a-f]{16}  X27: [0-9a-f]{16}$", text, re.MULTILINE)
+    assert re.search(r"^    ORIG_X0: 0000000000000001  SYSCALLNO: 40  PSTATE: [0-9a-f]{8}$", text, re.MULTILINE)
     assert "not certain" not in text
 
 

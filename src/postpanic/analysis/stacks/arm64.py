@@ -31,20 +31,29 @@ from postpanic.errors import AbsentError
 from postpanic.findings.absent import Reason
 from postpanic.findings.table import Problem
 
-__all__ = ["REGISTER_NAMES", "FrameRecords", "State"]
+__all__ = ["REGISTER_NAMES", "REGISTER_ROWS", "FrameRecords", "State"]
 
 REGISTER_NAMES = (*(f"x{number}" for number in range(31)), "sp", "pc", "pstate")
 """The beginning of ``struct pt_regs`` (``arch/arm64/include/asm/ptrace.h``): ``struct user_pt_regs``."""
-_FP, _LR = 29, 30
+REGISTER_ROWS = (
+    ("pc", "lr", "sp"),
+    *(tuple(f"x{number}" for number in range(first, first - 3, -1)) for first in range(29, 0, -3)),
+    ("orig_x0", "syscallno", "pstate"),
+)
+"""How crash lays them out; ``lr`` is ``x30``."""
+_SYSCALLNO_MASK = 0xFFFF_FFFF
+"""An ``int`` behind ``orig_x0``."""
 _MAX_FRAMES = 4096
 _MODE_MASK = 0xF
 """``PSR_MODE_MASK``; 0 is EL0, user mode."""
-_ENTRY = re.compile(r"el1[ht]?_(?:64_)?(?:sync|irq|fiq|error)(?:_invalid)?\Z")
+_ENTRY = re.compile(r"(?:el1[ht]?_(?:64_)?(?:sync|irq|fiq|error)(?:_invalid)?|__bad_stack)\Z")
 """Vectors of exceptions taken in the kernel itself (``entry.S``), the names of 5.10 too."""
 _VECTORS = "vectors"
 """The table of vectors (``entry.S``): where a CPU is right after it took an exception."""
 _KERNEL_BIT = 1 << 55
 """Tells the kernel's half from the user's, whatever the bits above it are used for."""
+_KIND_REGISTERS = 2
+"""``FRAME_META_TYPE_PT_REGS`` (``arch/arm64/include/asm/stacktrace/frame.h``)."""
 _PROLOGUE_BYTES = 4 << 10
 # Arm ARM C6.2: STP x29, x30 (pre-index, signed offset), LDP likewise (post-index), MOV/ADD x29, sp, #imm, RET.
 _STP = ((0xFFC07FFF, 0xA9807BFD), (0xFFC07FFF, 0xA9007BFD))
@@ -97,10 +106,13 @@ class FrameRecords:
         memory = words.memory
         # Since 5.10 (VMCOREINFO's, if pointers are signed); the bits above those of addresses would hold it.
         mask = memory.vmcoreinfo.get_number("KERNELPACMASK")
-        self._code_mask = mask or (1 << 64) - (1 << memory.layout.va_bits)
+        self.code_mask = mask or (1 << 64) - (1 << memory.layout.va_bits)
+        """The bits of an address that an authentication code may be in."""
         regs = prog.type("struct pt_regs")
         self._regs_bytes = drgn.sizeof(regs)
-        self._record_offset = int(drgn.offsetof(regs, "stackframe"))
+        self.record_offset = int(drgn.offsetof(regs, "stackframe"))
+        """Bytes from ``struct pt_regs`` to the record in it."""
+        self._has_kind = _has_kind(regs)
         self.areas = tuple(self._read_areas())
 
     def _read_areas(self) -> Iterator[Area]:
@@ -118,7 +130,7 @@ class FrameRecords:
 
     def strip(self, pc: int) -> int:
         """Take the authentication code out of a kernel's return address; without one its bits are all ones."""
-        return pc | self._code_mask if pc & _KERNEL_BIT else pc
+        return pc | self.code_mask if pc & _KERNEL_BIT else pc
 
     def sleeping(self, cpu_context: tuple[int, int, int]) -> State:
         """Begin where ``cpu_switch_to()`` left a task: ``fp``, ``sp`` and ``pc`` of ``thread.cpu_context``."""
@@ -164,9 +176,14 @@ class FrameRecords:
                 return
             above, back = self._words.read_many(fp, 2)
             if not above and not back:
-                trace.complete = True
-                self._end(trace, fp)
-                return
+                # Since 6.13 the record says whether registers go on (c2c6b27b5aa1), for code of any name.
+                found = self._exception(trace, areas, fp) if self._is_of_registers(fp) else None
+                if found is None:
+                    trace.complete = True
+                    self._end(trace, fp)
+                    return
+                fp, pc, lr, place = found
+                continue
             if area is _find(areas, above) and above <= fp:
                 trace.problems.append(Problem(f"the frame record at {fp:#x} leads back to {above:#x}", Reason.DAMAGED))
                 return
@@ -178,9 +195,12 @@ class FrameRecords:
                 if found is not None:
                     fp, pc, lr, place = found
 
+    def _is_of_registers(self, fp: int) -> bool:
+        return self._has_kind and self._words.read(fp + 16) == _KIND_REGISTERS
+
     def _exception(self, trace: Trace, areas: Sequence[Area], fp: int) -> tuple[int, int, int, Place | None] | None:
         """Step over the registers that an exception saved; None: there are none where they should be."""
-        saved = self._read_registers(fp - self._record_offset)
+        saved = self._read_registers(fp - self.record_offset)
         if saved.user or (_find(areas, saved.registers["sp"]) is None and not saved.registers["x29"]):
             return None
         trace.frames[-1].saved = saved
@@ -190,14 +210,18 @@ class FrameRecords:
         return registers["x29"], pc, registers["x30"], saved.place
 
     def _read_registers(self, vaddr: int) -> Saved:
-        values = self._words.read_many(vaddr, len(REGISTER_NAMES))
+        *values, original, number = self._words.read_many(vaddr, len(REGISTER_NAMES) + 2)
         registers = dict(zip(REGISTER_NAMES, values, strict=True))
         user = not registers["pstate"] & _MODE_MASK
-        return Saved(vaddr, registers, user, None if user else self._code.find(registers["pc"]))
+        returns = self.strip(registers["x30"])
+        if user:
+            registers |= {"orig_x0": original, "syscallno": number & _SYSCALLNO_MASK}
+            return Saved(vaddr, registers, user, None, returns)
+        return Saved(vaddr, registers, user, self._code.find(registers["pc"]), returns, self._code.find(returns))
 
     def _end(self, trace: Trace, fp: int) -> None:
         """Show the registers of user code, which lie at the end of the stack of a process."""
-        saved = self._read_registers(fp - self._record_offset)
+        saved = self._read_registers(fp - self.record_offset)
         if saved.user and saved.registers["pc"] and trace.frames:
             trace.frames[-1].saved = saved
 
@@ -232,6 +256,12 @@ class FrameRecords:
                     later in _RETURNS or later & _BRANCH_MASK == _BRANCH for later in words[number + 1 : number + 4]
                 )
         return is_made
+
+
+def _has_kind(regs: drgn.Type) -> bool:
+    """Tell whether the record in saved registers says what it is: ``struct frame_record_meta``."""
+    record = regs.member("stackframe").type
+    return record.kind is drgn.TypeKind.STRUCT and record.has_member("type")
 
 
 def _find(areas: Sequence[Area], vaddr: int) -> Area | None:

@@ -56,12 +56,18 @@ class Saved:
         Whether user code was interrupted.
     place : Place, optional
         Of the interrupted instruction; None: it is not in code of the kernel.
+    return_pc : int, optional
+        Where a register says that the interrupted function returns to (arm64), without an authentication code.
+    caller : Place, optional
+        The place of that.
     """
 
     vaddr: int
     registers: Mapping[str, int]
     user: bool
     place: Place | None = None
+    return_pc: int | None = None
+    caller: Place | None = None
 
 
 @dataclass(slots=True)

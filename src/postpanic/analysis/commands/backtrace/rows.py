@@ -8,6 +8,8 @@ from drgn import Program
 
 from postpanic.analysis.commands.backtrace.contents import ContentReader
 from postpanic.analysis.commands.backtrace.shapes import (
+    ARM64_KERNEL_REGISTERS,
+    ARM64_USER_REGISTERS,
     OTHER_REGISTERS,
     REGISTERS,
     REGISTERS_OF_OTHERS,
@@ -15,7 +17,7 @@ from postpanic.analysis.commands.backtrace.shapes import (
     frames_shape,
 )
 from postpanic.analysis.commands.per_task import task_cells
-from postpanic.analysis.stacks import x86_64
+from postpanic.analysis.stacks import arm64, x86_64
 from postpanic.analysis.stacks.code_index import Place
 from postpanic.analysis.stacks.frames import Frame, Saved, Trace, number_frames
 from postpanic.analysis.tasks import TaskFacts
@@ -63,11 +65,10 @@ def registers_table(saved: Saved, *, hexadecimal: bool = False) -> Table:
     """Make the table of saved registers, under the line that names the interrupted instruction."""
     registers = saved.registers
     place = saved.place
+    is_arm64 = "pstate" in registers
+    at = _spell_place(place, hexadecimal=hexadecimal)
     title = ""
-    if not saved.user:
-        at = "unknown or invalid address"
-        if place is not None and place.function:
-            at = place.function + (f"+{place.offset:{'#x' if hexadecimal else 'd'}}" if place.offset else "")
+    if not saved.user and not is_arm64:
         title = f"[exception {'RIP' if 'rip' in registers else 'PC'}: {at}]"
     function, offset, module = place_cells(place) if not saved.user else (None, None, None)
     row: tuple[Cell, ...] = (
@@ -77,12 +78,28 @@ def registers_table(saved: Saved, *, hexadecimal: bool = False) -> Table:
         offset,
         module,
         *(registers.get(name) for names in x86_64.REGISTER_ROWS for name in names),
-        None if "rip" in registers else OTHER_REGISTERS.table(list(registers.items())),
+        _arm64_table(saved, at, hexadecimal=hexadecimal) if is_arm64 else None,
+        None if "rip" in registers or is_arm64 else OTHER_REGISTERS.table(list(registers.items())),
     )
     shape = REGISTERS_OF_PROCESSOR if "rip" in registers else REGISTERS_OF_OTHERS
     if "rax" in registers:
         shape = REGISTERS
     return shape.table([row], title=title)
+
+
+def _spell_place(place: Place | None, *, hexadecimal: bool) -> str:
+    if place is None or not place.function:
+        return "unknown or invalid address"
+    return place.function + (f"+{place.offset:{'#x' if hexadecimal else 'd'}}" if place.offset else "")
+
+
+def _arm64_table(saved: Saved, at: str, *, hexadecimal: bool = False) -> Table:
+    """Make the table of the registers of arm64."""
+    values = {"lr": saved.return_pc or saved.registers.get("x30"), **saved.registers}
+    names = [name for row in arm64.REGISTER_ROWS for name in row]
+    shape = ARM64_USER_REGISTERS if saved.user else ARM64_KERNEL_REGISTERS
+    places = (None, None) if saved.user else (at, _spell_place(saved.caller, hexadecimal=hexadecimal))
+    return shape.table([(*(values.get(name) for name in names), *places)])
 
 
 def entry_registers(trace: Trace) -> Table | None:

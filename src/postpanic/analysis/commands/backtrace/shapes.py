@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import msgspec
 
 from postpanic.analysis.commands.per_task import TASK_COLUMNS, TASK_LINE
-from postpanic.analysis.stacks import x86_64
+from postpanic.analysis.stacks import arm64, x86_64
 from postpanic.findings.table import Column, Kind, Layout, Shape
 
 __all__ = [
+    "ARM64_KERNEL_REGISTERS",
+    "ARM64_USER_REGISTERS",
     "CONTENTS",
     "EXCEPTIONS",
     "FINDINGS",
@@ -53,11 +56,49 @@ _COLUMNS_OF_REGISTERS["orig_rax"] = msgspec.structs.replace(
 )
 _COLUMNS_OF_REGISTERS["cs"] = msgspec.structs.replace(_COLUMNS_OF_REGISTERS["cs"], prefix="CS: ")
 
+_ARM64_HELP = {
+    "lr": "x30: where it returns to, without its authentication code.",
+    "orig_x0": "x0 at the system call.",
+    "syscallno": "Number of the system call; ffffffff: none.",
+}
+
+
+def _arm64_column(name: str) -> Column:
+    return Column(
+        name,
+        Kind.HEX if name == "syscallno" else Kind.ADDRESS,
+        help=_ARM64_HELP.get(name, f"Register {name}."),
+        format="08x" if name == "pstate" else "",
+        # Names of one digit stand below those of two.
+        prefix=f"{name.upper():>3}: ",
+    )
+
+
+def _arm64_line(*rows: Sequence[str]) -> str:
+    return "\n".join("  ".join(f"{{{name}}}" for name in row) for row in rows)
+
+
+ARM64_KERNEL_REGISTERS = Shape(
+    "arm64_registers",
+    (
+        *(_arm64_column(name) for row in arm64.REGISTER_ROWS for name in row),
+        Column("pc_place", help="Instruction that was interrupted.", prefix="  [", suffix="]"),
+        Column("lr_place", help="Where x30 returns to.", prefix="  [", suffix="]"),
+    ),
+    Layout.LINES,
+    "{pc}{pc_place}\n{lr}{lr_place}\n{sp}  {pstate}\n" + _arm64_line(*arm64.REGISTER_ROWS[1:-1]),
+    indent=4,
+)
+"""``struct pt_regs`` of arm64, three in a line as crash shows them."""
+ARM64_USER_REGISTERS = msgspec.structs.replace(ARM64_KERNEL_REGISTERS, line=_arm64_line(*arm64.REGISTER_ROWS))
+"""The same of user code, with the number of the system call."""
+
 OTHER_REGISTERS = Shape(
     "other_registers",
     (Column("name", help="Name of the register."), Column("value", Kind.ADDRESS, help="What it held.")),
     Layout.LINES,
     "{name:>6}: {value}",
+    indent=2,
 )
 
 REGISTERS = Shape(
@@ -69,7 +110,8 @@ REGISTERS = Shape(
         Column("offset", Kind.NUMBER, help="Where in the function, bytes."),
         Column("module", help="Module of the function."),
         *_COLUMNS_OF_REGISTERS.values(),
-        Column("others", Kind.ROWS, help="Registers of machines other than x86-64.", shape=OTHER_REGISTERS),
+        Column("arm64", Kind.ROWS, help="Registers of arm64.", shape=ARM64_KERNEL_REGISTERS),
+        Column("others", Kind.ROWS, help="Registers of other machines.", shape=OTHER_REGISTERS),
     ),
     Layout.LINES,
     "\n".join("".join(f"{{{name}}}" for name in row) for row in x86_64.REGISTER_ROWS),
@@ -77,7 +119,7 @@ REGISTERS = Shape(
 )
 """``struct pt_regs``; the line above them, with the interrupted instruction, is the table's title."""
 
-REGISTERS_OF_OTHERS = msgspec.structs.replace(REGISTERS, line="", indent=2)
+REGISTERS_OF_OTHERS = msgspec.structs.replace(REGISTERS, line="", indent=0)
 """The registers of other machines."""
 
 REGISTERS_OF_PROCESSOR = msgspec.structs.replace(REGISTERS, line="{rip}{rsp}{rflags}\n{cs}{ss}")
