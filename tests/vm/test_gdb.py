@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from postpanic.analysis.gdbserver.threads import FIRST_IDLE_ID
-from postpanic.analysis.open_dump import OpenDump, open_dump
-from postpanic.analysis.stacks.engine import backtraces, open_stacks
-from postpanic.analysis.stacks.frames import Frame, Trace
-from postpanic.analysis.tasks import TaskFacts, read_all_facts
 from postpanic.dumps.memory import PageState
 from postpanic.rehearse.programs import ProgramStore
+from tests.vm.debug_adapter import AdapterClient
+from tests.vm.gdb_session import POSTPANIC, TIMEOUT_S, Debugged, compare_backtraces, parse_threads
 from tests.vm.lab import Crash, Lab
 from tests.vm.terminal import CTRL_C, ENTER, Terminal
 
-POSTPANIC = [sys.executable, "-m", "postpanic"]
 GDB = shutil.which("gdb") or "gdb"
 KERNELS = ("6.1", "6.12")
-MARK = "=====next====="
-TIMEOUT_S = 600
 
 
 # What lx-ps of the kernel's gdb scripts does.
@@ -83,130 +74,6 @@ QUESTIONS = (
 )
 
 
-@dataclass(frozen=True)
-class GdbFrame:
-    pc: int | None
-    function: str
-
-
-@dataclass(frozen=True)
-class GdbThread:
-    """One line of ``info threads``."""
-
-    id: int
-    name: str
-    state: str
-
-
-class Debugged:
-    """A dump, in gdb and at our prompt."""
-
-    def __init__(self, dump: Path, environment: Mapping[str, str], *files: Path) -> None:
-        self.dump = dump
-        self.environment = dict(environment)
-        self.words = [*POSTPANIC, "gdb", *map(str, files), str(dump)]
-
-    def start(self, *words: str) -> list[str]:
-        return [*self.words, "--", "-nx", *words]
-
-    def gdb(self, *commands: str) -> list[str]:
-        """Run commands of gdb in one session; returns what each printed."""
-        words = ["-batch", "-ex", "set width 0", "-ex", "set height 0"]
-        for command in (*commands, "detach"):
-            words += ["-ex", f"echo {MARK}\\n", "-ex", command]
-        # Errors and what "monitor" prints come in between.
-        finished = subprocess.run(
-            self.start(*words),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=self.environment,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-        parts = finished.stdout.split(f"{MARK}\n")[1:-1]
-        assert len(parts) == len(commands), finished.stdout
-        return [part.rstrip("\n") for part in parts]
-
-    def __getitem__(self, command: str) -> str:
-        """Return what one of :data:`QUESTIONS` printed: all are asked in one session."""
-        return self.answers[command]
-
-    @cached_property
-    def answers(self) -> dict[str, str]:
-        return dict(zip(QUESTIONS, self.gdb(*QUESTIONS), strict=True))
-
-    @cached_property
-    def ours(self) -> OpenDump:
-        return open_dump(self.dump, cache_directory=Path(self.environment["XDG_CACHE_HOME"]) / "postpanic")
-
-    @cached_property
-    def tasks(self) -> dict[int, TaskFacts]:
-        """All tasks, by the number that gdb has for each."""
-        facts = read_all_facts(self.ours.workspace, [])
-        return {each.pid or FIRST_IDLE_ID + each.cpu: each for each in facts}
-
-    @cached_property
-    def traces(self) -> dict[int, Trace]:
-        numbers = {facts.vaddr: number for number, facts in self.tasks.items()}
-        tasks = [facts.task for facts in self.tasks.values()]
-        return {numbers[facts.vaddr]: trace for facts, trace in backtraces(self.ours.workspace, tasks)}
-
-    @cached_property
-    def running(self) -> set[int]:
-        """Numbers of the tasks that were on a CPU."""
-        on_cpu = open_stacks(self.ours.workspace).running
-        return {number for number, facts in self.tasks.items() if facts.vaddr in on_cpu}
-
-
-def parse_threads(text: str) -> list[GdbThread]:
-    lines = re.findall(r"^[* ] +\d+ +Thread (\d+) \"(.*?)\" \((\S+), ", text, re.MULTILINE)
-    return [GdbThread(int(number), name, state) for number, name, state in lines]
-
-
-def parse_backtraces(text: str) -> dict[int, list[GdbFrame]]:
-    found: dict[int, list[GdbFrame]] = {}
-    frames: list[GdbFrame] = []
-    for line in text.splitlines():
-        if match := re.match(r"Thread \d+ \(Thread (\d+)[ )]", line):
-            frames = found[int(match[1])] = []
-        elif match := re.match(r"#\d+ +(?:0x([0-9a-f]+) in )?(<signal handler called>|\S+)", line):
-            pc = int(match[1], 16) if match[1] else None
-            if pc is None and frames and match[2] != "<signal handler called>":
-                # What is above was inlined into this.
-                pc = frames.pop().pc
-            frames.append(GdbFrame(pc, match[2]))
-    return found
-
-
-def begin_at_registers(trace: Trace, frames: Sequence[GdbFrame]) -> list[Frame]:
-    """Leave out what a dying CPU did after the moment that its registers are of."""
-    pcs = [frame.pc for frame in trace.frames]
-    if trace.start is not None and trace.start.user:
-        return []
-    for number, frame in enumerate(trace.frames):
-        # The registers of the note were taken somewhere in this function.
-        same = frame.place is not None and frames and frames[0].function in frame.place.function
-        if frames and (frames[0].pc == frame.pc or (same and pcs[number + 1 :][:1] == [frames[1].pc])):
-            return trace.frames[number:]
-        saved = frame.saved
-        if saved is not None and saved.user:
-            return []
-    return trace.frames
-
-
-def is_same_function(dump: OpenDump, ours: Frame, theirs: GdbFrame) -> bool:
-    """Tell whether two names are of one place: another name of it, the function of a label, or of a split off part."""
-    name = ours.place.function if ours.place is not None else ""
-    if theirs.function in {name, name.partition(".")[0]}:
-        return True
-    if theirs.function == "<signal handler called>":
-        return ours.saved is not None
-    symbols = [symbol for symbol in dump.prog.symbols(theirs.function) if symbol.address <= ours.pc]
-    own = ours.place.start if ours.place is not None else 0
-    return any(symbol.address == own or not symbol.size or own < symbol.address + 4096 for symbol in symbols)
-
-
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory, installed: Callable[[str], str]) -> dict[str, str]:
     installed("gdb")
@@ -220,7 +87,7 @@ def each(
     request: pytest.FixtureRequest, crashed: Callable[..., Crash], environment: dict[str, str]
 ) -> Iterator[Debugged]:
     """Give the filtered dump of each kernel in turn."""
-    debugged = Debugged(crashed(request.param).filtered, environment)
+    debugged = Debugged(crashed(request.param).filtered, environment, questions=QUESTIONS)
     with debugged.ours:
         yield debugged
 
@@ -228,7 +95,7 @@ def each(
 @pytest.fixture(scope="module")
 def faulted(crashed: Callable[..., Crash], environment: dict[str, str]) -> Iterator[Debugged]:
     """Give the dump of a module that accessed a null pointer."""
-    debugged = Debugged(crashed("6.1", scenario="module-null").filtered, environment)
+    debugged = Debugged(crashed("6.1", scenario="module-null").filtered, environment, questions=QUESTIONS)
     with debugged.ours:
         yield debugged
 
@@ -243,36 +110,6 @@ def test_threads_are_what_ps_lists(each: Debugged) -> None:
 
 def test_every_backtrace_is_ours(each: Debugged) -> None:
     compare_backtraces(each, each["thread apply all -s bt"])
-
-
-def compare_backtraces(debugged: Debugged, text: str, *, tail_calls: bool = False) -> None:
-    found = parse_backtraces(text)
-    assert set(found) == set(debugged.tasks)
-    compared = 0
-    for number, trace in debugged.traces.items():
-        frames = found[number]
-        if tail_calls:
-            # By DWARF gdb also shows functions that left by a jump: they have no frame.
-            pcs = {frame.pc for frame in trace.frames}
-            frames = [
-                frame for place, frame in enumerate(frames) if not place or frame.function == "??" or frame.pc in pcs
-            ]
-        if trace.absent is not None or not (trace.frames or trace.start):
-            # A zombie has no stack, and no registers.
-            assert [frame.function for frame in frames] in ([], ["<unavailable>"])
-            continue
-        # The last one is user code, which has no name here.
-        frames = frames[:-1] if frames and frames[-1].function == "??" else frames
-        ours = begin_at_registers(trace, frames) if number in debugged.running else trace.frames
-        assert len(frames) == len(ours), (number, frames, ours)
-        for own, theirs in zip(ours, frames, strict=True):
-            assert is_same_function(debugged.ours, own, theirs), (number, own, theirs)
-            compared += 1
-        # Only the place of the first frame differs: that of the registers, and where its call came back to.
-        assert [own.pc for own in ours[1:]] == [
-            own.pc if theirs.pc is None else theirs.pc for own, theirs in zip(ours[1:], frames[1:], strict=True)
-        ]
-    assert compared > 500
 
 
 def test_the_fault_is_the_first_frame_of_the_first_thread(faulted: Debugged) -> None:
@@ -491,51 +328,6 @@ def test_a_port_is_served_on_this_machine_only(faulted: Debugged) -> None:
     )
     assert refused.returncode == 64
     assert "--anywhere" in refused.stderr
-
-
-class AdapterClient:
-    """A client of the Debug Adapter Protocol, as editors have one."""
-
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        self._process = subprocess.Popen(
-            list(command),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=dict(environment),
-        )
-        self._sent = 0
-
-    def send(self, command: str, **arguments: object) -> int:
-        assert self._process.stdin is not None
-        self._sent += 1
-        message = {"seq": self._sent, "type": "request", "command": command, "arguments": arguments}
-        body = json.dumps(message).encode()
-        self._process.stdin.write(b"Content-Length: %d\r\n\r\n" % len(body) + body)
-        self._process.stdin.flush()
-        return self._sent
-
-    def receive(self, number: int) -> dict[str, object]:
-        """Wait for the response to a request; events are passed over."""
-        assert self._process.stdout is not None
-        while True:
-            header = self._process.stdout.readline()
-            assert header, "the adapter has gone"
-            if not header.startswith(b"Content-Length: "):
-                continue
-            self._process.stdout.readline()
-            message: dict[str, object] = json.loads(self._process.stdout.read(int(header.split()[1])))
-            if message.get("request_seq") == number:
-                assert message["success"], message
-                return message
-
-    def ask(self, command: str, **arguments: object) -> dict[str, list[dict[str, object]]]:
-        body = self.receive(self.send(command, **arguments)).get("body")
-        return body if isinstance(body, dict) else {}
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.communicate()
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import platform
 import signal
 import sys
 import tempfile
@@ -61,7 +62,12 @@ class _WithGdbWords(Verb):
 @click.option("--serve", metavar="ADDRESS", help="Start no gdb, and wait for one at this port, HOST:PORT or socket.")
 @click.option("--multi", is_flag=True, help="With --serve: wait for the next client when one has left.")
 @click.option("--anywhere", is_flag=True, help="With --serve: an address that other machines can reach is meant so.")
-@click.option("--gdb", "program", default="gdb", show_default=True, metavar="PROGRAM", help="The gdb to start.")
+@click.option(
+    "--gdb",
+    "program",
+    metavar="PROGRAM",
+    help="The gdb to start. [default: gdb; gdb-multiarch for another architecture]",
+)
 @source_options
 @click.pass_context
 def command(
@@ -70,7 +76,7 @@ def command(
     serve: str | None,
     multi: bool,
     anywhere: bool,
-    program: str,
+    program: str | None,
     sources: SourceOptions,
 ) -> int:
     """
@@ -111,10 +117,6 @@ def command(
         from postpanic.analysis.gdbserver.transport import parse_address
 
         address = parse_address(serve, anywhere=anywhere)
-    else:
-        from postpanic.process import find_program
-
-        program = str(find_program(program, hint="install gdb, or use --serve and one that is elsewhere"))
     inputs = sort_files(files, vmlinux=sources.vmlinux)
     show_log()
     sources = dataclasses.replace(sources, vmlinux=inputs.vmlinux)
@@ -129,8 +131,17 @@ def command(
                 "the kernel carries no types (BTF), so its tasks cannot be shown to gdb", hint="give its vmlinux"
             )
         if address is None:
-            return _run_gdb(opened, program, words, Path(directory))
+            return _run_gdb(opened, _find_gdb(program, opened.memory.machine), words, Path(directory))
         return _serve(opened, address, Path(directory), many=multi)
+
+
+def _find_gdb(program: str | None, machine: str) -> str:
+    """Find the gdb that was asked for, or one that knows the dump's machine."""
+    from postpanic.process import find_program
+
+    if program is None:
+        program = "gdb" if machine == platform.machine() else "gdb-multiarch"
+    return str(find_program(program, hint=f"install {program}, or use --serve and one that is elsewhere"))
 
 
 def _make_view(opened: OpenedProgram, directory: Path, *, trusted: bool) -> DumpView:

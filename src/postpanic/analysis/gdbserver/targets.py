@@ -3,7 +3,7 @@ The registers of a machine as gdb is told of them, and their values in packets.
 
 Sources: gdb manual, "Standard Target Features" (i386, AArch64); order and sizes
 of ``gdb/features/i386/64bit-core.xml``, ``64bit-segments.xml`` and
-``gdb/features/aarch64-core.xml``. The operating system is given as none: gdb
+``gdb/features/aarch64-core.xml``, ``aarch64-pauth.c``. The operating system is given as none: gdb
 then takes the list of modules from us and looks for no dynamic linker.
 """
 
@@ -17,7 +17,7 @@ from typing import NamedTuple
 from postpanic.analysis.gdbserver.packets import decode_hex
 from postpanic.errors import UnsupportedError
 
-__all__ = ["Register", "Target", "find_target"]
+__all__ = ["PAUTH_MASKS", "Register", "Target", "find_target"]
 
 
 class Register(NamedTuple):
@@ -182,6 +182,8 @@ _X86_64 = Target(
     "rip",
     "rsp",
 )
+PAUTH_MASKS = ("pauth_dmask", "pauth_cmask", "pauth_dmask_high", "pauth_cmask_high")
+"""The bits of authentication codes in addresses of data and code, of the user's half and the kernel's."""
 _AARCH64 = Target(
     "aarch64",
     (
@@ -195,6 +197,8 @@ _AARCH64 = Target(
                 Register("cpsr", 32, "int"),
             ),
         ),
+        # By these gdb (14 and newer) takes authentication codes out where it follows DWARF.
+        ("org.gnu.gdb.aarch64.pauth_v2", "", tuple(Register(name, 64, "int") for name in PAUTH_MASKS)),
     ),
     "pc",
     "sp",

@@ -17,6 +17,7 @@ from drgn import Object, cast
 from drgn.helpers.linux.percpu import per_cpu_ptr
 
 from postpanic.analysis.context import UNREADABLE, find_context_task
+from postpanic.analysis.gdbserver.targets import PAUTH_MASKS
 from postpanic.analysis.stacks.engine import Stacks, open_stacks
 from postpanic.analysis.tasks import TaskFacts, read_all_facts, read_facts
 from postpanic.analysis.workspace import Workspace
@@ -29,6 +30,7 @@ FIRST_IDLE_ID = 1 << 24
 Thread ID of the idle task of CPU 0; the others follow. All have PID 0, which is no
 thread's ID in the protocol, and no PID is as large (``PID_MAX_LIMIT`` is ``1 << 22``).
 """
+_USER_HALF = (1 << 55) - 1
 _SWITCHED_ARM64 = (*(f"x{number}" for number in range(19, 29)), "fp", "sp", "pc")
 """``struct cpu_context`` (``arch/arm64/include/asm/processor.h``)."""
 
@@ -123,7 +125,7 @@ class Threads:
         try:
             stacks = open_stacks(self._workspace)
             if not stacks.is_x86_64:
-                return _arm64_registers(stacks, facts.task, thread.cpu)
+                return {**_arm64_registers(stacks, facts.task, thread.cpu), **_authentication_masks(stacks)}
             values = dict(_x86_64_registers(stacks, facts, thread.cpu))
             if "rflags" in values:
                 values["eflags"] = values.pop("rflags")
@@ -182,7 +184,9 @@ def _segment_bases(workspace: Workspace, task: Object, cpu: int | None) -> dict[
 
 def _arm64_registers(stacks: Stacks, task: Object, cpu: int | None) -> Mapping[str, int]:
     if cpu is not None:
-        values = dict(stacks.prog.stack_trace(task)[0].registers())
+        frame = stacks.prog.stack_trace(task)[0]
+        # Of drgn's registers the program counter is none.
+        values = {**frame.registers(), "pc": int(frame.pc)}
         if "pstate" in values:
             values["cpsr"] = values.pop("pstate")
         return values
@@ -190,6 +194,11 @@ def _arm64_registers(stacks: Stacks, task: Object, cpu: int | None) -> Mapping[s
     values = {name: int(getattr(context, name)) for name in _SWITCHED_ARM64}
     values["x29"] = values.pop("fp")
     return values
+
+
+def _authentication_masks(stacks: Stacks) -> dict[str, int]:
+    mask = stacks.records.code_mask if stacks.records is not None else 0
+    return {name: mask if name.endswith("high") else mask & _USER_HALF for name in PAUTH_MASKS}
 
 
 _XML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&apos;"})

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from postpanic.kernel.debuginfo.leb128 import encode_uleb128
 from postpanic.kernel.orc import OrcTable, OrcType
 from postpanic.kernel.prologue import FrameLayout
 
@@ -86,20 +87,11 @@ def _program(layout: FrameLayout) -> bytes:
         if row.offset != at:
             out += bytes((_ADVANCE_4,)) + (row.offset - at).to_bytes(4, "little")
             at = row.offset
-        out += bytes((_DEF_CFA_OFFSET,)) + _uleb128(row.cfa_offset)
+        out += bytes((_DEF_CFA_OFFSET,)) + encode_uleb128(row.cfa_offset)
         now = dict(row.saved)
         for register, below in now.items():
             if saved.get(register) != below:
-                out += bytes((_OFFSET | register,)) + _uleb128(below // 8)
+                out += bytes((_OFFSET | register,)) + encode_uleb128(below // 8)
         out += bytes(_RESTORE | register for register in saved if register not in now)
         saved = now
-    return bytes(out)
-
-
-def _uleb128(value: int) -> bytes:
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
     return bytes(out)

@@ -18,6 +18,7 @@ from itertools import zip_longest
 import numpy as np
 from numpy.typing import NDArray
 
+from postpanic.kernel.debuginfo.leb128 import encode_sleb128
 from postpanic.kernel.debuginfo.saved_registers import SAME, SAVED, UNKNOWN
 from postpanic.kernel.orc import OrcRegister, OrcTable, OrcType
 
@@ -128,7 +129,7 @@ _HEADER_BYTES = 25
 def _common(kind: int) -> bytes:
     """Make the common entry of a type: what holds in every frame of it."""
     is_signal = kind in (OrcType.REGS, OrcType.REGS_PARTIAL)
-    program = bytearray(bytes((_DEF_CFA_SF, _DWARF["rsp"])) + _sleb128(8 // _DATA_ALIGN))
+    program = bytearray(bytes((_DEF_CFA_SF, _DWARF["rsp"])) + encode_sleb128(8 // _DATA_ALIGN))
     program += b"".join(bytes((_UNDEFINED, number)) for number in _GENERAL)
     program += bytes((_SAME_VALUE, _DWARF["rbp"]))
     if kind == OrcType.END_OF_STACK:
@@ -139,7 +140,7 @@ def _common(kind: int) -> bytes:
         for place, name in enumerate(_IRET if kind == OrcType.REGS_PARTIAL else _PT_REGS):
             program += _saved(_DWARF[name], 8 * place) if name else b""
     augmentation = b"zS\0" if is_signal else b"z\0"
-    head = b"\xff\xff\xff\xff\x01" + augmentation + b"\x01" + _sleb128(_DATA_ALIGN) + bytes((_RETURN_ADDRESS, 0))
+    head = b"\xff\xff\xff\xff\x01" + augmentation + b"\x01" + encode_sleb128(_DATA_ALIGN) + bytes((_RETURN_ADDRESS, 0))
     body = head + bytes(program)
     body += bytes(-(len(body) + 4) % 8)
     return len(body).to_bytes(4, "little") + body
@@ -256,23 +257,25 @@ def _program(kind: int, sp_register: int, sp_offset: int, bp_register: int, bp_o
     register = OrcRegister(sp_register)
     if register is OrcRegister.SP_INDIRECT:
         # The saved pointer is at the top; the offset counts from it (87ccc826bf1c).
-        how = bytes((_OP_BREG | _DWARF["rsp"], 0, _OP_DEREF, _OP_CONSTS)) + _sleb128(sp_offset) + bytes((_OP_PLUS,))
+        how = (
+            bytes((_OP_BREG | _DWARF["rsp"], 0, _OP_DEREF, _OP_CONSTS)) + encode_sleb128(sp_offset) + bytes((_OP_PLUS,))
+        )
         out = bytes((_DEF_CFA_EXPRESSION, len(how))) + how
     elif register is OrcRegister.BP_INDIRECT:
-        how = bytes((_OP_BREG | _DWARF["rbp"],)) + _sleb128(sp_offset) + bytes((_OP_DEREF,))
+        how = bytes((_OP_BREG | _DWARF["rbp"],)) + encode_sleb128(sp_offset) + bytes((_OP_DEREF,))
         out = bytes((_DEF_CFA_EXPRESSION, len(how))) + how
     elif sp_offset % 8:
-        how = bytes((_OP_BREG | _BY[register],)) + _sleb128(sp_offset)
+        how = bytes((_OP_BREG | _BY[register],)) + encode_sleb128(sp_offset)
         out = bytes((_DEF_CFA_EXPRESSION, len(how))) + how
     else:
-        out = bytes((_DEF_CFA_SF, _BY[register])) + _sleb128(sp_offset // _DATA_ALIGN)
+        out = bytes((_DEF_CFA_SF, _BY[register])) + encode_sleb128(sp_offset // _DATA_ALIGN)
     if kind in (OrcType.REGS, _SYSTEM_CALL):
         return out
     frame_pointer = _DWARF["rbp"]
     if bp_register == OrcRegister.PREV_SP and kind == OrcType.CALL and bp_offset % 8 == 0:
         return out + _saved(frame_pointer, bp_offset)
     if bp_register == OrcRegister.BP:
-        how = bytes((_OP_BREG | frame_pointer,)) + _sleb128(bp_offset)
+        how = bytes((_OP_BREG | frame_pointer,)) + encode_sleb128(bp_offset)
         return out + bytes((_EXPRESSION, frame_pointer, len(how))) + how
     return out + bytes((_SAME_VALUE, frame_pointer))
 
@@ -292,14 +295,4 @@ def _registers(words: Sequence[int]) -> bytes:
 
 def _saved(register: int, offset: int) -> bytes:
     """Say that a register is at an offset from the frame's address."""
-    return bytes((_OFFSET_EXTENDED_SF, register)) + _sleb128(offset // _DATA_ALIGN)
-
-
-def _sleb128(value: int) -> bytes:
-    out = bytearray()
-    while True:
-        byte = value & 0x7F
-        value >>= 7
-        if (value == 0 and not byte & 0x40) or (value == -1 and byte & 0x40):
-            return bytes((*out, byte))
-        out.append(byte | 0x80)
+    return bytes((_OFFSET_EXTENDED_SF, register)) + encode_sleb128(offset // _DATA_ALIGN)
