@@ -335,7 +335,8 @@ def test_arm64(tmp_path: Path) -> None:
     with connected(machine, tmp_path) as (client, _):
         document = parse(client.read_document(b"features", b"target.xml"))
         names = [register.get("name") for register in document.findall(".//reg")]
-        assert names == [*(f"x{number}" for number in range(31)), "sp", "pc", "cpsr"]
+        masks = ["pauth_dmask", "pauth_cmask", "pauth_dmask_high", "pauth_cmask_high"]
+        assert names == [*(f"x{number}" for number in range(31)), "sp", "pc", "cpsr", *masks]
         assert client.ask(b"p20") == little(0xFFFF_8000_0800_1234)
         assert client.ask(b"p1d") == little(5)
         assert client.ask(b"p21") == little(0x6040_0009, 4)
