@@ -13,6 +13,8 @@ from hypothesis import settings
 from postpanic.errors import FactAbsentError, ProcessError
 from postpanic.rehearse.kernels import Kernel
 from tests.compat.crash_oracle import CrashOracle, fetch_oracle
+from tests.vm.arm64_triage import PROGRAMS as ARM64_PROGRAMS
+from tests.vm.arm64_triage import Arm64TriageLab
 from tests.vm.lab import Crash, Lab, MemoryDumps, Recipe, default_cache_dir, find_missing_programs
 from tests.vm.records import RECORDS, Evidence, make_evidence
 
@@ -20,7 +22,7 @@ from tests.vm.records import RECORDS, Evidence, make_evidence
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
-LAB_FIXTURES = {"crashed", "crash_lab", "crash_oracle", "evidence", "fetch_kernel", "memory_dumped"}
+LAB_FIXTURES = {"arm64_triage_lab", "crashed", "crash_lab", "crash_oracle", "evidence", "fetch_kernel", "memory_dumped"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -74,6 +76,15 @@ def crashed(crash_lab: Lab, fetch_kernel: Callable[[str], Kernel]) -> Callable[.
         return crash_lab.crash(Recipe.choose(kernel, scenario, cpu=cpu, options=options))
 
     return crash
+
+
+@pytest.fixture(scope="session")
+def arm64_triage_lab(crash_lab: Lab) -> Arm64TriageLab:
+    """Give the lab of small crashes on arm64."""
+    missing = [name for name in ARM64_PROGRAMS if shutil.which(name) is None]
+    if missing:
+        _give_up(f"programs of the lab are not installed: {', '.join(missing)}")
+    return Arm64TriageLab(crash_lab)
 
 
 @pytest.fixture(scope="session")

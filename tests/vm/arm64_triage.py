@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from postpanic.capture.initramfs.archive import ImageTree
@@ -22,14 +23,29 @@ from postpanic.rehearse.store import Bundle, PackageStore
 from tests.vm import guest, triage_lab
 from tests.vm.arm64 import KERNELS
 from tests.vm.lab import FAILURE
-from tests.vm.triage_lab import BASE_DIR, MEMORY_MIB, MODULES, TriageLab, build_program, make_base_image
+from tests.vm.triage_lab import BASE_DIR, MEMORY_MIB, MODULES, TriageDump, TriageLab, build_program, make_base_image
 from tests.vm.triage_machine import KeptMachine
+from tests.vm.triage_truth import Truth
 
-__all__ = ["KERNELS", "Arm64TriageLab"]
+__all__ = ["KERNELS", "NOT_THERE", "PROGRAMS", "Arm64TriageLab"]
+
+PROGRAMS = ("qemu-system-aarch64", "aarch64-linux-gnu-gcc", "make")
+NOT_THERE = {
+    "divide-field": "a division by zero gives zero",
+    "atomic-sleep": "Debian's kernels do not count preemption there, so nobody notices",
+}
+"""Scenarios that are no crash on arm64."""
+WITHOUT_DATA_SYMBOLS = frozenset({"6.1"})
+"""Kernels without ``CONFIG_KALLSYMS_ALL``: the names of modules' variables are not in memory."""
+KINDS = {"general-protection-fault": "paging-request"}
+"""What is reported there instead: there are no addresses that are none by their form."""
 
 COMMAND_LINE = "console=ttyAMA0"
 MACHINE, CPU = "virt,gic-version=3", "max,pauth-impdef=on"
 PANICKED = r"end Kernel panic - not syncing"
+_VARIABLE = re.compile(
+    r"\b(?:DEFINE_\w+|DECLARE_\w+|LIST_HEAD)\(\s*(\w+)|^static [^(;]*?(\w+)(?:\[[^;]*)?(?: =|;)", re.MULTILINE
+)
 _LOADS_CAPTURE = re.compile(r"^crash load .*\n", re.MULTILINE)
 
 
@@ -47,6 +63,24 @@ class Arm64TriageLab(TriageLab):
     def _kernels(self) -> dict[str, Kernel]:
         kernels: dict[str, Kernel] = self.__dict__.setdefault("_fetched_kernels", {})
         return kernels
+
+    def crash(self, truth: Truth, key: str) -> TriageDump:
+        return self._adapt(super().crash(truth, key))
+
+    def find(self, truth: Truth, key: str) -> TriageDump | None:
+        found = None if truth.recipe or truth.name in NOT_THERE else super().find(truth, key)
+        return self._adapt(found) if found is not None else None
+
+    @staticmethod
+    def _adapt(dump: TriageDump) -> TriageDump:
+        """Say what is true there."""
+        truth = dump.truth
+        says = truth.says
+        if dump.kernel in WITHOUT_DATA_SYMBOLS:
+            unknown = {name for source in truth.module_sources for name in _find_variables(source)}
+            says = tuple(group for group in says if not unknown.issuperset(group))
+        kinds = tuple(dict.fromkeys((*truth.kinds, *(KINDS[kind] for kind in truth.kinds if kind in KINDS))))
+        return replace(dump, truth=replace(truth, says=says, kinds=kinds))
 
     def choose_suites(self, key: str) -> tuple[str, ...]:
         return KERNELS[key].suites
@@ -84,6 +118,10 @@ class Arm64TriageLab(TriageLab):
     def take_memory(self, machine: KeptMachine, timeout_s: float, vmcore: Path) -> None:
         machine.wait_for(PANICKED, timeout_s=timeout_s, failure=FAILURE)
         machine.dump_memory(vmcore)
+
+
+def _find_variables(source: Path) -> set[str]:
+    return {name for names in _VARIABLE.findall(source.read_text()) for name in names if name}
 
 
 def _resolve(archive: Archive, wanted: str) -> Bundle:

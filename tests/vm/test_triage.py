@@ -41,7 +41,8 @@ def judged(crash_lab: Lab, fetch_kernel: Callable[[str], object]) -> Judge:
     return judge
 
 
-def _explain(judgements: Sequence[Judgement]) -> str:
+def explain(judgements: Sequence[Judgement]) -> str:
+    """Say what is wrong about verdicts."""
     return "\n".join(
         f"{each.truth.name}: wrong {', '.join(each.faults)}: {each.verdict.kind} {each.verdict.cause} "
         f"{each.verdict.function} [{each.verdict.module}] {each.verdict.confidence}: {each.verdict.sentence}"
@@ -49,12 +50,13 @@ def _explain(judgements: Sequence[Judgement]) -> str:
     )
 
 
-def _check(judgements: Sequence[Judgement]) -> None:
-    assert [each.truth.name for each in judgements if not each.is_kind_right] == [], _explain(judgements)
+def check_all_right(judgements: Sequence[Judgement]) -> None:
+    """Fail where more verdicts are wrong than may be."""
+    assert [each.truth.name for each in judgements if not each.is_kind_right] == [], explain(judgements)
     blames = [each for each in judgements if not each.is_blame_right]
-    assert len(blames) <= (1 - LEAST_BLAMES_RIGHT) * len(judgements), _explain(blames)
+    assert len(blames) <= (1 - LEAST_BLAMES_RIGHT) * len(judgements), explain(blames)
     sentences = [each for each in judgements if not each.is_sentence_right]
-    assert len(sentences) <= (1 - LEAST_SENTENCES_RIGHT) * len(judgements), _explain(sentences)
+    assert len(sentences) <= (1 - LEAST_SENTENCES_RIGHT) * len(judgements), explain(sentences)
 
 
 @pytest.mark.parametrize("truth", TRUTHS.values(), ids=TRUTHS)
@@ -69,20 +71,20 @@ def test_truth_files_use_the_words_of_verdicts(truth: Truth) -> None:
 @pytest.mark.parametrize("name", CHOSEN)
 def test_no_verdict_is_proven_and_wrong(judged: Judge, name: str) -> None:
     judgement = judged("6.1", name)
-    assert judgement.is_kind_right, _explain([judgement])
-    assert not judgement.is_overclaimed, _explain([judgement])
+    assert judgement.is_kind_right, explain([judgement])
+    assert not judgement.is_overclaimed, explain([judgement])
 
 
 def test_the_chosen_are_right(judged: Judge) -> None:
-    _check([judged("6.1", name) for name in CHOSEN])
+    check_all_right([judged("6.1", name) for name in CHOSEN])
 
 
 @pytest.mark.matrix
 @pytest.mark.parametrize(("key", "names"), WIDE)
 def test_all_are_right(judged: Judge, key: str, names: Sequence[str]) -> None:
     judgements = [judged(key, name) for name in names]
-    assert [each.truth.name for each in judgements if each.is_overclaimed] == [], _explain(judgements)
-    _check(judgements)
+    assert [each.truth.name for each in judgements if each.is_overclaimed] == [], explain(judgements)
+    check_all_right(judgements)
 
 
 @pytest.mark.matrix

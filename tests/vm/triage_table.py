@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from postpanic.findings.verdict import Confidence
+from tests.vm import arm64
+from tests.vm.arm64_triage import NOT_THERE, Arm64TriageLab
 from tests.vm.lab import KERNELS, Lab, default_cache_dir
 from tests.vm.triage_judge import Judgement, judge_dump
 from tests.vm.triage_lab import TriageLab
@@ -27,6 +29,10 @@ compares; it is made by `python -m tests.vm.triage_table`. Dumps are filtered (`
 debug information. A verdict is right if it has the kind, the cause, the function and the module that the file has,
 and blames nobody whom the file spares; its sentence is right if it names besides what the file asks for.
 """
+
+
+_ARM64 = "arm64-"
+_NAMES = (*sorted(KERNELS), *(f"{_ARM64}{key}" for key in sorted(arm64.KERNELS)))
 
 
 def _shorten(text: str) -> str:
@@ -62,10 +68,18 @@ def render(results: dict[str, list[Judgement]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def choose_lab(lab: Lab, name: str) -> tuple[TriageLab, str]:
+    """Give the lab of a kernel as it is named here, and the kernel's key in it: ``6.1``, ``arm64-6.1``."""
+    key = name.removeprefix(_ARM64)
+    return (TriageLab(lab) if key == name else Arm64TriageLab(lab)), key
+
+
 def collect(lab: TriageLab, key: str, names: Iterable[str], *, only_cached: bool) -> list[Judgement]:
     """Judge the scenarios of one kernel."""
     judgements = []
     truths = [truth for truth in list_truths() if not names or truth.name in names]
+    if lab.architecture:
+        truths = [truth for truth in truths if not truth.recipe and truth.name not in NOT_THERE]
     if not only_cached:
         lab.build_modules(truths, key)
     for truth in truths:
@@ -80,13 +94,15 @@ def collect(lab: TriageLab, key: str, names: Iterable[str], *, only_cached: bool
 
 def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="tests.vm.triage_table", description="judge triage by what is true")
-    parser.add_argument("kernels", nargs="+", choices=sorted(KERNELS))
+    parser.add_argument("kernels", nargs="+", choices=_NAMES)
     parser.add_argument("--only", action="append", default=[], help="a scenario; may be repeated")
     parser.add_argument("--cached", action="store_true", help="only dumps that are there")
     parser.add_argument("-o", "--output", type=Path)
     chosen = parser.parse_args(words)
-    lab = TriageLab(Lab(default_cache_dir(), say=lambda line: print(line, file=sys.stderr, flush=True)))  # noqa: T201
-    page = render({key: collect(lab, key, chosen.only, only_cached=chosen.cached) for key in chosen.kernels})
+    lab = Lab(default_cache_dir(), say=lambda line: print(line, file=sys.stderr, flush=True))  # noqa: T201
+    page = render(
+        {name: collect(*choose_lab(lab, name), chosen.only, only_cached=chosen.cached) for name in chosen.kernels}
+    )
     if chosen.output:
         chosen.output.write_text(page)
     else:
