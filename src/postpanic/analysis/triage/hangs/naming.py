@@ -92,13 +92,19 @@ class Namer:
             return ""
         if place is None or place.kind == "symbol":
             return ""
-        return place.text
+        module = self.module_at(vaddr)
+        return f"data of module {module}" if module else place.text
 
     def thing(self, kind: str, vaddr: int) -> str:
-        """Name a lock or another thing that is waited for: ``mutex left``, ``mutex ffff…``."""
+        """Name a lock or another thing that is waited for: ``mutex left``, ``mutex ffff… of harbour``."""
         if not vaddr:
             return f"a {kind}"
-        return f"{kind} {self.symbol(vaddr) or f'{vaddr:x}'}"
+        symbol = self.symbol(vaddr)
+        if symbol:
+            return f"{kind} {symbol}"
+        # Not every kernel keeps the names of modules' variables.
+        module = self.module_at(vaddr)
+        return f"{kind} {vaddr:x}{f' of {module}' if module else ''}"
 
     def subject(self, category: str, kind: str, vaddr: int, detail: str = "") -> Subject:
         """Make a subject of a thing in memory."""
