@@ -91,7 +91,8 @@ def legacy_unload(machine: str) -> None:
 
 
 def _call(numbers: dict[str, int], machine: str, *arguments: int | bytes | None) -> None:
-    if machine not in numbers:
+    # Another machine's number is another call here.
+    if machine not in numbers or machine != os.uname().machine:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     libc = ctypes.CDLL(None, use_errno=True)
     words = [

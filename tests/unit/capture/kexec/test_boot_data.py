@@ -23,7 +23,8 @@ LINE = "console=ttyAMA0 nr_cpus=1"
 
 def build_tree() -> bytes:
     tree = DeviceTreeBuilder().begin("").property("#address-cells", struct.pack(">I", 2))
-    tree.property("#size-cells", struct.pack(">I", 2)).property("model", b"virt\0").begin("cpus").property("bootargs", b"no\0").end()
+    tree.property("#size-cells", struct.pack(">I", 2)).property("model", b"virt\0")
+    tree.begin("cpus").property("bootargs", b"no\0").end()
     tree.begin("chosen").property("bootargs", LINE.encode() + b"\0")
     tree.property("linux,initrd-start", struct.pack(">Q", 0x1_4000_0000))
     tree.property("linux,initrd-end", struct.pack(">Q", 0x1_4000_1000))
