@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import drgn
 import pytest
@@ -18,8 +19,10 @@ from postpanic.analysis.workspace import Workspace
 from postpanic.errors import PostpanicError
 from tests.vm.arm64 import Arm64Dump, fetch_dump
 from tests.vm.arm64_debug import fetch_debug_info
+from tests.vm.arm64_triage import Arm64TriageLab
 from tests.vm.lab import Lab
 from tests.vm.oracle import open_real
+from tests.vm.triage_truth import list_truths
 
 pytestmark = pytest.mark.matrix
 
@@ -47,23 +50,28 @@ class Judged:
     theirs: dict[int, list[Real]]
 
 
-@pytest.fixture(scope="module", params=["6.1", "6.12"], ids=lambda key: f"arm64-{key}")
-def judged(request: pytest.FixtureRequest, crash_lab: Lab) -> Iterator[Judged]:
+@pytest.fixture(scope="module", params=["6.1", "6.12", "newest"], ids=lambda key: f"arm64-{key}")
+def judged(request: pytest.FixtureRequest, crash_lab: Lab) -> Judged:
     try:
         dump = fetch_dump(crash_lab, request.param)
         prog = _open_real(crash_lab, request.param, dump)
     except PostpanicError as exc:
         pytest.skip(f"no arm64 machine, or no debug information: {exc}")
-    with open_program([dump.path], policy=DebugPolicy.SYNTHESIZED) as opened:
+    return _judge(dump.path, prog)
+
+
+def _judge(path: Path, prog: drgn.Program) -> Judged:
+    with open_program([path], policy=DebugPolicy.SYNTHESIZED) as opened:
         workspace = Workspace(opened)
         ours = {facts.vaddr: trace for facts, trace in backtraces(workspace, read_tasks(workspace, []))}
-        yield Judged(ours, {vaddr: _unwind(prog, vaddr) for vaddr in ours})
+        ours = {vaddr: trace for vaddr, trace in ours.items() if trace.absent is None}
+        return Judged(ours, {vaddr: _unwind(prog, vaddr) for vaddr in ours})
 
 
-def _open_real(lab: Lab, key: str, dump: Arm64Dump) -> drgn.Program:
+def _open_real(lab: Lab, key: str, dump: Arm64Dump, path: Path | None = None) -> drgn.Program:
     info = fetch_debug_info(lab, key, dump)
-    modules = [path for path in info.modules_dir.rglob("*.ko*") if path.is_file()]
-    return open_real(dump.path, info.vmlinux, modules)
+    modules = [found for found in info.modules_dir.rglob("*.ko*") if found.is_file()]
+    return open_real(path or dump.path, info.vmlinux, modules)
 
 
 def _unwind(prog: drgn.Program, task: int) -> list[Real]:
@@ -135,3 +143,28 @@ def test_the_record_of_a_frame_lies_in_it(judged: Judged) -> None:
             low, high = theirs[number].sp, theirs[number + 1].sp if above is frame.area else None
             assert low is None or low <= frame.slot
             assert high is None or frame.slot < high
+
+
+@pytest.mark.parametrize("name", ["bad-call", "null-member", "bug-on", "recursion-pair"])
+def test_callers_that_dwarf_cannot_find_are_those_that_a_register_names(
+    crash_lab: Lab, arm64_triage_lab: Arm64TriageLab, name: str
+) -> None:
+    """A module without unwind information, or a call through a bad pointer: the caller is in x30 alone."""
+    truths = {truth.name: truth for truth in list_truths()}
+    try:
+        path = arm64_triage_lab.crash(truths[name], "6.1").dump
+        judged = _judge(path, _open_real(crash_lab, "6.1", fetch_dump(crash_lab, "6.1"), path))
+    except PostpanicError as exc:
+        pytest.skip(f"no arm64 machine, or no debug information: {exc}")
+    hidden = 0
+    for vaddr, trace in judged.ours.items():
+        theirs = [real.pc for real in judged.theirs[vaddr]]
+        for number, frame in enumerate(trace.frames):
+            if theirs and frame.pc == theirs[0]:
+                theirs.pop(0)
+                continue
+            assert trace.frames[number - 1].interrupted
+            hidden += 1
+        assert theirs == []
+        assert trace.complete
+    assert hidden >= 1

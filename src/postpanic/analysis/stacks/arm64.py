@@ -162,11 +162,8 @@ class FrameRecords:
     ) -> None:
         while len(trace.frames) < _MAX_FRAMES:
             area = _find(areas, fp)
-            if lr is not None and place is not None and not self._made_record(place, pc):
-                # At an exception vector: the record may be made, and nothing called since.
-                is_vector = place.function == _VECTORS and area is not None
-                if not is_vector or self.strip(self._words.read(fp + 8)) != self.strip(lr):
-                    trace.frames.append(self._caller(self.strip(lr), fp, areas))
+            if lr is not None and self._returns_by_register(place, pc, lr, fp if area is not None else None):
+                trace.frames.append(self._caller(self.strip(lr), fp, areas))
             lr = None
             if area is None or fp & 7:
                 if fp:
@@ -232,6 +229,18 @@ class FrameRecords:
         self, pc: int, sp: int, fp: int, place: Place | None, areas: Sequence[Area], *, interrupted: bool
     ) -> Frame:
         return Frame(pc, sp, fp, place, interrupted=interrupted, area=_find(areas, sp), return_bytes=0)
+
+    def _returns_by_register(self, place: Place | None, pc: int, lr: int, fp: int | None) -> bool:
+        """Tell whether what was interrupted returns to ``x30``, and not to where the record at *fp* says."""
+        if place is None:
+            # A call through a bad pointer: nothing ran there that could have made a record.
+            return self._code.find_caller(self.strip(lr)) is not None
+        if self._made_record(place, pc):
+            return False
+        if place.function != _VECTORS or fp is None:
+            return True
+        # At an exception vector: the record may be made, and nothing called since.
+        return self.strip(self._words.read(fp + 8)) != self.strip(lr)
 
     def _made_record(self, place: Place, pc: int) -> bool:
         """Tell whether a function that was interrupted at *pc* has its frame record in ``x29``."""

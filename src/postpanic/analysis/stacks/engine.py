@@ -135,6 +135,9 @@ class Stacks:
         records = self.records
         if records is None or (self.is_live and facts.vaddr in self.running):
             return None
+        if area is None and facts.vaddr not in self.running:
+            # A task that ended gave its stack back; what lies there now is another's.
+            return Trace(absent=Absent(Reason.NOT_PRESENT, "no stack"))
         try:
             if facts.vaddr in self.running:
                 frame = self.prog.stack_trace(facts.task)[0]
