@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +16,16 @@ from postpanic.rehearse.packages import Archive
 from postpanic.rehearse.store import Bundle, PackageStore
 from tests.vm.lab import Lab, hold_machine
 
-__all__ = ["KERNELS", "Arm64Dump", "fetch_dump"]
+__all__ = ["INIT", "KERNELS", "MEMORY_MIB", "MODULES", "Arm64Dump", "crashed_machine", "fetch_dump"]
 
 KERNELS = {
     # Without CONFIG_KALLSYMS_ALL, 48-bit addresses, signed return addresses.
     "6.1": KernelChoice(("bookworm", "bookworm-security"), r"linux-image-cloud-arm64", "arm64"),
     # With it, 52-bit addresses (LPA2).
     "6.12": KernelChoice(("trixie", "trixie-security"), r"linux-image-6\.12\.[^-]*-cloud-arm64", "arm64"),
+    # Pages of 16 KiB.
+    "6.12-16k": KernelChoice(("trixie", "trixie-security"), r"linux-image-6\.12\.[^-]*-arm64-16k", "arm64"),
+    "newest": KernelChoice(("sid",), r"linux-image-cloud-arm64", "arm64"),
 }
 INIT = Path(__file__).parent / "scenarios/arm64/init.sh"
 # The guest tells QEMU where its VMCOREINFO is through the first.
@@ -53,6 +58,17 @@ def fetch_dump(lab: Lab, key: str) -> Arm64Dump:
 def _crash(lab: Lab, kernel: Kernel, target: Path) -> None:
     from postpanic.cli.app import main
 
+    raw = target / "memory.elf"
+    with crashed_machine(lab, kernel, target) as machine:
+        machine.dump_memory(raw)
+    raw.chmod(0o644)
+    assert main(["filter", "-d", "31", str(raw), str(target / "dump.kdump")]) == 0
+    raw.unlink()
+
+
+@contextlib.contextmanager
+def crashed_machine(lab: Lab, kernel: Kernel, target: Path, extra: Sequence[str] = ()) -> Iterator[Machine]:
+    """Boot a machine that crashes by hand; yield it after its panic. *extra* are more words for QEMU."""
     initrd = target / "initrd"
     initrd.write_bytes(_make_initramfs(lab, kernel).encode())
     config = MachineConfig(
@@ -63,16 +79,13 @@ def _crash(lab: Lab, kernel: Kernel, target: Path) -> None:
         machine="virt,gic-version=3",
         cpu="max,pauth-impdef=on",
         program="qemu-system-aarch64",
+        extra=tuple(extra),
     )
-    raw = target / "memory.elf"
     with hold_machine(lab.cache_dir):
         lab.say(f"{kernel.release}: booting an arm64 machine")
         with Machine(config, target, watch=lab.watch, accelerator="tcg") as machine:
             machine.wait_for(r"end Kernel panic - not syncing", timeout_s=PANIC_TIMEOUT_S)
-            machine.dump_memory(raw)
-    raw.chmod(0o644)
-    assert main(["filter", "-d", "31", str(raw), str(target / "dump.kdump")]) == 0
-    raw.unlink()
+            yield machine
     initrd.unlink()
 
 
