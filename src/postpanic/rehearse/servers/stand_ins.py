@@ -105,10 +105,13 @@ def make_ssh_server(
     words: list[str | Path] = ["env", _python_path(), sys.executable, "-m", "postpanic.rehearse.servers.sftp", received]
     subsystem = _spell(*words, *_optional(room_bytes))
     config = directory / "sshd_config"
+    # The command is run by the account's shell, whose own start-up files are none of this machine's business:
+    # bash reads some for whoever comes by SSH and is in no other shell, others look for them at home.
     config.write_text(
         f'HostKey "{directory / "host"}"\nAuthorizedKeysFile "{directory / "authorized"}"\nPidFile none\n'
         "StrictModes no\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
         "PermitRootLogin prohibit-password\nDisableForwarding yes\nPermitTTY no\nPermitUserRC no\nPrintMotd no\n"
+        f'SetEnv "HOME={directory}" SHLVL=9\n'
         f"ForceCommand {subsystem}\nSubsystem sftp {subsystem}\n"
     )
     host_key = " ".join((directory / "host.pub").read_text().split()[:2])
