@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +22,10 @@ from postpanic.rehearse.machine import Disk, MachineError
 from postpanic.rehearse.subject import Subject, read_subject
 from tests.vm.captures import Request, capturing, plan_for
 from tests.vm.lab import Lab, hold_machine
+from tests.vm.overlaid import run_overlaid
 from tests.vm.python_root import fetch_python_root
 
-__all__ = ["ENDS", "Tree", "crash_for_real", "make_tree", "rehearse_tree"]
+__all__ = ["ENDS", "Tree", "crash_for_real", "make_tree", "rehearse_overlaid", "rehearse_tree"]
 
 ENDS = r"^postpanic: (?:rebooting|powering off|halting)|end Kernel panic"
 ARMED = "var/lib/postpanic/capture.img"
@@ -70,6 +72,27 @@ def rehearse_tree(
     assert found == status, captured.out + captured.err
     value: dict[str, Any] = json.loads(captured.out)
     return value
+
+
+def rehearse_overlaid(lab: Lab, tree: Tree, directory: Path, *words: str) -> tuple[dict[str, Any], list[str]]:
+    """
+    Rehearse a tree by the command line, and give what it prints, and what it changed of this machine.
+
+    Raises
+    ------
+    OverlayError
+        If that cannot be seen here.
+    """
+    kept, temporary = directory / "kept", directory / "temporary"
+    kept.mkdir(parents=True)
+    temporary.mkdir()
+    command = [sys.executable, "-m", "postpanic", "rehearse", "--root", str(tree.root), "--kernel", tree.kernel.release]
+    command += ["--json", "--keep", str(kept), *words]
+    with hold_machine(lab.cache_dir):
+        done = run_overlaid(command, directory / "overlaid", writable=[temporary, kept])
+    assert done.status == 0, done.out + done.err
+    value: dict[str, Any] = json.loads(done.out)
+    return value, done.changes
 
 
 def crash_for_real(
