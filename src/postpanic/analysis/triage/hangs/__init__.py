@@ -4,11 +4,12 @@ Who waits for whom, and who holds everybody up.
 The wait-for graph (``picture``, of what ``sleeping`` and ``cpus`` read) is built
 once. Its cycles are deadlocks (``deadlocks``), its chains end at roots (``roots``,
 ``stories``, ``chains``); CPUs that do not come back are another matter
-(``lockups``, ``spinning``, ``resting``, ``circles``). Holders that no lock records
+(``lockups``, ``spinning``, ``resting``, ``circles``), and so is who slept with a
+spinlock held (``atomic``). Holders that no lock records
 are found by the code that takes locks (``locksets``, ``leaks``). ``from_log`` does
 with texts what the others do with memory; ``census`` tells what is left.
 """
 
-from postpanic.analysis.triage.hangs import census, chains, deadlocks, from_log, lockups
+from postpanic.analysis.triage.hangs import atomic, census, chains, deadlocks, from_log, lockups
 
-__all__ = ["census", "chains", "deadlocks", "from_log", "lockups"]
+__all__ = ["atomic", "census", "chains", "deadlocks", "from_log", "lockups"]

@@ -23,7 +23,7 @@ from postpanic.analysis.triage.hangs.wakers import add_wakers
 from postpanic.analysis.triage.scene import Scene
 from postpanic.evidence.oops.functions import Part, part_of
 
-__all__ = ["Leak", "find_leak", "find_leak_in", "find_takers", "holds", "open_picture"]
+__all__ = ["HeldLock", "Leak", "find_leak", "find_leak_in", "find_takers", "held_locks", "holds", "open_picture"]
 
 _MOST_FUNCTIONS = 400
 _MOST_CODE_BYTES = 8 << 20
@@ -57,6 +57,15 @@ class Leak:
     returns: int
     is_sure: bool
     is_partial: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HeldLock:
+    """A lock that a function of a stack holds; address 0: it is not known which."""
+
+    frame: Frame
+    kind: str
+    vaddr: int
 
 
 def lock_reader(picture: Picture) -> LockReader | None:
@@ -270,6 +279,19 @@ def holds(picture: Picture, trace: Trace, kind: str, vaddr: int, module: str = "
             if recovery is not None and _evaluate(picture, recovery, index, held.value) == vaddr:
                 return frame
     return None
+
+
+def held_locks(picture: Picture, trace: Trace, start: int = 0) -> Iterator[HeldLock]:
+    """Find all locks that the functions of a stack hold, by their code; the innermost function first."""
+    reader, recovery = lock_reader(picture), picture.sleeps.recovery(trace)
+    if reader is None or recovery is None:
+        return
+    for index, frame in enumerate(trace.frames[start:], start):
+        place = frame.place
+        if place is None or not place.start or part_of(function_of(frame)) in _NEVER_HOLD:
+            continue
+        for held in sorted(reader.held_at(place, frame.pc, is_return=not frame.interrupted), key=lambda one: one.take):
+            yield HeldLock(frame, held.kind, _evaluate(picture, recovery, index, held.value) or 0)
 
 
 def _evaluate(picture: Picture, recovery: Recovery, index: int, value: Value, depth: int = 0) -> int | None:
