@@ -174,6 +174,11 @@ def test_what_only_sounds_like_it_is_no_report(line: str) -> None:
     assert find_reports(stamped(line + "\n").encode(), with_notices=True) == []
 
 
+def test_task_is_told_apart_from_the_count_behind_it() -> None:
+    (report,) = find_reports(b"BUG: scheduling while atomic: kworker/0:1/77/0x00000002\n")
+    assert (report.comm, report.pid) == ("kworker/0:1", 77)
+
+
 S390 = """\
 kernel BUG at fs/widget.c:77!
 monitor event: 0040 ilc:2 [#1] SMP

@@ -56,7 +56,7 @@ _KERNEL_OFFSET = re.compile(
 )
 _HUNG = re.compile(r"(?:INFO: task |^(?!INFO))(.{0,80}):(\d{1,10}) (?:blocked|can't die).{0,40}? (\d{1,10}) seconds")
 _LOCKUP = re.compile(r"CPU ?#?(\d{1,6}).{0,20}?(?: stuck for (\d{1,8})s)?(?:! \[(.{1,80}):(\d{1,10})\])?$")
-_SLASH_PID = re.compile(r"(?:atomic: |code: |in_atomic\(\).{0,60}name: )(.{1,60})/(\d{1,10})")
+_SLASH_PID = re.compile(r"(?:atomic: |code: |in_atomic\(\).{0,60}name: )(.{1,60})/(\d{1,10})(?![\dx])")
 _HEX_TAIL = re.compile(
     r"(?:address:?|access at|fetch at|read at|write at|at|address \(\w{1,12}\):) ?:? ?\(?(0x)?([0-9a-f]{4,16})\b"
 )
