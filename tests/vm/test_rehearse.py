@@ -144,6 +144,10 @@ def test_an_image_that_is_armed_and_stale_is_a_broken_link(rehearse: Rehearse, t
         pytest.param(FILE_TARGET + VIRTIO.replace("virtio_blk", 'virtio_scsi", "sd_mod'), (), id="scsi"),
         pytest.param(FILE_TARGET + VIRTIO, ("--crash", "nmi"), id="nmi"),
         pytest.param(FILE_TARGET + VIRTIO, ("--crash", "out-of-memory"), id="out-of-memory"),
+        pytest.param(FILE_TARGET + VIRTIO, ("--crash", "null"), id="null"),
+        pytest.param(FILE_TARGET + VIRTIO, ("--crash", "softlockup"), id="softlockup"),
+        pytest.param(FILE_TARGET + VIRTIO, ("--crash", "hung-task"), id="hung-task"),
+        pytest.param(FILE_TARGET + VIRTIO, ("--crash", "stack"), id="stack"),
         pytest.param(FILE_TARGET + VIRTIO, ("--fault", "saver-killed"), id="saver-killed"),
     ],
 )
@@ -220,7 +224,7 @@ def read_until(process: subprocess.Popen[bytes], text: str) -> str:
 def test_crash_that_the_kernel_cannot_do_is_said(tree: Tree, capsys: pytest.CaptureFixture[str]) -> None:
     tree.configure(FILE_TARGET + VIRTIO)
     words = ["rehearse", "--root", str(tree.root), "--kernel", tree.kernel.release, "--crashkernel", "160M"]
-    assert main([*words, "--crash", "null"]) == 4
+    assert main([*words, "--crash", "bug"]) == 4
     assert "has no module lkdtm" in capsys.readouterr().err
 
 

@@ -23,8 +23,10 @@ from postpanic.capture.host import Host
 from postpanic.capture.kexec.load import LoadMethod, LoadRequest, load
 from postpanic.capture.kexec.verify import Expected, verify
 from postpanic.errors import PostpanicError
+from postpanic.rehearse.hanging import hang_a_task
 from postpanic.rehearse.job import (
     COLLECT_WORD,
+    HUNG_TASK,
     IMAGE_PATH,
     JOB_PATH,
     KERNEL_PATH,
@@ -32,6 +34,7 @@ from postpanic.rehearse.job import (
     OUT_OF_MEMORY,
     PREFIX,
     SHELL_WORD,
+    STRIKE_LINE,
     GuestJob,
     decode_job,
 )
@@ -47,6 +50,7 @@ _POWER_OFF = 0x4321FEDC
 _DEVICE_WAIT_S = 8.0
 _FILLER = ".rehearsal-filler"
 _NMI_WAIT_S = 20.0
+_STRIKE_WAIT_S = 60.0
 _AREA_BYTES = 16 << 20
 
 
@@ -109,6 +113,10 @@ def _crash(job: GuestJob, plan: SavePlan) -> None:
         raise PostpanicError(f"still alive {_NMI_WAIT_S:g} s after the crash")
     if job.crash == OUT_OF_MEMORY:
         _take_all_memory()
+    if job.needs_strike:
+        _stay_in_kernel()
+    if job.crash == HUNG_TASK and not host.path(KINDS[HUNG_TASK].trigger).exists():
+        hang_a_task(host.machine)
     trigger_crash(host, KINDS[job.crash])
 
 
@@ -119,6 +127,19 @@ def _take_all_memory() -> None:
         for offset in range(0, _AREA_BYTES, mmap.PAGESIZE):
             area[offset] = 1
         taken.append(area)
+
+
+def _stay_in_kernel() -> None:
+    """Keep the first processor in the kernel, on our behalf, for a debugger to meet it there."""
+    os.sched_setaffinity(0, {0})
+    end = time.monotonic() + _STRIKE_WAIT_S
+    with mmap.mmap(-1, _AREA_BYTES) as area, Path("/dev/zero").open("rb", buffering=0) as zeros:
+        # Once for the pages: what is done from then on holds no lock.
+        zeros.readinto(area)
+        _say(STRIKE_LINE)
+        while time.monotonic() < end:
+            zeros.readinto(area)
+    raise PostpanicError(f"still alive {_STRIKE_WAIT_S:g} s after the crash")
 
 
 def _show_around(plan: SavePlan) -> None:

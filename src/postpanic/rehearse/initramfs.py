@@ -11,13 +11,23 @@ from postpanic.capture.initramfs.image import MODULES_DIR, ImageRequest, build_i
 from postpanic.capture.initramfs.modules import ModuleTree
 from postpanic.errors import NotReadyError, PostpanicError
 from postpanic.rehearse.boards import Board
-from postpanic.rehearse.job import IMAGE_PATH, JOB_PATH, KERNEL_PATH, NMI, OUT_OF_MEMORY, GuestJob, encode_job
+from postpanic.rehearse.debugger import STRIKES
+from postpanic.rehearse.job import (
+    HUNG_TASK,
+    IMAGE_PATH,
+    JOB_PATH,
+    KERNEL_PATH,
+    NMI,
+    OUT_OF_MEMORY,
+    GuestJob,
+    encode_job,
+)
 from postpanic.rehearse.staging import Staging
 from postpanic.rehearse.subject import Subject
 from postpanic.saver.plan import PLAN_PATH, FilePlan
 from postpanic.saver.plan_json import encode_plan
 
-__all__ = ["build_initramfs", "can_crash"]
+__all__ = ["build_initramfs", "can_crash", "needs_strike"]
 
 _ENTRY = "postpanic.rehearse.guest"
 _KEEP = ("postpanic.capture", "postpanic.rehearse", "tarfile", "bz2", "_bz2", "lzma", "_lzma")
@@ -37,12 +47,12 @@ def build_initramfs(subject: Subject, staging: Staging, board: Board, crash: str
     wanted = [*staging.controller.modules, "virtio_pci", "virtio_blk"]
     wanted += [target.filesystem for target in subject.targets if isinstance(target, FilePlan)]
     modules = [name for name in dict.fromkeys(wanted) if name in tree]
-    if crash in KINDS and KINDS[crash].trigger == LKDTM_TRIGGER:
-        if "lkdtm" not in tree:
-            raise NotReadyError(
-                f"kernel {subject.host.release} has no module lkdtm, by which to crash like this: {crash}",
-                hint=f"without it: sysrq, {NMI}, {OUT_OF_MEMORY}",
-            )
+    if not can_crash(subject, crash):
+        raise NotReadyError(
+            f"kernel {subject.host.release} has no module lkdtm, by which to crash like this: {crash}",
+            hint=f"without it: sysrq, {NMI}, {OUT_OF_MEMORY}, {HUNG_TASK}, {', '.join(STRIKES)}",
+        )
+    if needs_module(crash) and "lkdtm" in tree:
         modules.append("lkdtm")
     prepared = subject.prepared
     job = GuestJob(
@@ -50,6 +60,7 @@ def build_initramfs(subject: Subject, staging: Staging, board: Board, crash: str
         command_line=f"{prepared.command_line.text} {board.command_line}",
         modules=tuple(f"{MODULES_DIR}/{name}.ko" for name in tree.resolve(modules)),
         crash=crash,
+        needs_strike=needs_strike(subject, crash),
         settings=_settings_of(subject, crash),
         free_bytes={str(number): room for number, room in staging.free_bytes.items()},
         out_device=_COLLECT_DEVICE,
@@ -78,8 +89,17 @@ def build_initramfs(subject: Subject, staging: Staging, board: Board, crash: str
 
 def can_crash(subject: Subject, crash: str) -> bool:
     """Tell whether the subject's kernel can crash like this."""
-    needs_module = crash in KINDS and KINDS[crash].trigger == LKDTM_TRIGGER
-    return not needs_module or "lkdtm" in ModuleTree(subject.modules_dir)
+    return not needs_module(crash) or crash in {HUNG_TASK, *STRIKES} or "lkdtm" in ModuleTree(subject.modules_dir)
+
+
+def needs_module(crash: str) -> bool:
+    """Tell whether a machine that crashes itself like this does so by the kernel's test module."""
+    return crash in KINDS and KINDS[crash].trigger == LKDTM_TRIGGER
+
+
+def needs_strike(subject: Subject, crash: str) -> bool:
+    """Tell whether the subject's kernel has to be crashed from outside: it has no module for it."""
+    return crash in STRIKES and "lkdtm" not in ModuleTree(subject.modules_dir)
 
 
 def _append_plan(subject: Subject, staging: Staging) -> bytes:
@@ -106,7 +126,7 @@ def _settings_of(subject: Subject, crash: str) -> dict[str, int]:
         "null": {"kernel.panic_on_oops": 1},
         "softlockup": {"kernel.softlockup_panic": 1, "kernel.watchdog_thresh": 2},
         "hardlockup": {"kernel.hardlockup_panic": 1, "kernel.watchdog_thresh": 2},
-        "hung-task": {"kernel.hung_task_panic": 1, "kernel.hung_task_timeout_secs": 5},
+        HUNG_TASK: {"kernel.hung_task_panic": 1, "kernel.hung_task_timeout_secs": 5},
         NMI: {"kernel.unknown_nmi_panic": 1},
         OUT_OF_MEMORY: {"vm.panic_on_oom": 2, "vm.overcommit_memory": 1},
     }

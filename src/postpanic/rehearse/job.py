@@ -16,6 +16,7 @@ from postpanic.errors import CorruptError
 
 __all__ = [
     "COLLECT_WORD",
+    "HUNG_TASK",
     "IMAGE_PATH",
     "JOB_PATH",
     "KERNEL_PATH",
@@ -23,6 +24,7 @@ __all__ = [
     "OUT_OF_MEMORY",
     "PREFIX",
     "SHELL_WORD",
+    "STRIKE_LINE",
     "GuestJob",
     "decode_job",
     "encode_job",
@@ -37,8 +39,10 @@ SHELL_WORD = "postpanic.rehearsal=shell"
 """This one gives its console to whoever looks."""
 PREFIX = "rehearsal: "
 """Of all that the guest says on its console."""
-NMI, OUT_OF_MEMORY = "nmi", "out-of-memory"
-"""Crashes that need more than a trigger: one from outside, one with all memory."""
+NMI, OUT_OF_MEMORY, HUNG_TASK = "nmi", "out-of-memory", "hung-task"
+"""Crashes that need more than a trigger: one from outside, one with all memory, one with a task that waits."""
+STRIKE_LINE = "in the kernel"
+"""Said by a machine that is to be crashed by a debugger."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +62,8 @@ class GuestJob:
         Files in the image, in order, that this kernel loads before anything else.
     crash : str
         A key of :data:`postpanic.capture.crashing.KINDS`, :data:`NMI` or :data:`OUT_OF_MEMORY`.
+    needs_strike : bool
+        Whether it is crashed by a debugger from outside; the first process stays in the kernel for it.
     settings : mapping
         Sysctls to set first, by name.
     free_bytes : mapping
@@ -71,6 +77,7 @@ class GuestJob:
     method: str = "auto"
     modules: tuple[str, ...] = ()
     crash: str = "sysrq"
+    needs_strike: bool = False
     settings: Mapping[str, int] = field(default_factory=dict)
     free_bytes: Mapping[str, int] = field(default_factory=dict)
     out_device: str = ""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 import tarfile
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,10 +18,11 @@ from pathlib import Path
 
 from postpanic.process import find_program, start
 from postpanic.rehearse.boards import Board, find_board
+from postpanic.rehearse.debugger import strike
 from postpanic.rehearse.disks import make_empty_disk
 from postpanic.rehearse.faults import Fault, excuse, spell_drive
-from postpanic.rehearse.initramfs import build_initramfs
-from postpanic.rehearse.job import COLLECT_WORD, NMI, PREFIX, SHELL_WORD
+from postpanic.rehearse.initramfs import build_initramfs, needs_strike
+from postpanic.rehearse.job import COLLECT_WORD, NMI, PREFIX, SHELL_WORD, STRIKE_LINE
 from postpanic.rehearse.judge import judge_dumps
 from postpanic.rehearse.links import Link, find_unused, judge_console
 from postpanic.rehearse.machine import (
@@ -322,11 +324,19 @@ class Rehearsal:
         place.mkdir()
         line = f"{self.board.command_line} {_PANIC_WORDS} crashkernel={self.reserved_bytes >> 20}M"
         config = self._spell(f"{line} {self.options.command_line}".strip(), has_faults=True, has_network=True)
-        with Machine(config, place, watch=clock.see) as machine:
+        with contextlib.ExitStack() as stack:
+            stub = None
+            if needs_strike(self.subject, self.options.crash):
+                stub = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="postpanic-"))) / "stub"
+                config = replace(config, extra=(*config.extra, "-gdb", f"unix:{stub},server=on,wait=off"))
+            machine = stack.enter_context(Machine(config, place, watch=clock.see))
             with contextlib.suppress(MachineError):
                 machine.wait_for(rf"^{PREFIX}(crash|failed)", timeout_s=_BOOT_TIMEOUT_S, failure=r"end Kernel panic")
                 if self.options.crash == NMI:
                     machine.inject_nmi()
+                elif stub is not None:
+                    machine.wait_for(rf"^{PREFIX}{STRIKE_LINE}", timeout_s=_BOOT_TIMEOUT_S)
+                    strike(stub, self.options.crash)
                 found = machine.wait_for(_ENDS, timeout_s=self.options.timeout_s)
                 if re.search(_ENDED, found[0]):
                     machine.wait_exit(timeout_s=20.0)
