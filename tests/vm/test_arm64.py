@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -96,6 +97,43 @@ def test_panicking_stack_leads_from_the_delay_to_the_system_call(opened: Prompt)
     assert re.search(r"^    X29: 0000[0-9a-f]{12}  X28: [0-9a-f]{16}  X27: [0-9a-f]{16}$", text, re.MULTILINE)
     assert re.search(r"^    ORIG_X0: 0000000000000001  SYSCALLNO: 40  PSTATE: [0-9a-f]{8}$", text, re.MULTILINE)
     assert "not certain" not in text
+
+
+FRAME = re.compile(r"^ ?#\d+ \[([0-9a-f]{16})\] (\S+) at ([0-9a-f]{16})", re.MULTILINE)
+
+
+def test_searches_of_a_stack_find_what_unwinding_finds(opened: Prompt) -> None:
+    frames = FRAME.findall(opened.text("bt 1"))
+    # Where the kernel was entered, and nowhere else, are registers of user code: those of the trace.
+    found = opened.text("bt -e 1")
+    assert found.count("USER-MODE EXCEPTION FRAME AT: ") == 1
+    assert opened.text("bt 1").split("     PC: ")[-1] == found.split("     PC: ")[-1]
+    # Return addresses are signed on the stack; each is found under its plain value.
+    texts = {
+        pc for _, pc in re.findall(r"^  \[([0-9a-f]{16})\] .* at ([0-9a-f]{16})", opened.text("bt -t 1"), re.MULTILINE)
+    }
+    calls = [pc for _, _, pc in frames[1:]]
+    assert texts >= set(calls) or frames[0][1] == "vectors"
+    assert "No stack overflows detected" in opened.text("bt -v")
+
+
+def test_contents_of_frames_are_the_stack_word_by_word(opened: Prompt) -> None:
+    text = opened.text("bt -f 1")
+    lines = [(int(place, 16), words) for place, words in re.findall(r"^    ([0-9a-f]{16}): (.+)$", text, re.MULTILINE)]
+    assert len(lines) > 50
+    for (place, words), (following, _) in itertools.pairwise(lines):
+        assert following == place + 8 * len(words.split()), f"{place:x}"
+    place, words = lines[0]
+    assert words.split() == opened.text(f"rd {place:x} 2").split()[1:3]
+
+
+def test_trace_begins_where_it_is_told_to(opened: Prompt) -> None:
+    frames = FRAME.findall(opened.text("bt 1"))
+    place = next(number for number, frame in enumerate(frames) if frame[1] == "panic")
+    # The record of a frame names its caller.
+    assert FRAME.findall(opened.text(f"bt -S {frames[place][0]} 1")) == frames[place + 1 :]
+    begun = FRAME.findall(opened.text(f"bt -I {frames[place][2]} 1"))
+    assert (begun[0][1], begun[1:]) == ("panic", frames[1:])
 
 
 def test_stopped_cpu_is_followed_through_its_interrupt(opened: Prompt) -> None:

@@ -18,16 +18,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import drgn
+import numpy as np
 from drgn import Program
 from drgn.helpers.linux.cpumask import for_each_possible_cpu
 from drgn.helpers.linux.percpu import per_cpu
+from numpy.typing import NDArray
 
 from postpanic.analysis.cells import problem
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.stacks.code_index import CodeIndex, Place
 from postpanic.analysis.stacks.frames import Area, Frame, Saved, Trace
 from postpanic.analysis.stacks.words import Words
-from postpanic.errors import AbsentError
+from postpanic.errors import AbsentError, FactAbsentError
 from postpanic.findings.absent import Reason
 from postpanic.findings.table import Problem
 
@@ -52,8 +54,12 @@ _VECTORS = "vectors"
 """The table of vectors (``entry.S``): where a CPU is right after it took an exception."""
 _KERNEL_BIT = 1 << 55
 """Tells the kernel's half from the user's, whatever the bits above it are used for."""
-_KIND_REGISTERS = 2
-"""``FRAME_META_TYPE_PT_REGS`` (``arch/arm64/include/asm/stacktrace/frame.h``)."""
+_MODE_32_BITS = 1 << 4
+"""``PSR_MODE32_BIT``."""
+_KIND_FINAL, _KIND_REGISTERS = 1, 2
+"""``FRAME_META_TYPE_FINAL`` and ``FRAME_META_TYPE_PT_REGS`` (``arch/arm64/include/asm/stacktrace/frame.h``)."""
+_FP, _SP, _PC, _PSTATE = 29, 31, 32, 33
+"""Where these are in ``struct pt_regs``, words."""
 _PROLOGUE_BYTES = 4 << 10
 # Arm ARM C6.2: STP x29, x30 (pre-index, signed offset), LDP likewise (post-index), MOV/ADD x29, sp, #imm, RET.
 _STP = ((0xFFC07FFF, 0xA9807BFD), (0xFFC07FFF, 0xA9007BFD))
@@ -114,6 +120,7 @@ class FrameRecords:
         """Bytes from ``struct pt_regs`` to the record in it."""
         self._has_kind = _has_kind(regs)
         self.areas = tuple(self._read_areas())
+        """The stacks of the CPUs."""
 
     def _read_areas(self) -> Iterator[Area]:
         """Read the stacks of interrupts and of overflows of each CPU."""
@@ -131,6 +138,59 @@ class FrameRecords:
     def strip(self, pc: int) -> int:
         """Take the authentication code out of a kernel's return address; without one its bits are all ones."""
         return pc | self.code_mask if pc & _KERNEL_BIT else pc
+
+    def strip_all(self, words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """Take it out of many words; those of the user's half stay as they are."""
+        is_kernel = words & np.uint64(_KERNEL_BIT) != 0
+        return np.where(is_kernel, words | np.uint64(self.code_mask), words)
+
+    def find_entry_frames(self, words: NDArray[np.uint64]) -> list[int]:
+        """
+        Find what may be a ``struct pt_regs`` among the words of a stack.
+
+        The entry code makes a record in it (``kernel_entry`` of ``entry.S``): of the interrupted function's ``x29`` and
+        ``pc``, or zeroes where user code was interrupted; since 6.13 zeroes and what kind it is. Those of user code are
+        at the very beginning of a stack (``task_pt_regs()``).
+
+        Returns
+        -------
+        list of int
+            Index of the first word of each, rising.
+        """
+        size, record = self._regs_bytes // 8, self.record_offset // 8
+        if len(words) < size:
+            return []
+        count = len(words) - size + 1
+        sp, pc, state, fp = (words[place : place + count] for place in (_SP, _PC, _PSTATE, _FP))
+        above, back = words[record : record + count], words[record + 1 : record + 1 + count]
+        is_kernel = pc & np.uint64(_KERNEL_BIT) != 0
+        # EL0 of 64 bits; other than that only the kernel's own EL1 and EL2.
+        mode = state & np.uint64(_MODE_MASK | _MODE_32_BITS)
+        from_user = ~is_kernel & (mode == 0) & (pc != 0) & (above == 0) & (back == 0) & (sp >> np.uint64(63) == 0)
+        from_user[:-1] = False
+        from_kernel = is_kernel & (mode != 0) & (state >> np.uint64(32) == 0) & (sp >> np.uint64(63) == 1)
+        if self._has_kind:
+            kind = words[record + 2 : record + 2 + count]
+            from_user &= kind == np.uint64(_KIND_FINAL)
+            from_kernel &= (kind == np.uint64(_KIND_REGISTERS)) & (above == 0) & (back == 0)
+        else:
+            from_kernel &= (above == fp) & (back == pc)
+        return [int(place) for place in np.flatnonzero(from_user | from_kernel)]
+
+    def begin_at(self, sp: int, pc: int | None) -> State:
+        """
+        Begin at a frame record, or at the return address in one.
+
+        Raises
+        ------
+        FactAbsentError
+            If neither is there.
+        """
+        for place in (sp, sp - 8):
+            above, back = self._words.read_many(place, 2)
+            if self._code.find_caller(self.strip(back)) is not None and above & _KERNEL_BIT:
+                return State(pc if pc is not None else self.strip(back), above, above)
+        raise FactAbsentError(f"no frame record at {sp:#x}")
 
     def sleeping(self, cpu_context: tuple[int, int, int]) -> State:
         """Begin where ``cpu_switch_to()`` left a task: ``fp``, ``sp`` and ``pc`` of ``thread.cpu_context``."""
@@ -197,7 +257,7 @@ class FrameRecords:
 
     def _exception(self, trace: Trace, areas: Sequence[Area], fp: int) -> tuple[int, int, int, Place | None] | None:
         """Step over the registers that an exception saved; None: there are none where they should be."""
-        saved = self._read_registers(fp - self.record_offset)
+        saved = self.read_registers(fp - self.record_offset)
         if saved.user or (_find(areas, saved.registers["sp"]) is None and not saved.registers["x29"]):
             return None
         trace.frames[-1].saved = saved
@@ -206,7 +266,8 @@ class FrameRecords:
         trace.frames.append(frame)
         return registers["x29"], pc, registers["x30"], saved.place
 
-    def _read_registers(self, vaddr: int) -> Saved:
+    def read_registers(self, vaddr: int) -> Saved:
+        """Read a ``struct pt_regs``; raises as :meth:`.Words.read`."""
         *values, original, number = self._words.read_many(vaddr, len(REGISTER_NAMES) + 2)
         registers = dict(zip(REGISTER_NAMES, values, strict=True))
         user = not registers["pstate"] & _MODE_MASK
@@ -218,7 +279,7 @@ class FrameRecords:
 
     def _end(self, trace: Trace, fp: int) -> None:
         """Show the registers of user code, which lie at the end of the stack of a process."""
-        saved = self._read_registers(fp - self.record_offset)
+        saved = self.read_registers(fp - self.record_offset)
         if saved.user and saved.registers["pc"] and trace.frames:
             trace.frames[-1].saved = saved
 

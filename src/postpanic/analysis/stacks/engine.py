@@ -99,6 +99,8 @@ class Stacks:
     @cached_property
     def areas(self) -> tuple[Area, ...]:
         """The stacks of the CPUs: of interrupts and exceptions."""
+        if self.records is not None:
+            return self.records.areas
         found: list[Area] = []
         try:
             for cpu in for_each_possible_cpu(self.prog):
@@ -148,6 +150,22 @@ class Stacks:
             return None
         return records.trace(records.sleeping(saved), area)
 
+    def _trace_from(self, facts: TaskFacts, area: Area | None, pc: int | None, sp: int | None) -> Trace:
+        """Begin where the user says; without a stack pointer, where the trace would begin anyway."""
+        records = self.records
+        if records is None:
+            raise UsageError("a trace cannot begin elsewhere on this machine", hint="bt -I and -S: x86-64 and arm64")
+        if sp is not None:
+            if sp & 7:
+                raise UsageError(f"stack pointer {sp:#x} must be a multiple of 8")
+            return records.trace(records.begin_at(sp, pc), area)
+        trace = self._trace_by_records(facts, area)
+        if trace is None or not trace.frames or pc is None:
+            return trace or Trace()
+        first = trace.frames[0]
+        trace.frames[0] = replace(first, pc=pc, place=self.code.find(pc), interrupted=True)
+        return trace
+
     def find_task_area(self, facts: TaskFacts) -> Area | None:
         """Find the stack of a task; None: it has none any more, or it cannot be read."""
         try:
@@ -168,6 +186,8 @@ class Stacks:
         area = self.find_task_area(facts)
         walker = self.walker
         if walker is None:
+            if sp is not None or pc is not None:
+                return self._trace_from(facts, area, pc, sp)
             return self._trace_by_records(facts, area) or trace_with_drgn(self.prog, self.code, facts, area)
         begin = self._begin_at(walker, area, pc, sp) if sp is not None else self._find_begin(facts, walker, area)
         start = begin.start
@@ -245,6 +265,15 @@ class Stacks:
         # Not called, but put there by copy_thread().
         is_new = place is not None and not place.offset and place.function.startswith("ret_from_fork")
         return _Begin(Start(pc, sp + _ENTRY_FRAME_BYTES, values["rbp"], interrupted=is_new, registers=values))
+
+    def read_stack_pointer(self, facts: TaskFacts) -> int | None:
+        """Read where a task's stack pointer was; None where nothing tells."""
+        if facts.vaddr not in self.running:
+            return facts.number("sp")
+        try:
+            return int(self.prog.stack_trace(facts.task)[0].sp)
+        except (*UNREADABLE, IndexError):
+            return None
 
     def read_note(self, facts: TaskFacts) -> tuple[Mapping[str, int] | None, Problem | None]:
         """Read the registers that the dump's notes have of a running task."""

@@ -112,7 +112,7 @@ class ContentReader:
         """Lay out what lies between a frame and the next, whose return address is the last word."""
         start = frame.sp
         if following is not None and following.area == frame.area:
-            end = following.slot + (0 if following.interrupted else 8)
+            end = following.slot + (0 if following.interrupted else following.return_bytes)
         elif following is not None and frame.area is not None:
             end = frame.area.end
         else:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 from drgn import sizeof
+from numpy.typing import NDArray
 
 from postpanic.analysis.commands.backtrace.rows import place_cells, registers_table
 from postpanic.analysis.commands.backtrace.shapes import EXCEPTIONS, FINDINGS, STACKS
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.stacks import x86_64
+from postpanic.analysis.stacks.arm64 import FrameRecords
 from postpanic.analysis.stacks.engine import Stacks
 from postpanic.analysis.stacks.frames import Area, Saved
 from postpanic.analysis.tasks import TaskFacts
@@ -28,6 +31,9 @@ def text_rows(stacks: Stacks, start: int, end: int) -> Iterator[tuple[Cell, ...]
         return
     words, present = stacks.words.read_range(start, end)
     code, walker = stacks.code, stacks.walker
+    if stacks.records is not None:
+        # Return addresses are signed.
+        words = stacks.records.strip_all(words)
     for place in (code.text_mask(words) & present).nonzero()[0].tolist():
         pc = int(words[place])
         found = code.find(pc)
@@ -40,8 +46,10 @@ def text_rows(stacks: Stacks, start: int, end: int) -> Iterator[tuple[Cell, ...]
 
 def exceptions_table(stacks: Stacks, area: Area, *, hexadecimal: bool = False) -> Table:
     """List what may be entry frames on a stack."""
-    words, present = stacks.words.read_range(area.start, area.end)
+    words, present = stacks.words.read_range(area.start & ~7, area.end & ~7)
     words[~present] = 0
+    if stacks.records is not None:
+        return _arm64_exceptions(stacks.records, area, words, hexadecimal=hexadecimal)
     rows: list[tuple[Cell, ...]] = []
     for place in x86_64.find_entry_frames(words, stacks.code.text_mask(words)):
         values = words[place : place + len(x86_64.REGISTER_NAMES)].tobytes()
@@ -50,6 +58,15 @@ def exceptions_table(stacks: Stacks, area: Area, *, hexadecimal: bool = False) -
         vaddr = area.start + 8 * place
         saved = Saved(vaddr, registers, user, None if user else stacks.code.find(registers["rip"]))
         rows.append(("USER" if user else "KERNEL", vaddr, registers_table(saved, hexadecimal=hexadecimal)))
+    return EXCEPTIONS.table(rows)
+
+
+def _arm64_exceptions(records: FrameRecords, area: Area, words: NDArray[np.uint64], *, hexadecimal: bool) -> Table:
+    rows: list[tuple[Cell, ...]] = []
+    for place in records.find_entry_frames(words):
+        saved = records.read_registers(area.start + 8 * place)
+        mode = "USER" if saved.user else "KERNEL"
+        rows.append((mode, saved.vaddr, registers_table(saved, hexadecimal=hexadecimal)))
     return EXCEPTIONS.table(rows)
 
 
@@ -99,7 +116,7 @@ def check_overflow(stacks: Stacks, facts: TaskFacts) -> Table | None:
     mark = stacks.words.read(end)
     if mark != STACK_END_MAGIC:
         rows.append((f"{end:x}: {mark:x} != STACK_END_MAGIC",))
-    sp = _stack_pointer(stacks, facts)
+    sp = stacks.read_stack_pointer(facts)
     if sp is not None and area.start - stacks.thread_size <= sp <= end:
         rows.append((f"stack pointer {sp:x} is at or below the end of the stack {end:x}",))
     return FINDINGS.table(rows) if rows else None
@@ -119,10 +136,3 @@ def _check_thread_info(stacks: Stacks, facts: TaskFacts, area: Area) -> Iterator
         cpu = stacks.words.memory.read_u32(area.start + offsets["cpu"])
         if cpu >= max((other.cpu for other in stacks.areas), default=1 << 16) + 1:
             yield (f"thread_info.cpu: {cpu} is no CPU",)
-
-
-def _stack_pointer(stacks: Stacks, facts: TaskFacts) -> int | None:
-    if facts.vaddr not in stacks.running:
-        return facts.number("sp")
-    registers, _ = stacks.read_note(facts)
-    return registers["rsp"] if registers is not None else None
