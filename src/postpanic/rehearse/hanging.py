@@ -46,9 +46,12 @@ def hang_a_task(machine: str) -> None:
     if number is None:
         raise PostpanicError(f"no task can be made to hang on {machine}")
     reader, writer = os.pipe()
-    if os.fork() == 0:
+    holder = os.fork()
+    if holder == 0:
         _write_what_is_not_there(number, writer)
     time.sleep(1.0)
+    if os.waitpid(holder, os.WNOHANG)[0]:
+        raise PostpanicError("no task can be made to hang: the kernel has no userfaultfd")
     if os.fork() == 0:
         os.write(writer, b"never")
         os._exit(0)
