@@ -13,6 +13,9 @@ from typing import Any
 
 import pytest
 
+from postpanic.capture.config import read_config
+from postpanic.capture.host import Host
+from postpanic.capture.rehearsals import REHEARSAL_NAME, read_rehearsal
 from postpanic.cli.app import main
 from postpanic.rehearse.kernels import Kernel
 from tests.compat.ssh_server import find_missing, make_key
@@ -226,6 +229,38 @@ def test_crash_that_the_kernel_cannot_do_is_said(tree: Tree, capsys: pytest.Capt
     words = ["rehearse", "--root", str(tree.root), "--kernel", tree.kernel.release, "--crashkernel", "160M"]
     assert main([*words, "--crash", "bug"]) == 4
     assert "has no module lkdtm" in capsys.readouterr().err
+
+
+@pytest.mark.matrix
+def test_of_the_host_itself_the_verdict_is_kept_and_nothing_else(
+    crash_lab: Lab, tree: Tree, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree.configure(FILE_TARGET + VIRTIO)
+    host = Host(tree.root, "x86_64", tree.kernel.release)
+    # The machine that runs is not to be rehearsed by a test: the tree is taken for it.
+    monkeypatch.setattr(
+        "postpanic.cli.rehearse._find_config", lambda *_: (host, read_config(tree.root / "etc/postpanic.toml"))
+    )
+    (tree.root / ARMED).parent.parent.mkdir(parents=True, exist_ok=True)
+    before = describe(tree.root)
+    with hold_machine(crash_lab.cache_dir):
+        assert main(["rehearse", "--crashkernel", "160M"]) == 0, capsys.readouterr()
+    path = tree.root / ARMED.replace("capture.img", REHEARSAL_NAME)
+    record = read_rehearsal(path)
+    assert record is not None
+    assert (record.verdict, record.kinds, record.fingerprint["the reservation"]) == ("proven", ("sysrq",), "167772160")
+    assert min(record.dump_bytes, record.peak_bytes, record.seconds) > 0
+    shutil.rmtree(path.parent)
+    assert describe(tree.root) == before
+
+
+def describe(root: Path) -> dict[str, tuple[int, int, int]]:
+    # The mode of everything; of what is no directory its size and time, too.
+    found = {path: path.lstat() for path in root.rglob("*")}
+    return {
+        str(path): (status.st_mode, 0, 0) if path.is_dir() else (status.st_mode, status.st_size, status.st_mtime_ns)
+        for path, status in found.items()
+    }
 
 
 @pytest.mark.matrix
