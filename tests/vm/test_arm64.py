@@ -52,6 +52,9 @@ class Prompt:
     def records(self, line: str) -> Records:
         return run_line(self._workspace, line).table.records()
 
+    def tables(self, line: str) -> list[Records]:
+        return [list(table.records()) for table in run_line(self._workspace, line).tables]
+
     def text(self, line: str) -> str:
         return "\n".join(render_text(run_line(self._workspace, line)))
 
@@ -109,9 +112,7 @@ def test_searches_of_a_stack_find_what_unwinding_finds(opened: Prompt) -> None:
     assert found.count("USER-MODE EXCEPTION FRAME AT: ") == 1
     assert opened.text("bt 1").split("     PC: ")[-1] == found.split("     PC: ")[-1]
     # Return addresses are signed on the stack; each is found under its plain value.
-    texts = {
-        pc for _, pc in re.findall(r"^  \[([0-9a-f]{16})\] .* at ([0-9a-f]{16})", opened.text("bt -t 1"), re.MULTILINE)
-    }
+    lines = re.findall(r"^  \[[0-9a-f]{16}\] .* at ([0-9a-f]{16})", opened.text("bt -t 1"), re.MULTILINE)
     calls = [pc for _, _, pc in frames[1:]]
     assert set(lines) >= set(calls) or frames[0][1] == "vectors"
     assert "No stack overflows detected" in opened.text("bt -v")
@@ -186,6 +187,22 @@ def test_modules_are_found_with_their_functions(ask: Callable[[str], Records], o
 )
 def test_commands_answer(opened: Prompt, line: str, expected: str) -> None:
     assert expected in opened.text(line)
+
+
+def test_bases_of_the_machine_are_where_things_are(ask: Callable[[str], Records], opened: Prompt) -> None:
+    (machine,), stacks = opened.tables("mach")
+    info = opened.memory.vmcoreinfo
+    task = next(row["task"] for row in ask("ps") if row["pid"] == 1)
+    # The direct map is one piece, from the first byte of memory on.
+    assert task - machine["direct_map"] == opened.memory.translate(task) - info.number("PHYS_OFFSET")
+    assert machine["vmalloc"] == info.number("VMALLOC_START") % (1 << 64)
+    assert machine["vmemmap"] == info.number("VMEMMAP_START") % (1 << 64)
+    (module,) = (row["base"] for row in ask("mod") if row["name"] == "qemu_fw_cfg")
+    assert abs(module - opened.memory.layout.image_range[0]) < 4 << 30
+    assert (machine["stack_size"], [row["kind"] for row in stacks]) == (16384, ["IRQ", "OVERFLOW"])
+    frames = FRAME.findall(opened.text("bt -c 1"))
+    (irq,) = (stack["vaddr"] for stack in stacks[0]["stacks"].records() if stack["cpu"] == 1)
+    assert any(irq <= int(place, 16) < irq + stacks[0]["size"] for place, _, _ in frames)
 
 
 def test_walk_of_the_page_tables_agrees_with_the_linear_map(ask: Callable[[str], Records], opened: Prompt) -> None:

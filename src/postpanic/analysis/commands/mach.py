@@ -19,6 +19,7 @@ from postpanic.analysis.devices.resources import read_resources
 from postpanic.analysis.objects.braces import MEMBERS
 from postpanic.analysis.objects.members import members_table
 from postpanic.analysis.objects.style import Style
+from postpanic.analysis.stacks.engine import open_stacks
 from postpanic.analysis.workspace import Workspace
 from postpanic.errors import FactAbsentError
 from postpanic.findings.table import Answer, Cell, Column, Kind, Layout, Problem, Shape, Table
@@ -27,6 +28,9 @@ from postpanic.units import format_size
 
 __all__ = ["mach"]
 
+_WORD = (1 << 64) - 1
+_BASES = 5
+"""Columns of :data:`_MACHINE` from ``direct_map`` to ``modules``."""
 _MACHINE = Shape(
     "machine",
     (
@@ -41,7 +45,7 @@ _MACHINE = Shape(
         Column("vmalloc", Kind.ADDRESS, title="KERNEL VMALLOC BASE", help="Start of vmalloc's area."),
         Column("vmemmap", Kind.ADDRESS, title="KERNEL VMEMMAP BASE", help="Start of the array of struct page."),
         Column("start_map", Kind.ADDRESS, title="KERNEL START MAP", help="Where the kernel image is mapped (x86-64)."),
-        Column("modules", Kind.ADDRESS, title="KERNEL MODULES BASE", help="Start of the modules' area (x86-64)."),
+        Column("modules", Kind.ADDRESS, title="KERNEL MODULES BASE", help="Start of the modules' area."),
         Column("stack_size", Kind.NUMBER, title="KERNEL STACK SIZE", help="THREAD_SIZE, bytes."),
     ),
     Layout.FIELDS,
@@ -125,6 +129,7 @@ def mach(workspace: Workspace, arguments: Arguments) -> Answer:
 def _machine_row(workspace: Workspace, problems: list[Problem]) -> tuple[Cell, ...]:
     prog = workspace.prog
     is_x86 = workspace.memory.machine == "x86_64"
+    is_arm64 = workspace.memory.machine == "aarch64"
     image = find_image_size_bytes(workspace.memory.vmcoreinfo) if is_x86 else 0
     return (
         workspace.memory.machine,
@@ -134,13 +139,34 @@ def _machine_row(workspace: Workspace, problems: list[Problem]) -> tuple[Cell, .
         cell(lambda: round(int(prog["cpu_khz"].value_()) / 1000)) if is_x86 else None,
         cell(lambda: _ticks(prog)),
         workspace.memory.page_size_bytes,
-        _number(prog, "page_offset_base") if is_x86 else None,
-        _number(prog, "vmalloc_base") if is_x86 else None,
-        _number(prog, "vmemmap_base") if is_x86 else None,
-        int(START_KERNEL_MAP) if is_x86 else None,
-        int(START_KERNEL_MAP) + image if is_x86 else None,
+        *(_arm64_bases(workspace) if is_arm64 else _x86_bases(prog, image) if is_x86 else (None,) * _BASES),
         cell(lambda: _stack_bytes(prog)),
     )
+
+
+def _x86_bases(prog: Program, image_bytes: int) -> tuple[Cell, ...]:
+    return (
+        *(_number(prog, name) for name in ("page_offset_base", "vmalloc_base", "vmemmap_base")),
+        int(START_KERNEL_MAP),
+        int(START_KERNEL_MAP) + image_bytes,
+    )
+
+
+def _arm64_bases(workspace: Workspace) -> tuple[Cell, ...]:
+    """
+    Say where parts of the kernel are mapped, as VMCOREINFO has it (``arch_crash_save_vmcoreinfo()`` of arm64).
+
+    The direct map begins with the kernel's half (``_PAGE_OFFSET(vabits_actual)``, since 5.4).
+    """
+    info = workspace.memory.vmcoreinfo
+    t1sz = info.get_number("TCR_EL1_T1SZ")
+    bits = 64 - t1sz if t1sz is not None else info.get_number("VA_BITS")
+
+    def base(name: str) -> Cell:
+        return cell(lambda: info.number(name) & _WORD)
+
+    direct_map: Cell = _WORD + 1 - (1 << bits) if bits is not None else base("VA_BITS")
+    return direct_map, base("VMALLOC_START"), base("VMEMMAP_START"), None, base("MODULES_VADDR")
 
 
 def _number(prog: Program, name: str) -> Cell:
@@ -205,6 +231,9 @@ def _evaluate(find: Callable[[int], int], cpu: int) -> Cell:
 
 def _stack_kinds(workspace: Workspace) -> Iterator[tuple[str, int, Callable[[int], int]]]:
     prog = workspace.prog
+    if workspace.memory.machine == "aarch64":
+        yield from _arm64_stack_kinds(workspace)
+        return
     try:
         size = sizeof(prog.type("struct irq_stack"))
         yield "IRQ", size, lambda cpu: _irq_stack(prog, cpu, size)
@@ -222,6 +251,15 @@ def _stack_kinds(workspace: Workspace) -> Iterator[tuple[str, int, Callable[[int
                 sizeof(member.type),
                 _exception_stack(prog, member.offset),
             )
+
+
+def _arm64_stack_kinds(workspace: Workspace) -> Iterator[tuple[str, int, Callable[[int], int]]]:
+    """Give the stacks of interrupts, and those that a CPU takes to when another has overflowed."""
+    areas = open_stacks(workspace).areas
+    for kind in dict.fromkeys(area.name for area in areas):
+        found = {area.cpu: area for area in areas if area.name == kind}
+        size = max(area.end - area.start for area in found.values())
+        yield kind, size, lambda cpu, found=found: found[cpu].start  # type: ignore[misc]
 
 
 _EXCEPTIONS = {"DF": "DOUBLEFAULT", "DB": "DEBUG"}
