@@ -34,7 +34,7 @@ def decode_veneer(data: bytes, vaddr: int) -> int | None:
     vaddr : int
         Where they lie.
     """
-    words = list(struct.unpack(f"<{len(data) // 4}I", data[: len(data) // 4 * 4]))
+    words: list[int] = list(struct.unpack(f"<{len(data) // 4}I", data[: len(data) // 4 * 4]))
     if words and words[0] in _BTI:
         words, vaddr = words[1:], vaddr + 4
     if len(words) >= 3 and words[0] & _ADRP_MASK == _ADRP_X16:

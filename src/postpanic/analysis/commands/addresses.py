@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from drgn import Object
-from drgn.helpers.linux.mm import phys_to_virt
 from drgn.helpers.linux.percpu import per_cpu_ptr
 
 from postpanic.analysis.cells import cell
 from postpanic.analysis.commands.arguments import Arguments, Operand
 from postpanic.analysis.commands.registry import Example, command
 from postpanic.analysis.commands.values import parse_cpus, parse_vaddr
+from postpanic.analysis.memory.direct_map import direct_vaddr
 from postpanic.analysis.tasks import read_facts
 from postpanic.analysis.workspace import Workspace
 from postpanic.errors import UsageError
@@ -97,8 +97,7 @@ def _to_virtual(workspace: Workspace, word: str) -> Table:
     if not colon:
         if value >> 56:
             raise UsageError(f"ptov: {word} is not a physical address")
-        prog = workspace.prog
-        return _VIRTUALS.table([(cell(lambda: int(phys_to_virt(prog, value).value_())), value)])
+        return _VIRTUALS.table([(cell(lambda: direct_vaddr(workspace, value)), value)])
     numbers = parse_cpus(workspace, cpus) if cpus else [read_facts(workspace, [workspace.task])[0].number("cpu")]
     rows = [(cpu, _per_cpu_address(workspace, value, cpu)) for cpu in numbers]
     return _PER_CPU.table(rows, title=f"PER-CPU OFFSET: {value:x}\n  CPU    VIRTUAL")

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from drgn import Object
-from drgn.helpers.linux.mm import find_vmap_area, phys_to_virt, vma_find
+from drgn.helpers.linux.mm import find_vmap_area, vma_find
 from drgn.helpers.linux.percpu import per_cpu_ptr
 
 from postpanic.analysis.cells import decode, problem
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.filesystems.paths import Paths, file_path
+from postpanic.analysis.memory.direct_map import direct_vaddr
 from postpanic.analysis.memory.member_names import member_at, member_of_variable
 from postpanic.analysis.memory.page_structs import page_structs
 from postpanic.analysis.memory.place import Place, describe_frame
@@ -372,7 +373,7 @@ class Places:
 
     def _aliases(self, paddr: int) -> Iterator[Place]:
         """Give the kernel addresses of a physical one, and what these are in."""
-        direct = int(phys_to_virt(self._prog, paddr).value_())
+        direct = direct_vaddr(self._workspace, paddr)
         voffset = self._workspace.memory.layout.image_voffset
         for vaddr, name in ((direct, "direct mapping"), (paddr + voffset & _WORD, "kernel image")):
             try:

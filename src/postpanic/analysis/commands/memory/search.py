@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from drgn.helpers.linux.mm import phys_to_virt
 from numpy.typing import NDArray
 
 from postpanic.analysis.cells import problem
@@ -17,6 +16,7 @@ from postpanic.analysis.commands.registry import Example, command
 from postpanic.analysis.commands.values import parse_number, parse_vaddr
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.expressions import evaluate_number
+from postpanic.analysis.memory.direct_map import direct_map_offset
 from postpanic.analysis.memory.mappings import Mappings, read_mappings
 from postpanic.analysis.memory.search import (
     Match,
@@ -215,7 +215,7 @@ def kernel_mappings(workspace: Workspace, problems: list[Problem]) -> Mappings:
 def linear_runs(workspace: Workspace, mappings: Mappings) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Tell which runs are of the direct mapping, and which of the kernel image."""
     try:
-        base = int(phys_to_virt(workspace.prog, 0).value_()) & _WORD
+        base = direct_map_offset(workspace)
     except UNREADABLE:
         base = 0
     offsets = mappings.vaddrs - mappings.paddrs

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from drgn.helpers.linux.mm import phys_to_virt
-
 from postpanic.analysis.commands.memory.search import kernel_mappings, linear_runs
 from postpanic.analysis.context import UNREADABLE
+from postpanic.analysis.memory.direct_map import direct_vaddr
 from postpanic.analysis.memory.owners import Owner, Target, find_owners
 from postpanic.analysis.memory.places import open_places
 from postpanic.analysis.memory.search import number_needle, search_mapped
@@ -67,7 +66,7 @@ def _is_linear(scene: Scene, vaddr: int) -> bool:
     """Tell whether an address is of the direct mapping, by which objects are pointed to."""
     try:
         paddr = int(scene.dump.memory.translate(VirtAddr(vaddr)))
-        return int(phys_to_virt(scene.prog, paddr).value_()) == vaddr
+        return direct_vaddr(scene.dump, paddr) == vaddr
     except UNREADABLE:
         return False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 from postpanic.analysis.context import UNREADABLE
@@ -149,12 +150,13 @@ def unloaded_module(scene: Scene, vaddr: int) -> str:
     line = next((line for line in scene.first.lines if "[last unloaded: " in line), "") if scene.first else ""
     if not line or vaddr >> 63 == 0:
         return ""
-    try:
-        start, end = (int(scene.prog.symbol(name).address) for name in ("_text", "_end"))
-    except LookupError:
-        return ""
+    start = next((address for name in ("_text", "_stext") if (address := scene.stacks.code.vaddr(name))), None)
     # Modules lie within 2 GiB of the kernel's image.
-    if start <= vaddr < end or not -(1 << 31) <= vaddr - start <= 1 << 31:
+    if start is None or not -(1 << 31) <= vaddr - start <= 1 << 31:
+        return ""
+    with contextlib.suppress(LookupError):
+        # It is in a module that is there, or in the kernel's image.
+        scene.prog.module(vaddr)
         return ""
     return line.partition("[last unloaded: ")[2].partition("]")[0].split("(")[0].strip()
 

@@ -22,11 +22,11 @@ from collections.abc import Iterator, Sequence
 
 import drgn
 import numpy as np
-from drgn.helpers.linux.mm import phys_to_virt
 from numpy.typing import NDArray
 
 from postpanic.analysis.code.symbols import LoadedModule, SymbolIndex
 from postpanic.analysis.context import UNREADABLE
+from postpanic.analysis.memory.direct_map import direct_map_offset
 from postpanic.analysis.memory.page_structs import member_offset, page_structs
 from postpanic.analysis.memory.slabs.allocator import slab_allocator
 from postpanic.analysis.memory.slabs.objects import read_free_objects, read_objects, slab_of_pfn
@@ -124,7 +124,7 @@ def _sample(workspace: Workspace, cache: Cache) -> list[int]:
     found = find_all_slabs(workspace, page_structs(workspace), allocator).get(cache.vaddr)
     if found is None or not len(found.pfns):
         return []
-    base = int(phys_to_virt(workspace.prog, 0).value_()) & _WORD
+    base = direct_map_offset(workspace)
     kept = read_free_objects(allocator, cache, [])
     chosen: list[int] = []
     for pfn in found.pfns[np.linspace(0, len(found.pfns) - 1, num=min(_SLABS, len(found.pfns))).astype(np.int64)]:
@@ -210,7 +210,7 @@ def _list_heads(scene: Scene, cache: Cache) -> Iterator[tuple[str, Evidence]]:
     found = find_all_slabs(workspace, page_structs(workspace), allocator).get(cache.vaddr)
     if found is None:
         return
-    base = int(phys_to_virt(workspace.prog, 0).value_()) & _WORD
+    base = direct_map_offset(workspace)
     pfns = np.sort(found.pfns).astype(np.uint64)
     shift = np.uint64(workspace.memory.page_size_bytes.bit_length() - 1)
     for module, start, words in _module_words(workspace):

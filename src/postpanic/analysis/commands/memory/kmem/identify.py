@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from drgn.helpers.linux.mm import find_vmap_area, phys_to_virt
+from drgn.helpers.linux.mm import find_vmap_area
 
 from postpanic.analysis.cells import problem
 from postpanic.analysis.commands.arguments import Arguments
@@ -15,6 +15,7 @@ from postpanic.analysis.commands.memory.page_rows import PAGES, page_row
 from postpanic.analysis.commands.memory.whereis import PLACES, place_cells
 from postpanic.analysis.commands.values import parse_vaddr
 from postpanic.analysis.context import UNREADABLE
+from postpanic.analysis.memory.direct_map import direct_vaddr
 from postpanic.analysis.memory.page_structs import page_structs
 from postpanic.analysis.memory.places import open_places
 from postpanic.analysis.memory.spaces import AddressKind, is_kernel_vaddr
@@ -61,7 +62,7 @@ def _identify(workspace: Workspace, address: int, *, physical: bool, problems: l
     vaddr = address
     if physical:
         try:
-            vaddr = int(phys_to_virt(workspace.prog, address).value_())
+            vaddr = direct_vaddr(workspace, address)
         except UNREADABLE as exc:
             problems.append(problem(f"the direct mapping of {address:#x}", exc))
     places = open_places(workspace)

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from drgn import Object
-from drgn.helpers.linux.mm import phys_to_virt
 
 from postpanic.analysis.cells import problem
 from postpanic.analysis.commands.arguments import Arguments
 from postpanic.analysis.commands.values import parse_cpus, parse_vaddr
 from postpanic.analysis.context import UNREADABLE
+from postpanic.analysis.memory.direct_map import direct_vaddr
 from postpanic.analysis.memory.page_structs import page_structs
 from postpanic.analysis.memory.slabs.allocator import slab_allocator
 from postpanic.analysis.memory.slabs.objects import (
@@ -297,7 +297,7 @@ class _Details:
         pfn = page_structs(self.workspace).pfn_of(head.vaddr)
         if pfn is None:
             return None
-        vaddr = int(phys_to_virt(self.workspace.prog, pfn * self.workspace.memory.page_size_bytes).value_())
+        vaddr = direct_vaddr(self.workspace, pfn * self.workspace.memory.page_size_bytes)
         return Slab(cache, head, pfn, vaddr)
 
     def _full(self, cache: Cache, listed: set[int]) -> list[SlabHead]:
