@@ -42,6 +42,8 @@ _SYMBOLS = (
 )
 _TASK_MEMBERS = ("stack", "tasks", "pid", "comm")
 
+_NO_ROOM = "kallsyms has no data (CONFIG_KALLSYMS_ALL), and there is no memory to search for it"
+
 _T = TypeVar("_T")
 
 
@@ -76,16 +78,21 @@ class Inspection:
         What it was made from.
     source_kernel : KernelMemory, optional
         The kernel in the source, where it is open already.
+    is_lean : bool
+        Whether memory is short: what kallsyms does not have is not searched for.
     """
 
-    def __init__(self, written: Dump, source: Dump | None, source_kernel: KernelMemory | None) -> None:
+    def __init__(
+        self, written: Dump, source: Dump | None, source_kernel: KernelMemory | None, *, is_lean: bool = False
+    ) -> None:
         self.written = written
         self.source = source
+        self.is_lean = is_lean
         self.kernel = _Once(lambda: open_kernel_memory(written))
         """The kernel as the written file has it."""
         self.truth = _Once(lambda: self._open_truth(source_kernel))
         """The kernel as the source has it, else as the written file does: says what must be there."""
-        self._all_symbols = _Once(lambda: read_all_symbols(self.kernel()))
+        self._all_symbols = _Once(lambda: self._read_all(self.kernel()))
         self.own_symbols = _Once(lambda: self._find_few(self.kernel(), self._all_symbols))
         """A few symbols as the written file has them."""
         self.symbols = _Once(self._find_symbols)
@@ -115,6 +122,8 @@ class Inspection:
 
     def _search_btf(self) -> tuple[VirtAddr, VirtAddr]:
         """Search for BTF that no symbol leads to, in the source where there is one."""
+        if self.is_lean:
+            raise FactAbsentError(_NO_ROOM)
         start, data = search_kernel_btf(self.truth())
         return start, VirtAddr(start + len(data))
 
@@ -185,13 +194,21 @@ class Inspection:
                 pass
         return self.kernel()
 
+    def _read_all(self, memory: KernelMemory) -> AllSymbols:
+        if self.is_lean:
+            raise FactAbsentError(_NO_ROOM)
+        return read_all_symbols(memory)
+
     @staticmethod
     def _find_few(memory: KernelMemory, read_all: Callable[[], AllSymbols]) -> FoundSymbols:
         """Find what is asked for; by all that stands in for kallsyms where that has functions only."""
         found = find_symbols(memory, _SYMBOLS)
         if any(first in found.vaddrs for first, _ in DATA):
             return found
-        table = read_all().table
+        try:
+            table = read_all().table
+        except FactAbsentError:
+            return found
         vaddrs = {name: vaddr for name in _SYMBOLS if (vaddr := table.get(name)) is not None}
         return FoundSymbols(vaddrs | found.vaddrs, found.tables, found.count)
 
@@ -202,7 +219,7 @@ class Inspection:
             pass
         try:
             if self.source is not None:
-                self._all_symbols = _Once(lambda: read_all_symbols(self.truth()))
+                self._all_symbols = _Once(lambda: self._read_all(self.truth()))
                 return self._find_few(self.truth(), self._all_symbols)
         except PostpanicError:
             pass

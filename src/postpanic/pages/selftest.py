@@ -39,7 +39,12 @@ _TASKS_TOGETHER = 1 << 12
 
 
 def check_dump(
-    written: Dump, *, source: Dump | None = None, source_kernel: KernelMemory | None = None, quick: bool = True
+    written: Dump,
+    *,
+    source: Dump | None = None,
+    source_kernel: KernelMemory | None = None,
+    quick: bool = True,
+    is_lean: bool = False,
 ) -> SelfTest:
     """
     Check that a dump holds what a debugger cannot do without.
@@ -55,6 +60,9 @@ def check_dump(
     quick : bool
         Look at a sample of the text, at the states of pages instead of their
         contents, and at the first few hundred tasks; else at everything.
+    is_lean : bool
+        Whether memory is short. Of a kernel whose kallsyms has functions only, items that need data or types are not
+        applicable then: to search for them takes some 80 MiB.
 
     Returns
     -------
@@ -62,7 +70,7 @@ def check_dump(
         One result for each item. What a dump lacks is a result, not an error.
     """
     started = time.perf_counter()
-    test = _Test(Inspection(written, source, source_kernel), quick=quick)
+    test = _Test(Inspection(written, source, source_kernel, is_lean=is_lean), quick=quick)
     results = tuple(test.run(name) for name in test.items)
     return SelfTest(results, time.perf_counter() - started)
 
@@ -110,7 +118,7 @@ class _Test:
         except PostpanicError as exc:
             source = self.found.source
             if source is not None:
-                alone = _Test(Inspection(source, None, None), quick=True).run(name)
+                alone = _Test(Inspection(source, None, None, is_lean=self.found.is_lean), quick=True).run(name)
                 if alone.outcome is not Outcome.OK:
                     return CheckResult(name, Outcome.NOT_APPLICABLE, f"as in the source: {alone.detail}")
             return CheckResult(name, Outcome.FAILED, exc.message)

@@ -24,6 +24,8 @@ __all__ = ["MemoryImage", "choose_buffer_bytes", "choose_select_bytes"]
 _KEPT_FREE = 10 * MIB
 _TEST_BYTES = 24 * MIB
 """What a self-test takes, and some more."""
+_SEARCH_BYTES = 96 * MIB
+"""The same, where kallsyms has functions only (Debian's arm64 kernels up to 6.1) and data must be searched for."""
 _LEAN_SELECT_BYTES, _MOST_SELECT_BYTES = 3 * MIB // 2, 64 * MIB
 _LEAST, _MOST = 2 * MIB, 24 * MIB
 
@@ -141,7 +143,8 @@ class MemoryImage:
         with self._lock:
             try:
                 with open_dump(Path(path)) as written:
-                    return check_dump(written, source=self.dump, source_kernel=self.kernel, quick=True)
+                    is_lean = available is not None and available < _SEARCH_BYTES
+                    return check_dump(written, source=self.dump, source_kernel=self.kernel, quick=True, is_lean=is_lean)
             except (PostpanicError, MemoryError) as exc:
                 self._say(f"no self-test of {Path(path).name}: {exc}")
                 return None
