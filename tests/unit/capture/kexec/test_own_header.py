@@ -111,7 +111,7 @@ def test_what_was_handed_over_is_looked_at_where_it_cannot_be_read_back(tmp_path
     assert "cannot be read back" in found.checks[1].evidence
 
 
-@pytest.mark.parametrize(("piece", "name"), [("kernel", "kernel"), ("core header", "core header")])
+@pytest.mark.parametrize(("piece", "name"), [("kernel", "kernel"), ("core header", "memory")])
 def test_what_was_handed_over_may_be_wrong(piece: str, name: str, tmp_path: Path) -> None:
     found = verify_handed(tmp_path, piece)
     assert found.outcome == "bad"

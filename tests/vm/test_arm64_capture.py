@@ -1,0 +1,97 @@
+"""The whole way on arm64: loaded by our own code, panic, capture by our image, reboot; opened on this machine."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from postpanic.analysis.page.evidence import run_line
+from postpanic.analysis.program import open_program
+from postpanic.analysis.workspace import Workspace
+from postpanic.cli.app import main
+from postpanic.errors import PostpanicError
+from postpanic.kernel.printk import read_log
+from postpanic.rehearse.kernels import KernelStore
+from postpanic.report.text import render_text
+from tests.vm.arm64 import KERNELS
+from tests.vm.arm64_captures import Arm64Capture, captured_on_arm64
+from tests.vm.lab import Lab
+
+pytestmark = pytest.mark.matrix
+
+UNPACKED_LIMIT_BYTES = 20 << 20
+"""As on x86-64, where the same image takes 18.5 MiB."""
+
+
+@pytest.fixture(scope="module", params=["6.1", "6.12", "6.12-16k"], ids=lambda key: f"arm64-{key}")
+def capture(
+    request: pytest.FixtureRequest, crash_lab: Lab, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Arm64Capture]:
+    try:
+        kernel = KernelStore(crash_lab.cache_dir).fetch(KERNELS[request.param])
+        with captured_on_arm64(crash_lab, kernel, tmp_path_factory.mktemp("arm64")) as capture:
+            yield capture
+    except PostpanicError as exc:
+        if "qemu-system-aarch64" in str(exc):
+            pytest.skip(str(exc))
+        raise
+
+
+def test_load_is_verified_before_the_crash(capture: Arm64Capture) -> None:
+    # Debian's kernels for arm64 have no kexec_file_load.
+    assert "loaded legacy" in capture.armed
+    assert "verified good" in capture.armed
+
+
+def test_everything_is_saved_and_tested(capture: Arm64Capture) -> None:
+    said = "\n".join(capture.said)
+    assert "self-test passed" in said
+    assert "rebooting" in capture.said
+    manifest = json.loads((capture.saved / "vmcore.manifest.json").read_text())
+    assert manifest["self_test"]["passed"] is True
+    assert main(["verify", str(capture.saved / "vmcore")]) == 0
+
+
+def test_image_is_no_larger_than_on_x86(capture: Arm64Capture) -> None:
+    assert capture.image.unpacked_bytes <= UNPACKED_LIMIT_BYTES
+    # Compiled here, for there.
+    assert not capture.image.remarks
+
+
+def test_dump_opens_with_the_whole_log_and_the_right_task(capture: Arm64Capture) -> None:
+    with open_program([capture.saved / "vmcore"]) as opened:
+        log = [line for record in read_log(opened.memory) for line in record.text.decode().splitlines()]
+        workspace = Workspace(opened)
+        text = "\n".join(render_text(run_line(workspace, "bt")))
+        tasks = run_line(workspace, "ps").table.records()
+    assert any("Booting Linux on physical CPU" in line for line in log)
+    # Written after the panic, the last thing that the kernel said.
+    assert any("Starting crashdump kernel" in line for line in log[-3:])
+    saved = (capture.saved / "vmcore-dmesg.txt").read_text()
+    assert "Kernel panic - not syncing: sysrq triggered crash" in saved
+    assert log[-1] in saved
+    names = re.findall(r"^ ?#\d+ \[[0-9a-f]{16}\] (\S+) at", text, re.MULTILINE)
+    assert {"panic", "sysrq_handle_crash", "el0t_64_sync"} <= set(names)
+    assert [row["pid"] for row in tasks if row["active"] == ">" and row["comm"] == "init"] == [1]
+
+
+def test_addresses_were_random(capture: Arm64Capture) -> None:
+    info = dict(
+        line.split("=", 1) for line in (capture.saved / "vmcoreinfo.txt").read_text().splitlines() if "=" in line
+    )
+    assert int(info["KERNELOFFSET"], 16) != 0
+
+
+def test_triage_knows_it(capture: Arm64Capture, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["triage", "--json", str(capture.saved / "vmcore")]) == 0
+    (verdict,) = json.loads(capsys.readouterr().out)["tables"][0]["rows"]
+    assert (verdict["kind"], verdict["confidence"]) == ("sysrq-crash", "proven")
+
+
+def test_whole_directory_is_listed(capture: Arm64Capture) -> None:
+    names = {path.name for path in Path(capture.saved).iterdir()}
+    assert {"vmcore", "vmcore.manifest.json", "vmcore-dmesg.txt", "vmcoreinfo.txt", "saver.log"} <= names
