@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,13 +13,14 @@ import pytest
 from postpanic.analysis.page.evidence import run_line
 from postpanic.analysis.program import open_program
 from postpanic.analysis.workspace import Workspace
+from postpanic.capture.kexec.images import unpack
 from postpanic.cli.app import main
 from postpanic.errors import PostpanicError
 from postpanic.kernel.printk import read_log
 from postpanic.rehearse.kernels import KernelStore
 from postpanic.report.text import render_text
 from tests.vm.arm64 import KERNELS
-from tests.vm.arm64_captures import Arm64Capture, captured_on_arm64
+from tests.vm.arm64_captures import Arm64Capture, captured_on_arm64, fetch_python_root
 from tests.vm.lab import Lab
 
 pytestmark = pytest.mark.matrix
@@ -95,3 +97,28 @@ def test_triage_knows_it(capture: Arm64Capture, capsys: pytest.CaptureFixture[st
 def test_whole_directory_is_listed(capture: Arm64Capture) -> None:
     names = {path.name for path in Path(capture.saved).iterdir()}
     assert {"vmcore", "vmcore.manifest.json", "vmcore-dmesg.txt", "vmcoreinfo.txt", "saver.log"} <= names
+
+
+def test_image_for_a_tree_of_arm64_is_built_anywhere(
+    crash_lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the tree is for decides on the words of the command line, not the machine that this runs on."""
+    kernel = KernelStore(crash_lab.cache_dir).fetch(KERNELS["6.1"])
+    root = tmp_path / "root"
+    shutil.copytree(fetch_python_root(crash_lab), root, symlinks=True)
+    shutil.copytree(kernel.modules_dir, root / "usr/lib/modules" / kernel.release, symlinks=True)
+    (root / "boot").mkdir(exist_ok=True)
+    for path in kernel.image.parent.iterdir():
+        shutil.copy(path, root / "boot")
+    config = tmp_path / "postpanic.toml"
+    config.write_text(
+        '[[target]]\nkind = "file"\npath = "/crash"\ndevice = "UUID=6f0cb1c4-6a39-4d8e-9d29-5a6f63bfa1d7"\nfilesystem = "ext4"\n'
+    )
+    words = ["arm", "--root", str(root), "--config", str(config), "--build", str(tmp_path / "capture.img"), "--json"]
+    capsys.readouterr()
+    assert main(words) == 0
+    line = json.loads(capsys.readouterr().out)["command_line"]
+    assert "swiotlb=noforce" in line
+    assert "mce=off" not in line
+    content = unpack((tmp_path / "capture.img").read_bytes())
+    assert b"lib/ld-linux-aarch64.so.1" in content

@@ -87,6 +87,7 @@ def command(
 
 def find_host(root: Path | None, kernel: str) -> Host:
     """Return the host that runs, or that of a root tree; UsageError if it is not clear which kernel is meant."""
+    from postpanic.capture.bootloader.tree import find_machine
     from postpanic.capture.host import Host
     from postpanic.capture.root_paths import follow_below
 
@@ -100,7 +101,7 @@ def find_host(root: Path | None, kernel: str) -> Host:
         found = ", ".join(releases) or "none"
         raise UsageError(f"which kernel of {root}? its modules are of: {found}", hint="--kernel RELEASE")
     release = kernel if kernel in releases else releases[0] if releases else ""
-    return Host(root, running.machine, release, running.is_root)
+    return Host(root, find_machine(root) or running.machine, release, running.is_root)
 
 
 def _build_only(

@@ -99,6 +99,7 @@ def _find_subject(root: Path | None, kernel: str, config_path: Path | None, *, o
 
 
 def _find_host(root: Path | None, kernel: str) -> Host:
+    from postpanic.capture.bootloader.tree import find_machine
     from postpanic.capture.host import Host
 
     running = Host.running()
@@ -114,5 +115,5 @@ def _find_host(root: Path | None, kernel: str) -> Host:
                 f"which kernel of {root}? its modules are of: {', '.join(releases)}", hint="--kernel RELEASE"
             )
         release = kernel if kernel in releases or not releases else releases[0]
-    machine = copied.read_text("proc/sys/kernel/arch") or running.machine
+    machine = copied.read_text("proc/sys/kernel/arch") or find_machine(root) or running.machine
     return Host(root, machine, release, running.is_root)

@@ -20,7 +20,8 @@ _LOADER_GUID = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
 def find_machine(root: Path) -> str:
     """Tell which machine a tree is for, by the programs in it; empty where they do not say."""
     tree = RootTree(root)
-    for name in ("/usr/bin/sh", "/bin/sh", "/usr/bin/bash", "/bin/busybox", "/usr/bin/env"):
+    pythons = [f"/usr/bin/{name}" for name in tree.list_names("/usr/bin") if name.startswith("python3")]
+    for name in ("/usr/bin/sh", "/bin/sh", "/usr/bin/bash", "/bin/busybox", "/usr/bin/env", *pythons):
         found = tree.find(name)
         if found is not None:
             with found.open("rb") as stream:
