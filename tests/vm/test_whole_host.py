@@ -42,11 +42,11 @@ INSTALL_VENV = (
 )
 """As pip leaves it in a virtual environment."""
 SNAPSHOT = (
-    "ls -lARc --time-style=full-iso /etc /boot /var/lib/postpanic /var/crash /root /usr/local /opt; "
+    "ls -lARc --time-style=full-iso /etc /boot /var/lib/postpanic /var/crash /root /usr/local /opt/[!s]* 2>&1; "
     "cut -d ' ' -f 1 /proc/modules; cat /proc/mounts /proc/swaps; ls /sys/block; "
     "cd /proc/sys; grep -s . kernel/panic* kernel/oops* kernel/kexec* kernel/*lock* kernel/hung* vm/panic*"
 )
-"""What must not be changed by looking at it."""
+"""What must not be changed by looking at it; below ``/opt/steps`` the command's own output grows."""
 SYSTEMD_SETTLE = (
     'while [ "$(systemctl show -P ActiveState postpanic)" = activating ] || '
     "systemctl list-jobs --no-legend postpanic.service | grep -q .; do sleep 1; done; "
@@ -119,7 +119,7 @@ class Journey:
             (
                 "cat /proc/cmdline",
                 self.settle + self.service,
-                f'b=$({SNAPSHOT}); postpanic status --json; s=$?; [ "$({SNAPSHOT})" = "$b" ] && exit $s',
+                f"({SNAPSHOT}) >/run/before; postpanic status --json; s=$?; ({SNAPSHOT}) | diff /run/before - >&2 && exit $s",
                 "postpanic list",
                 "stat -c %y /var/lib/postpanic/capture.img; cat /sys/kernel/kexec_crash_loaded",
             ),
