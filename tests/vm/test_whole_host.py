@@ -47,6 +47,7 @@ SNAPSHOT = (
     "cd /proc/sys; grep -s . kernel/panic* kernel/oops* kernel/kexec* kernel/*lock* kernel/hung* vm/panic*"
 )
 """What must not be changed by looking at it; below ``/opt/steps`` the command's own output grows."""
+LOOK = f"({SNAPSHOT}) >/run/before; postpanic status --json; s=$?; ({SNAPSHOT}) | diff /run/before - >&2 && exit $s"
 SYSTEMD_SETTLE = (
     'while [ "$(systemctl show -P ActiveState postpanic)" = activating ] || '
     "systemctl list-jobs --no-legend postpanic.service | grep -q .; do sleep 1; done; "
@@ -119,7 +120,7 @@ class Journey:
             (
                 "cat /proc/cmdline",
                 self.settle + self.service,
-                f"({SNAPSHOT}) >/run/before; postpanic status --json; s=$?; ({SNAPSHOT}) | diff /run/before - >&2 && exit $s",
+                LOOK,
                 "postpanic list",
                 "stat -c %y /var/lib/postpanic/capture.img; cat /sys/kernel/kexec_crash_loaded",
             ),
