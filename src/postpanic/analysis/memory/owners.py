@@ -24,7 +24,7 @@ from postpanic.units import VirtAddr
 
 __all__ = ["Owner", "Target", "find_owners", "find_target"]
 
-_ORDER = {"symbol": 0, "per-CPU": 1, "stack": 2, "slab": 3, "vmalloc": 4, "page": 5}
+_ORDER = {"symbol": 0, "module": 0, "per-CPU": 1, "stack": 2, "slab": 3, "vmalloc": 4, "page": 5}
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,15 @@ class Places:
 
     def short(self, vaddr: int) -> Place | None:
         """Tell in one line what a kernel address is in: the most telling of all sides; None if none knows it."""
-        for side in (self._symbol, self._stack, self._slab, self._per_cpu, self._vmalloc, self._kernel_page):
+        for side in (
+            self._symbol,
+            self._stack,
+            self._slab,
+            self._per_cpu,
+            self._module,
+            self._vmalloc,
+            self._kernel_page,
+        ):
             try:
                 for place in side(vaddr):
                     return place
@@ -94,11 +102,11 @@ class Places:
         return None
 
     def is_named(self, vaddr: int) -> bool:
-        """Tell whether an address is one by which the kernel uses a place: a symbol, or on a stack."""
+        """Tell whether an address is one by which the kernel uses a place: a symbol, in a module, or on a stack."""
         try:
             self._prog.symbol(vaddr)
         except LookupError:
-            return self.task_of_stack(vaddr) is not None
+            return bool(self._module_name(vaddr)) or self.task_of_stack(vaddr) is not None
         return True
 
     def _symbol(self, vaddr: int) -> Iterator[Place]:

@@ -145,15 +145,17 @@ def _owners(scene: Scene, things: list[Thing]) -> list[list[Owner]]:
 
 def _named(scene: Scene, owner: Owner, thing: Thing) -> Iterator[Holder]:
     place = owner.place
-    if place is None or place.kind != "symbol":
-        return
     try:
         module = str(scene.prog.module(owner.vaddr).name)
     except LookupError:
         module = ""
     if module in {"", "kernel"}:
         module = "vmlinux"
-    yield Holder(owner.vaddr, module, place.name, 0, owner.value == thing.start)
+    # Not every kernel keeps the names of modules' variables.
+    if place is not None and place.kind == "symbol":
+        yield Holder(owner.vaddr, module, place.name, 0, owner.value == thing.start)
+    elif module != "vmlinux":
+        yield Holder(owner.vaddr, module, f"the variable {owner.vaddr:#x}", 0, owner.value == thing.start)
 
 
 def _slab_thing(scene: Scene, owner: Owner) -> Thing | None:

@@ -23,7 +23,7 @@ class Thing:
     Attributes
     ----------
     kind : str
-        ``slab``, ``symbol``, ``stack``, ``per-CPU``, ``vmalloc``, ``page``.
+        ``slab``, ``symbol``, ``stack``, ``per-CPU``, ``module``, ``vmalloc``, ``page``.
     name : str
         Of the cache, the variable, the task.
     start : int
@@ -100,7 +100,8 @@ def _find(workspace: Workspace, vaddr: int) -> Thing | None:
         return Thing(
             "page", "page", start, size, vaddr - start, is_free=True, text=f"the page {start:#x} (free, frame {pfn:#x})"
         )
-    text = {"symbol": f"the variable {place.name}", "stack": f"the stack of {place.name}"}.get(place.kind, place.text)
+    named = {"symbol": "the variable ", "stack": "the stack of ", "module": "module "}
+    text = f"{named[place.kind]}{place.name}" if place.kind in named else place.text
     return Thing(place.kind, place.name, place.start, place.size_bytes or 0, place.offset or 0, text=text)
 
 

@@ -8,10 +8,11 @@ from drgn import Object
 
 from postpanic.analysis.cells import problem
 from postpanic.analysis.context import UNREADABLE
+from postpanic.analysis.crash_commands import describe_error
 from postpanic.analysis.devices.disks import Request, read_disk_name, read_disks, read_requests, uptime_s
 from postpanic.analysis.triage.hangs.picture import Picture
 
-__all__ = ["Pending", "oldest_requests"]
+__all__ = ["Pending", "are_requests_known", "oldest_requests"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +40,22 @@ class Pending:
 
 def oldest_requests(picture: Picture) -> list[Pending]:
     """Give the oldest request of each disk that has any under way, the oldest of all first."""
+    return _read(picture)[0]
+
+
+def are_requests_known(picture: Picture) -> bool:
+    """Tell whether the disks could be read: if not, no request that was found means nothing."""
+    return _read(picture)[1]
+
+
+def _read(picture: Picture) -> tuple[list[Pending], bool]:
     return picture.workspace.once("hangs: requests", lambda: _find(picture))
 
 
-def _find(picture: Picture) -> list[Pending]:
+def _find(picture: Picture) -> tuple[list[Pending], bool]:
     problems = picture.scene.problems
     found: list[Pending] = []
+    is_known = True
     try:
         now = uptime_s(picture.scene.prog)
         for disk in read_disks(picture.scene.prog, problems):
@@ -69,8 +80,10 @@ def _find(picture: Picture) -> list[Pending]:
                 )
             )
     except UNREADABLE as exc:
+        is_known = False
         problems.append(problem("requests of the disks", exc))
-    return sorted(found, key=lambda one: -one.age_s)
+        picture.scene.miss("which requests the disks have under way", describe_error(exc))
+    return sorted(found, key=lambda one: -one.age_s), is_known
 
 
 def _requests(picture: Picture, disk: Object) -> list[Request]:

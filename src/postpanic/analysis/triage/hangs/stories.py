@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from postpanic.analysis.context import UNREADABLE
-from postpanic.analysis.triage.hangs.devices import Pending, oldest_requests
+from postpanic.analysis.triage.hangs.devices import Pending, are_requests_known, oldest_requests
 from postpanic.analysis.triage.hangs.freezing import find_frozen
 from postpanic.analysis.triage.hangs.leaks import Leak, find_leak
 from postpanic.analysis.triage.hangs.naming import function_of, module_of, seconds
@@ -242,13 +242,15 @@ def _io(picture: Picture, chain: Chain) -> Story:
     waiter = _waiter(chain)
     requests = oldest_requests(picture)
     if not requests:
+        is_known = are_requests_known(picture)
+        disks = "and no disk has a request under way" if is_known else "and which disk has it is not to be seen"
         return Story(
             Cause.LOST_IO,
             f"{picture.names.task(waiter.facts)}{_holding(picture, chain)} waits{place_of(waiter)} for input or output "
-            f"that does not end, and no disk has a request under way{_crowd(picture, chain)}.",
+            f"that does not end, {disks}{_crowd(picture, chain)}.",
             Confidence.POSSIBLE,
-            function_of(waiter.own),
-            module_of(waiter.own),
+            function_of(waiter.own) if is_known else "",
+            module_of(waiter.own) if is_known else "",
             refuted_by="a device that does not use requests",
             next_steps=("dev -d",),
         )
