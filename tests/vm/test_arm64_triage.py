@@ -11,7 +11,7 @@ from postpanic import open_dump
 from postpanic.analysis.triage import judge as judge_scene
 from postpanic.analysis.triage import scene_of_dump
 from postpanic.findings.verdict import Confidence, Role
-from tests.vm.arm64_triage import KERNELS, NOT_THERE, Arm64TriageLab
+from tests.vm.arm64_triage import KERNELS, Arm64TriageLab, is_there
 from tests.vm.shown_evidence import check_evidence
 from tests.vm.test_triage import check_all_right, explain
 from tests.vm.triage_judge import Judgement, judge_dump
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.matrix
 
 Judge = Callable[[str, str], Judgement]
 
-TRUTHS = {truth.name: truth for truth in list_truths() if not truth.recipe and truth.name not in NOT_THERE}
+TRUTHS = {key: {truth.name: truth for truth in list_truths() if is_there(truth, key)} for key in KERNELS}
 # Of each way in which arm64 differs: registers, branches, inlined locks, stacks, loops.
 SHOWN = (
     *("null-member", "bug-on", "bad-call", "recursion-pair", "stack-smash", "list-freed", "reference-underflow"),
@@ -35,15 +35,15 @@ def judged(arm64_triage_lab: Arm64TriageLab) -> Judge:
 
     @cache
     def judge(key: str, name: str) -> Judgement:
-        arm64_triage_lab.build_modules(TRUTHS.values(), key)
-        return judge_dump(arm64_triage_lab.crash(TRUTHS[name], key))
+        arm64_triage_lab.build_modules(TRUTHS[key].values(), key)
+        return judge_dump(arm64_triage_lab.crash(TRUTHS[key][name], key))
 
     return judge
 
 
 @pytest.mark.parametrize("key", KERNELS)
 def test_all_are_right(judged: Judge, key: str) -> None:
-    judgements = [judged(key, name) for name in TRUTHS]
+    judgements = [judged(key, name) for name in TRUTHS[key]]
     assert [each.truth.name for each in judgements if each.is_overclaimed] == [], explain(judgements)
     check_all_right(judgements)
     proven = [each for each in judgements if each.verdict.confidence is Confidence.PROVEN]
@@ -52,7 +52,7 @@ def test_all_are_right(judged: Judge, key: str) -> None:
 
 @pytest.mark.parametrize("name", SHOWN)
 def test_evidence_is_shown_by_its_command(arm64_triage_lab: Arm64TriageLab, name: str) -> None:
-    dump = arm64_triage_lab.crash(TRUTHS[name], "6.1")
+    dump = arm64_triage_lab.crash(TRUTHS["6.1"][name], "6.1")
     with open_dump(dump.dump, debuginfo="synth") as opened:
         verdict = judge_scene(scene_of_dump(opened.workspace))
         causes = [finding for finding in verdict.findings if finding.role is Role.CAUSE]

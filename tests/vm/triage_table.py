@@ -15,7 +15,7 @@ from pathlib import Path
 
 from postpanic.findings.verdict import Confidence
 from tests.vm import arm64
-from tests.vm.arm64_triage import NOT_THERE, Arm64TriageLab
+from tests.vm.arm64_triage import Arm64TriageLab, is_there
 from tests.vm.lab import KERNELS, Lab, default_cache_dir
 from tests.vm.triage_judge import Judgement, judge_dump
 from tests.vm.triage_lab import TriageLab
@@ -79,7 +79,7 @@ def collect(lab: TriageLab, key: str, names: Iterable[str], *, only_cached: bool
     judgements = []
     truths = [truth for truth in list_truths() if not names or truth.name in names]
     if lab.architecture:
-        truths = [truth for truth in truths if not truth.recipe and truth.name not in NOT_THERE]
+        truths = [truth for truth in truths if is_there(truth, key)]
     if not only_cached:
         lab.build_modules(truths, key)
     for truth in truths:
