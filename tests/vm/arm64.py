@@ -16,7 +16,7 @@ from postpanic.rehearse.packages import Archive
 from postpanic.rehearse.store import Bundle, PackageStore
 from tests.vm.lab import Lab, hold_machine
 
-__all__ = ["INIT", "KERNELS", "MEMORY_MIB", "MODULES", "Arm64Dump", "crashed_machine", "fetch_dump"]
+__all__ = ["INIT", "KERNELS", "MEMORY_MIB", "MODULES", "Arm64Dump", "crashed_machine", "fetch_busybox", "fetch_dump"]
 
 KERNELS = {
     # Without CONFIG_KALLSYMS_ALL, 48-bit addresses, signed return addresses.
@@ -89,13 +89,18 @@ def crashed_machine(lab: Lab, kernel: Kernel, target: Path, extra: Sequence[str]
     initrd.unlink()
 
 
+def fetch_busybox(lab: Lab) -> Path:
+    """Return the program that all processes of these machines run."""
+    _, entry = PackageStore(lab.cache_dir, "unpacked", "arm64").fetch(("bookworm",), "busybox-static", _resolve)
+    return entry / "bin/busybox"
+
+
 def _make_initramfs(lab: Lab, kernel: Kernel) -> ImageTree:
-    _, busybox = PackageStore(lab.cache_dir, "unpacked", "arm64").fetch(("bookworm",), "busybox-static", _resolve)
     image = ImageTree()
     image.add_file("init", INIT, 0o755)
     image.add_directory("dev")
     image.add_device("dev/console", 5, 1)
-    image.add_file("bin/busybox", busybox / "bin/busybox", 0o755)
+    image.add_file("bin/busybox", fetch_busybox(lab), 0o755)
     modules = ModuleTree(kernel.modules_dir)
     order = modules.sort_by_dependency([name for name in MODULES if name in modules])
     for name in order:
