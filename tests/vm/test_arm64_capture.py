@@ -111,9 +111,8 @@ def test_image_for_a_tree_of_arm64_is_built_anywhere(
     for path in kernel.image.parent.iterdir():
         shutil.copy(path, root / "boot")
     config = tmp_path / "postpanic.toml"
-    config.write_text(
-        '[[target]]\nkind = "file"\npath = "/crash"\ndevice = "UUID=6f0cb1c4-6a39-4d8e-9d29-5a6f63bfa1d7"\nfilesystem = "ext4"\n'
-    )
+    target = ("kind = 'file'", "path = '/crash'", "device = 'UUID=6f0cb1c4-6a39-4d8e-9d29-5a6f63bfa1d7'")
+    config.write_text("\n".join(("[[target]]", *target, "filesystem = 'ext4'", "")))
     words = ["arm", "--root", str(root), "--config", str(config), "--build", str(tmp_path / "capture.img"), "--json"]
     capsys.readouterr()
     assert main(words) == 0
