@@ -17,7 +17,7 @@ from postpanic.rehearse.packages import Archive
 from postpanic.rehearse.programs import ProgramStore
 from postpanic.rehearse.store import Bundle, PackageStore
 
-__all__ = ["CROSS_TOOLS", "build_module", "build_modules"]
+__all__ = ["CROSS_TOOLS", "build_module", "build_modules", "resolve_headers"]
 
 CROSS_TOOLS = {"": "", "arm64": "aarch64-linux-gnu-"}
 """What the names of the compiler and its companions begin with, by Debian's architecture; empty: the host's."""
@@ -25,7 +25,7 @@ _KBUILD = re.compile(r"linux-kbuild-[\w.+~]+")
 _BUILD_TIMEOUT_S = 600.0
 
 
-def _resolve_headers(archive: Archive, name: str) -> Bundle:
+def resolve_headers(archive: Archive, name: str) -> Bundle:
     """Find a kernel's headers, those that all its flavours share, and the programs that build with them."""
     main = archive.find(re.escape(name))[-1]
     found = {main.name: main}
@@ -82,7 +82,7 @@ def build_modules(
     """
     name, tools = f"linux-headers-{kernel.release}", CROSS_TOOLS[architecture]
     compiler = find_program(f"{tools}gcc", hint=f"install gcc-{tools.removesuffix('-')}" if tools else "install gcc")
-    _, entry = PackageStore(cache_dir, "headers", architecture).fetch(suites, name, _resolve_headers)
+    _, entry = PackageStore(cache_dir, "headers", architecture).fetch(suites, name, resolve_headers)
     programs = entry
     if architecture:
         # Those of the headers' own architecture would not run here.

@@ -17,18 +17,22 @@ import numpy as np
 import pytest
 
 from postpanic.analysis.gdbserver.threads import FIRST_IDLE_ID
+from postpanic.analysis.stacks.engine import open_stacks
 from postpanic.dumps.memory import PageState
+from postpanic.rehearse.kernels import Kernel
 from postpanic.rehearse.programs import ProgramStore
 from tests.vm.debug_adapter import AdapterClient
 from tests.vm.gdb_session import POSTPANIC, TIMEOUT_S, Debugged, compare_backtraces, parse_threads
+from tests.vm.kernel_scripts import fetch_scripts
 from tests.vm.lab import Crash, Lab
+from tests.vm.recipes import KERNELS as LAB_KERNELS
 from tests.vm.terminal import CTRL_C, ENTER, Terminal
 
 GDB = shutil.which("gdb") or "gdb"
 KERNELS = ("6.1", "6.12")
 
 
-# What lx-ps of the kernel's gdb scripts does.
+# What older scripts of the kernel do for their list of processes.
 LEADERS = (
     "python task = gdb.lookup_type('struct task_struct').pointer(); "
     "offset = int(gdb.parse_and_eval('&((struct task_struct *)0)->tasks')); "
@@ -417,3 +421,36 @@ def test_real_debug_information(kernel: str, crashed: Callable[..., Crash], envi
         assert "kernel/sched/core.c" in line
         assert "Symbol tsk is " in local
         compare_backtraces(debugged, text, tail_calls=True)
+
+
+@pytest.mark.matrix
+def test_the_kernels_own_scripts(
+    crash_lab: Lab, fetch_kernel: Callable[[str], Kernel], crashed: Callable[..., Crash], environment: dict[str, str]
+) -> None:
+    crash = crashed("6.1")
+    if crash.vmlinux is None:
+        pytest.skip("no debug information in the cache, and none to be fetched")
+    scripts = fetch_scripts(fetch_kernel("6.1"), LAB_KERNELS["6.1"].suites, crash_lab.cache_dir)
+    debugged = Debugged(crash.filtered, environment, crash.vmlinux)
+    with debugged.ours as ours:
+        # Of the CPU that panicked: they take gdb's first thread for CPU 0.
+        panicked = ours.prog.crashed_thread().object
+        cpu = open_stacks(ours.workspace).running[int(panicked)]
+        _, ps, dmesg, modules, current, per_cpu, version = debugged.gdb(
+            f"source {scripts}",
+            "lx-ps",
+            "lx-dmesg",
+            "lx-lsmod",
+            f"p $lx_current({cpu}).pid",
+            'p $lx_per_cpu("runqueues", 1).cpu',
+            "lx-version",
+        )
+        tasks = re.findall(r"^0x([0-9a-f]+) +(\d+) +(.*?)\s*$", ps, re.MULTILINE)
+        listed = {int(vaddr, 16): (int(pid), comm) for vaddr, pid, comm in tasks if int(pid)}
+        assert listed == {facts.vaddr: (facts.pid, facts.comm) for facts in debugged.tasks.values() if facts.pid}
+        assert "Kernel panic - not syncing: " in dmesg
+        names = {line.split()[1] for line in modules.splitlines() if line.startswith("0x")}
+        assert names == {row["name"] for row in ours.run("mod").table.records()}
+        assert int(current.rpartition(" = ")[2]) == int(panicked.pid)
+        assert per_cpu.endswith(" = 1")
+        assert ours.prog["linux_banner"].string_().decode().strip() in version

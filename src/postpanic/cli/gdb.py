@@ -18,7 +18,7 @@ from postpanic.cli.arguments import sort_files
 from postpanic.cli.environment import show_log
 from postpanic.cli.opening import SourceOptions, open_for_analysis, source_options
 from postpanic.cli.verb import Verb
-from postpanic.errors import FactAbsentError, UsageError
+from postpanic.errors import FactAbsentError, FileFaultError, UsageError
 
 if TYPE_CHECKING:
     from postpanic.analysis.gdbserver.transport import Address
@@ -150,7 +150,10 @@ def _make_view(opened: OpenedProgram, directory: Path, *, trusted: bool) -> Dump
     from postpanic.cli.gdb_monitor import PromptMonitor
 
     monitor = PromptMonitor(opened, trusted=trusted)
-    view = DumpView(monitor.workspace, monitor, write_unwind_file(monitor.workspace, directory))
+    # A gdb of ours has the kernel's file from its command line.
+    view = DumpView(
+        monitor.workspace, monitor, write_unwind_file(monitor.workspace, directory), names_kernel=not trusted
+    )
     view.prepare()
     return view
 
@@ -171,13 +174,11 @@ def _run_gdb(opened: OpenedProgram, program: str, words: Sequence[str], director
     from postpanic.analysis.gdbserver.transport import Address, open_listener, serve
     from postpanic.process import start
 
-    kernel = [str(source.file) for source in opened.sources[:1] if source.file is not None]
     with open_listener(Address(path=directory / "socket")) as (listener, address), _left_to_gdb():
-        settings = [word for setting in SETTINGS for word in ("-ex", setting)]
-        connect = ["-ex", f"target remote {address}"]
+        commands = [*SETTINGS, *_connect(opened, address)]
         sys.stdout.flush()
         # gdb reads its file while we read the dump; when it connects, it waits until we are ready.
-        child = start([program, "-q", *kernel, *settings, *connect, *words], stdin=None)
+        child = start([program, "-q", *(word for each in commands for word in ("-ex", each)), *words], stdin=None)
         try:
             view = _make_view(opened, directory, trusted=True)
             serve(listener, view, is_over=lambda: child.poll() is not None, many=True)
@@ -186,6 +187,32 @@ def _run_gdb(opened: OpenedProgram, program: str, words: Sequence[str], director
                 child.terminate()
             status = child.wait()
     return status if status >= 0 else 128 - status
+
+
+def _connect(opened: OpenedProgram, address: Address) -> list[str]:
+    """Say how gdb loads the kernel's file, at the addresses where the kernel ran, and connects."""
+    from postpanic.analysis.debug_files import DebugKind
+    from postpanic.analysis.gdbserver.libraries import find_unmoved_sections
+
+    source = opened.sources[0] if opened.sources else None
+    connect = f"target remote {address}"
+    if source is None or source.file is None:
+        return [connect]
+    unmoved = []
+    # In a synthesized file the symbols of such sections are absolute.
+    if source.kind is not DebugKind.SYNTHESIZED:
+        with contextlib.suppress(FileFaultError, OSError):
+            unmoved = find_unmoved_sections(source.file)
+    if not unmoved:
+        # gdb asks us where it was.
+        return [f'file "{source.file}"', connect]
+    stay = " ".join(f"-s {section.name} {section.vaddr:#x}" for section in unmoved)
+    # Without a file of its own gdb does not load those of the modules unasked.
+    return [
+        f'add-symbol-file "{source.file}" -o {opened.memory.kaslr_offset:#x} {stay}',
+        connect,
+        "sharedlibrary",
+    ]
 
 
 @contextlib.contextmanager

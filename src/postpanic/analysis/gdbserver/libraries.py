@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from drgn import RelocatableModule
@@ -24,7 +24,15 @@ from postpanic.analysis.workspace import Workspace
 from postpanic.errors import CorruptError, FileFaultError
 from postpanic.kernel.elf_layout import SHDR
 
-__all__ = ["Library", "encode_libraries", "find_first_segment", "read_allocated_sections", "read_libraries"]
+__all__ = [
+    "Library",
+    "Section",
+    "encode_libraries",
+    "find_first_segment",
+    "find_unmoved_sections",
+    "read_allocated_sections",
+    "read_libraries",
+]
 
 _EHDR_BYTES = 64
 _PHDR_BYTES = 56
@@ -44,6 +52,14 @@ class Library:
 
     path: Path
     addresses: tuple[int, ...]
+
+
+class Section(NamedTuple):
+    """A section that takes memory."""
+
+    name: str
+    vaddr: int
+    size_bytes: int
 
 
 def encode_libraries(libraries: Iterable[Library]) -> bytes:
@@ -72,11 +88,11 @@ def read_libraries(workspace: Workspace) -> list[Library]:
     return found
 
 
-def _place(module: RelocatableModule, sections: Sequence[tuple[str, int]], unused: int) -> tuple[tuple[int, ...], int]:
+def _place(module: RelocatableModule, sections: Sequence[Section], unused: int) -> tuple[tuple[int, ...], int]:
     known: Mapping[str, int] = module.section_addresses
     initialised = _is_initialised(module)
     addresses = []
-    for name, size in sections:
+    for name, _, size in sections:
         address = known.get(name)
         # The memory of a module's initialisation is given back, and others are there by now.
         if address is None or (initialised and name.startswith(".init")):
@@ -109,9 +125,24 @@ def _read_header(file: BinaryIO) -> bytes:
     return header
 
 
-def read_allocated_sections(path: Path) -> list[tuple[str, int]]:
+def find_unmoved_sections(path: Path) -> list[Section]:
     """
-    Read names and sizes of the sections that take memory (``SHF_ALLOC``), in the file's order.
+    Find the sections of a vmlinux that are not moved with the kernel: those that were not linked for its half.
+
+    Until 6.15 per-CPU variables of x86-64 were linked for address 0: what they are added to is each CPU's own
+    (9d7de2aa8b41). A debugger that is told of one offset moves them, too.
+
+    Raises
+    ------
+    CorruptError
+        If it is not an ELF file, or damaged.
+    """
+    return [section for section in read_allocated_sections(path) if not section.vaddr >> 63]
+
+
+def read_allocated_sections(path: Path) -> list[Section]:
+    """
+    Read names, addresses and sizes of the sections that take memory (``SHF_ALLOC``), in the file's order.
 
     Raises
     ------
@@ -128,7 +159,9 @@ def read_allocated_sections(path: Path) -> list[tuple[str, int]]:
         strings = sections[names_at]
         names = _read(file, int(strings["offset"]), min(int(strings["size"]), _NAMES_LIMIT_BYTES))
     return [
-        (names[int(row["name"]) :].split(b"\0", 1)[0].decode("utf-8", "replace"), int(row["size"]))
+        Section(
+            names[int(row["name"]) :].split(b"\0", 1)[0].decode("utf-8", "replace"), int(row["addr"]), int(row["size"])
+        )
         for row in sections
         if int(row["flags"]) & _SHF_ALLOC
     ]

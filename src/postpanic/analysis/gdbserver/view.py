@@ -33,6 +33,8 @@ class DumpView:
         Runs the lines of gdb's ``monitor``.
     unwind_tables : Library, optional
         The file of unwind tables, which gdb is to load with the modules.
+    names_kernel : bool
+        Whether gdb is told of the kernel's file; False where it has it already.
 
     Raises
     ------
@@ -40,7 +42,14 @@ class DumpView:
         If gdb cannot be told of the machine.
     """
 
-    def __init__(self, workspace: Workspace, monitor: Monitor, unwind_tables: Library | None = None) -> None:
+    def __init__(
+        self,
+        workspace: Workspace,
+        monitor: Monitor,
+        unwind_tables: Library | None = None,
+        *,
+        names_kernel: bool = True,
+    ) -> None:
         self.target = find_target(workspace.memory.machine)
         self._workspace = workspace
         self._monitor = monitor
@@ -53,7 +62,7 @@ class DumpView:
             "libraries": lambda _: self._libraries,
             "auxv": self._auxiliary_vector,
         }
-        if self.kernel_file is not None:
+        if names_kernel and self.kernel_file is not None:
             self._documents["exec-file"] = lambda _: self._name_kernel_file()
         self.document_names = tuple(self._documents)
 

@@ -13,6 +13,7 @@ from postpanic.analysis.gdbserver.libraries import (
     Library,
     encode_libraries,
     find_first_segment,
+    find_unmoved_sections,
     read_allocated_sections,
 )
 from postpanic.errors import CorruptError
@@ -26,15 +27,17 @@ def make_elf(segments: tuple[tuple[int, int], ...] = ((4, 0), (1, LOADED), (1, 0
     body = b"".join(struct.pack("<IIQQQQQQ", kind, 5, 0, vaddr, vaddr, 0, 0, 1) for kind, vaddr in segments)
     names_at = 64 + len(body)
     sections = (
-        (b"", 0, 0),
-        (b".text", 6, 100),
-        (b".debug_info", 0, 7),
-        (b".data", 3, 200),
-        (b".shstrtab", 0, len(NAMES)),
+        (b"", 0, 0, 0),
+        (b".text", 6, LOADED, 100),
+        (b".debug_info", 0, 0, 7),
+        (b".data", 3, 0, 200),
+        (b".shstrtab", 0, 0, len(NAMES)),
     )
     table = b"".join(
-        struct.pack("<IIQQQQIIQQ", NAMES.index(name + b"\0") if name else 0, 1, flags, 0, names_at, size, 0, 0, 1, 0)
-        for name, flags, size in sections
+        struct.pack(
+            "<IIQQQQIIQQ", NAMES.index(name + b"\0") if name else 0, 1, flags, vaddr, names_at, size, 0, 0, 1, 0
+        )
+        for name, flags, vaddr, size in sections
     )
     header = struct.pack(
         "<16sHHIQQQIHHHHHH",
@@ -47,7 +50,8 @@ def make_elf(segments: tuple[tuple[int, int], ...] = ((4, 0), (1, LOADED), (1, 0
 def test_sections_and_segments(tmp_path: Path) -> None:
     path = tmp_path / "vmlinux"
     path.write_bytes(make_elf())
-    assert read_allocated_sections(path) == [(".text", 100), (".data", 200)]
+    assert read_allocated_sections(path) == [(".text", LOADED, 100), (".data", 0, 200)]
+    assert find_unmoved_sections(path) == [(".data", 0, 200)]
     assert find_first_segment(path) == LOADED
     path.write_bytes(make_elf(()))
     assert find_first_segment(path) is None
