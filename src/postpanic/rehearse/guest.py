@@ -96,6 +96,8 @@ def _crash(job: GuestJob, plan: SavePlan) -> None:
     outcome = load(host, LoadRequest(kernel, image, job.command_line, cast("LoadMethod", job.method)))
     _say(f"loaded {outcome.method}")
     verification = verify(host, Expected(kernel, image, job.command_line), handed=outcome.handed)
+    for check in verification.checks:
+        _say(f"{check.name}: {check.evidence}")
     _say("; ".join([f"verified {verification.outcome}", *verification.reasons]))
     for name, value in job.settings.items():
         try:
