@@ -72,7 +72,7 @@ class CaptureConfig:
     kexec: Literal["auto", "file", "legacy"] = key(
         v.choice("auto", "file", "legacy"),
         "auto",
-        "Which system call loads it: kexec_file_load, or kexec_load by way of the program kexec; "
+        "Which system call loads it: kexec_file_load, or kexec_load by way of the program kexec (on arm64 without it); "
         "auto takes the second where the first is not there.",
     )
     reset_vga: bool = key(
