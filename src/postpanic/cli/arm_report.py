@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["describe_change", "print_dry_run", "print_outcome"]
 
 _WIDTH = 10
-_METHODS = {"file": "kexec_file_load", "legacy": "kexec_load, by the program kexec"}
+_METHODS = {"file": "kexec_file_load", "legacy": "kexec_load"}
 _UNPROVEN = "that the capture kernel starts and reaches its targets: only a crash shows it (postpanic crash-test)"
 
 
@@ -107,6 +107,8 @@ def _describe_load(outcome: ArmOutcome) -> str:
     method = _METHODS.get(outcome.method, outcome.method)
     if outcome.load is None:
         return f"already, by {method}"
+    if outcome.method == "legacy" and not outcome.load.handed:
+        method += ", by the program kexec"
     return f"by {method}: {outcome.reload_reason}"
 
 
