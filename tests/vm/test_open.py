@@ -266,6 +266,42 @@ def test_aliases_of_crash_work(shell: Shell, crash: Crash, alias: str, command: 
     assert outputs[0] == outputs[1] != ""
 
 
+_COUNT_FILES = """
+import gc, os, sys
+from pathlib import Path
+from postpanic import open_dump
+
+def count() -> int:
+    return sum(os.path.exists(f"/proc/self/fd/{each}") for each in os.listdir("/proc/self/fd"))
+
+# Nothing waits for the collector of garbage.
+gc.disable()
+before = count()
+for line in ("ps", "mod", "kmem -s", "log"):
+    with open_dump(Path(sys.argv[1])) as dump:
+        dump.run(line)
+        while_open = count()
+    del dump
+    print(line, before, while_open, count())
+"""
+
+
+def test_a_closed_dump_holds_no_file(shell: Shell, crash: Crash) -> None:
+    finished = subprocess.run(
+        [sys.executable, "-c", _COUNT_FILES, str(crash.filtered)],
+        capture_output=True,
+        text=True,
+        env=shell.environment,
+        check=True,
+    )
+    for line in finished.stdout.splitlines():
+        *_, before, while_open, after = line.split()
+        # A file for each module, and those of the dump and the kernel.
+        assert int(while_open) > int(before) + 20
+        assert after == before, line
+    assert len(finished.stdout.splitlines()) == 4
+
+
 def test_context_can_be_changed_and_kept(shell: Shell, crash: Crash) -> None:
     finished = shell.run("open", "-s", "-e", "set 1; bt", crash.filtered)
     assert finished.stdout.count("PID: 1 ") + finished.stdout.count("PID: 1\n") >= 2
