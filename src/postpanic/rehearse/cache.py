@@ -79,22 +79,29 @@ def hold_lock(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def hold_slot(directory: Path, name: str, count: int) -> Iterator[None]:
-    """Hold one of *count* locks of a name, whichever comes free first."""
+    """Hold one of *count* locks of a name, whichever comes free first; whoever has waited longest is next."""
     directory.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         slots = [stack.enter_context((directory / f".{name}-{number}.lock").open("ab")) for number in range(count)]
-        while not any(_try_lock(slot) for slot in slots):
-            time.sleep(SLOT_POLL_S)
+        # Only the first in the line looks for one: the kernel lets those in who wait for a lock in their order.
+        with hold_lock(_find_line(directory, name)):
+            while not any(_try_lock(slot) for slot in slots):
+                time.sleep(SLOT_POLL_S)
         yield
 
 
 @contextlib.contextmanager
 def hold_all_slots(directory: Path, name: str, count: int) -> Iterator[None]:
-    """Hold all locks of a name."""
+    """Hold all locks of a name, waiting in the same line."""
     with contextlib.ExitStack() as stack:
-        for number in range(count):
-            stack.enter_context(hold_lock(directory / f".{name}-{number}.lock"))
+        with hold_lock(_find_line(directory, name)):
+            for number in range(count):
+                stack.enter_context(hold_lock(directory / f".{name}-{number}.lock"))
         yield
+
+
+def _find_line(directory: Path, name: str) -> Path:
+    return directory / f".{name}-line.lock"
 
 
 def _try_lock(stream: IO[bytes]) -> bool:

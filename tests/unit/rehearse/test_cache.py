@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
+import threading
+import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from postpanic.rehearse.cache import build_once, digest_recipe, find_entry, prune
+from postpanic.rehearse.cache import build_once, digest_recipe, find_entry, hold_all_slots, hold_slot, prune
 
 
 class Builder:
@@ -132,3 +136,38 @@ print((build_once(root / "cache", "entry", build) / "file").read_text())
     workers = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(3)]
     assert [worker.communicate()[0] for worker in workers] == [b"whole\n"] * 3
     assert (tmp_path / "calls").read_text() == "x"
+
+
+def wait_until_locked(path: Path) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with path.open("ab") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+        time.sleep(0.01)
+    raise AssertionError(f"nobody holds {path}")
+
+
+def test_whoever_has_waited_longest_gets_the_next_slot(tmp_path: Path) -> None:
+    order: list[str] = []
+
+    def work(name: str, is_alone: bool) -> None:
+        with hold_all_slots(tmp_path, "slot", 2) if is_alone else hold_slot(tmp_path, "slot", 2):
+            order.append(name)
+            time.sleep(0.3)
+
+    with ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(hold_slot(tmp_path, "slot", 2))
+        first = threading.Thread(target=work, args=("first", True))
+        first.start()
+        wait_until_locked(tmp_path / ".slot-line.lock")
+        second = threading.Thread(target=work, args=("second", False))
+        second.start()
+        time.sleep(0.3)
+        assert order == []
+    first.join(30)
+    second.join(30)
+    assert order == ["first", "second"]
