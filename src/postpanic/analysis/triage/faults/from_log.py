@@ -56,10 +56,11 @@ def find_printed_pointer(scene: Scene) -> Iterator[Finding]:
     if found is None:
         return
     instruction, machine = found
-    access = choose_access(find_accesses(instruction, machine, full_registers(report.registers)), report.address)
+    accesses = find_accesses(instruction, machine, full_registers(report.registers))
+    access = choose_access(accesses, report.address, machine)
     if access is None:
         return
-    register, value, offset = bad_register(access)
+    register, value, offset = bad_register(access, machine)
     if value is None or not value.is_bad:
         return
     verb = "wrote" if access.is_write else "read"

@@ -150,7 +150,7 @@ def _mismatch(scene: Scene, culprit: Culprit) -> _Story | None:
     side = "before" if match[2].startswith("prev") else "behind"
     doing = "added to" if match[1] == "add" else "deleted from"
     thing = _thing(scene, at) if at else None
-    value = classify(found)
+    value = classify(found, scene.dump.memory.machine if scene.workspace is not None else "x86_64")
     slot = at + (8 if member == "prev" else 0)
     evidence = [Evidence(f"its {member} is {found:#x}", f"rd {at:x} 2", f"{found:016x}", at)] if at else []
     base = (

@@ -6,11 +6,13 @@ import contextlib
 from collections.abc import Iterator
 
 from postpanic.analysis.context import UNREADABLE
+from postpanic.analysis.triage.faults.effects import spell_register
 from postpanic.analysis.triage.faults.origin import Step, StepKind
 from postpanic.analysis.triage.faults.things import Thing, find_thing
 from postpanic.analysis.triage.faults.uses import Culprit, Use, fault_use, find_culprit
 from postpanic.analysis.triage.faults.values import BadKind
 from postpanic.analysis.triage.faults.wording import (
+    USER_REGISTERS,
     chain_of,
     evidence_of_origin,
     evidence_of_use,
@@ -38,6 +40,8 @@ _CAUSES = {
     BadKind.UNSET: Cause.UNINITIALIZED,
     BadKind.RED_ZONE: Cause.OUT_OF_BOUNDS,
 }
+_SYSTEM_CALL_ARGUMENTS = (("rdi", "rsi", "rdx", "r10", "r8", "r9"), tuple(f"x{number}" for number in range(6)))
+"""Of x86-64 and arm64: syscall(2)."""
 
 
 def null_base(use: Use) -> Step | None:
@@ -175,10 +179,31 @@ def _sentence(scene: Scene, use: Use, culprit: Culprit, base: Step | None) -> st
         text += f", in {function_of(use)}, which it called"
     text += ")"
     step = use.origin.steps[0] if use.origin is not None and use.origin.steps else None
+    passed = _passed_by_process(use)
+    if passed:
+        return f"{text}; the process passed it to its system call, as {passed}."
     if path and step is not None:
-        verb = "was loaded from" if use.origin is not None and use.origin.load is not None else "was"
+        load = use.origin.load if use.origin is not None else None
+        verb = "was loaded from" if load is not None and load.type != USER_REGISTERS else "was"
         text += f"; the pointer {verb} {path}"
     return f"{text}."
+
+
+def _passed_by_process(use: Use) -> str:
+    """Name the argument of a system call that a pointer into user space was; empty: it was none of them."""
+    saved = next((frame.saved for frame in use.fault.frames if frame.saved is not None and frame.saved.user), None)
+    if saved is None or use.value is None or use.value.kind is not BadKind.USER:
+        return ""
+    found = next(
+        (
+            (number, register)
+            for registers in _SYSTEM_CALL_ARGUMENTS
+            for number, register in enumerate(registers, 1)
+            if saved.registers.get(register) == use.value.value
+        ),
+        None,
+    )
+    return f"argument {found[0]} ({spell_register(found[1])})" if found is not None else ""
 
 
 def _confidence(scene: Scene, use: Use, culprit: Culprit) -> Confidence:
@@ -219,7 +244,9 @@ def _doubtful(kind: BadKind, use: Use) -> Confidence:
         return Confidence.LIKELY
     if kind is BadKind.USER:
         # Handed down from a system call's arguments, it is the user's own pointer, used as if it were the kernel's.
-        is_argument = origin is not None and bool(origin.steps) and origin.load is None
+        load = origin.load if origin is not None else None
+        is_argument = origin is not None and bool(origin.steps) and load is None
+        is_argument = is_argument or (load is not None and load.type == USER_REGISTERS) or bool(_passed_by_process(use))
         return Confidence.LIKELY if is_argument else Confidence.POSSIBLE
     return Confidence.LIKELY if is_verified else Confidence.POSSIBLE
 

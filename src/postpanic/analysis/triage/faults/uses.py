@@ -165,10 +165,10 @@ def _make_use(scene: Scene) -> Use | None:
         return called
     tracer = _tracer(scene, graphs, fault.frames)
     accesses = find_accesses(instruction, graphs.machine, {**fault.registers, **registers})
-    access = choose_access(accesses, fault.address)
+    access = choose_access(accesses, fault.address, graphs.machine)
     register, value, offset = "", None, 0
     if access is not None:
-        register, value, offset = bad_register(access)
+        register, value, offset = bad_register(access, graphs.machine)
     return Use(fault, instruction, access, register, value, offset, registers, tracer)
 
 
@@ -184,11 +184,20 @@ def _called_value(scene: Scene, graphs: CodeGraphs, instruction: Instruction, re
     if instruction.flow is Flow.CALL:
         register, pointer = _called_operand(graphs, instruction)
         value = registers.get(register) if register else None
-        if value is None or not classify(value).is_bad:
+        if value is None or not classify(value, graphs.machine).is_bad:
             return None
         tracer = _tracer(scene, graphs, fault.frames)
         return Use(
-            fault, instruction, None, register, classify(value), 0, registers, tracer, is_call=True, pointer=pointer
+            fault,
+            instruction,
+            None,
+            register,
+            classify(value, graphs.machine),
+            0,
+            registers,
+            tracer,
+            is_call=True,
+            pointer=pointer,
         )
     register = graphs.thunk_register(fault.pc)
     if not register and fault.place is not None and fault.place.function.startswith(RETURN_THUNK):
@@ -225,7 +234,18 @@ def _make_call(scene: Scene, fault: Fault, graphs: CodeGraphs, registers: dict[s
     first = next((number for number, frame in enumerate(fault.frames) if frame.pc == back), None)
     tracer = _tracer(scene, graphs, fault.frames[first:] if first is not None else ())
     register, pointer = _called_operand(graphs, call)
-    return Use(fault, call, None, register, classify(called), 0, registers, tracer, is_call=True, pointer=pointer)
+    return Use(
+        fault,
+        call,
+        None,
+        register,
+        classify(called, graphs.machine),
+        0,
+        registers,
+        tracer,
+        is_call=True,
+        pointer=pointer,
+    )
 
 
 def _called_operand(graphs: CodeGraphs, call: Instruction) -> tuple[str, Memory | None]:
@@ -251,7 +271,7 @@ def _tracer(scene: Scene, graphs: CodeGraphs, frames: tuple[Frame, ...]) -> Trac
     return Tracer(scene.dump, graphs, frames)
 
 
-def choose_access(accesses: list[MemoryAccess], address: int | None) -> MemoryAccess | None:
+def choose_access(accesses: list[MemoryAccess], address: int | None, machine: str) -> MemoryAccess | None:
     """Choose the access that faulted: the one to the address, else the first that cannot be right."""
     known = [access for access in accesses if access.vaddr is not None]
     if address is not None:
@@ -260,17 +280,17 @@ def choose_access(accesses: list[MemoryAccess], address: int | None) -> MemoryAc
             if access.vaddr <= address < access.vaddr + max(access.size_bytes, 8):
                 return access
     for access in known:
-        if access.vaddr is not None and classify(access.vaddr).is_bad:
+        if access.vaddr is not None and classify(access.vaddr, machine).is_bad:
             return access
     return known[0] if known else accesses[0] if accesses else None
 
 
-def bad_register(access: MemoryAccess) -> tuple[str, BadValue | None, int]:
+def bad_register(access: MemoryAccess, machine: str) -> tuple[str, BadValue | None, int]:
     """Choose the register that made the address bad, and tell what was added to it."""
     pairs = [(_WIDE.get(name, name), value) for name, value in access.registers if value is not None]
     if not pairs:
         return "", None, 0
-    ranked = sorted(range(len(pairs)), key=lambda place: (not _is_wrong(pairs[place][1]), place))
+    ranked = sorted(range(len(pairs)), key=lambda place: (not classify(pairs[place][1], machine).is_bad, place))
     name, value = pairs[ranked[0]]
     assert value is not None  # noqa: S101 - such were left out
     offset = (access.vaddr - value) if access.vaddr is not None else 0
@@ -278,11 +298,7 @@ def bad_register(access: MemoryAccess) -> tuple[str, BadValue | None, int]:
     if len(pairs) > 1 and ranked[0] == 1 and value and abs(offset) >= _SPANS:
         # The base is sound: the index alone is out of range.
         return name, BadValue(value, BadKind.NON_CANONICAL, f"the index {value:#x}"), offset
-    return name, classify(value), offset
-
-
-def _is_wrong(value: int | None) -> bool:
-    return value is not None and classify(value).is_bad
+    return name, classify(value, machine), offset
 
 
 def frames_of(scene: Scene) -> Sequence[Frame]:

@@ -24,6 +24,8 @@ _LIST_POISON = {
     0xDEAD000000000200: "LIST_POISON2",
 }
 _DELTA = 0xDEAD << 48
+_USER_BITS = {"x86_64": 47, "aarch64": 48}
+"""Of addresses that a process gets unless it asks for more (``Documentation/arch/arm64/memory.rst``)."""
 _PATTERNS = {
     0x6B: ("the pattern of freed slab objects (POISON_FREE, 0x6b)", "freed"),
     0xA5: ("the last byte of poisoned slab objects (POISON_END, 0xa5)", "freed"),
@@ -90,9 +92,14 @@ def spell_text(data: bytes) -> str:
     return stripped.decode("ascii")
 
 
-def classify(value: int) -> BadValue:
+def classify(value: int, machine: str = "x86_64") -> BadValue:
     """
     Say what a value of 64 bits looks like.
+
+    Parameters
+    ----------
+    machine : str
+        It decides what can be an address of user space.
 
     >>> classify(0).kind.value, classify(_WORD - 11).text
     ('null', 'the error number -12 (-ENOMEM)')
@@ -119,9 +126,11 @@ def classify(value: int) -> BadValue:
         return BadValue(value, BadKind.TEXT, f'the text "{text}"')
     top = value >> 47
     # Five levels of page tables have 57 bits: what sets the upper eight may be an address there.
-    if 0 < top < 0x1FFFF and value >> 56 != 0xFF:
-        return BadValue(value, BadKind.NON_CANONICAL, f"{value:#x}, which can be no address (non-canonical)")
-    if top == 0:
+    is_of_user = value >> _USER_BITS.get(machine, 47) == 0
+    if not is_of_user and 0 < top < 0x1FFFF and value >> 56 != 0xFF:
+        form = " (non-canonical)" if machine == "x86_64" else ""
+        return BadValue(value, BadKind.NON_CANONICAL, f"{value:#x}, which can be no address{form}")
+    if is_of_user:
         return BadValue(value, BadKind.USER, f"{value:#x}, an address of user space, not of the kernel")
     return BadValue(value, BadKind.KERNEL, f"{value:#x}")
 

@@ -13,6 +13,7 @@ from postpanic.evidence.oops.functions import plain_name
 from postpanic.findings.verdict import Evidence, Link, Subject, Victim
 
 __all__ = [
+    "USER_REGISTERS",
     "chain_of",
     "chain_of_origin",
     "evidence_of_origin",
@@ -28,6 +29,8 @@ __all__ = [
 ]
 
 _MOST_STEPS = 8
+USER_REGISTERS = "struct pt_regs"
+"""What a system call's own code gets; its members are the arguments that the process passed."""
 _SIZES = {1: "-8 ", 2: "-16 ", 4: "-32 "}
 
 
@@ -67,6 +70,8 @@ def path_of(scene: Scene, origin: Origin | None) -> str:
         return told.where if told is not None else ""
     if load.name and not load.base:
         return load.where
+    if load.type == USER_REGISTERS:
+        return f"what the process passed to its system call ({load.type}.{load.member})"
     thing = thing_of_load(scene, load)
     member = f"{load.type}.{load.member} (offset {load.offset:#x})" if load.type and load.member else ""
     if thing is None:

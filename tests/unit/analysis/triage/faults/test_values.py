@@ -48,6 +48,21 @@ def test_a_unit_of_two_bytes_is_found_over_the_border_of_words() -> None:
     assert (run.start, run.end, run.unit) == (6, 24, bytes.fromhex("1ca1"))
 
 
+@pytest.mark.parametrize(
+    ("value", "machine", "kind"),
+    [
+        (0x0000FFFFF31EAFA8, "aarch64", BadKind.USER),
+        (0x0000FFFFF31EAFA8, "x86_64", BadKind.NON_CANONICAL),
+        (0x00007FFCAEDEBFA8, "x86_64", BadKind.USER),
+        (0x000F800012345678, "aarch64", BadKind.NON_CANONICAL),
+        (0xFFFF00000626DA80, "aarch64", BadKind.KERNEL),
+        (0xFFF000001F6B2080, "aarch64", BadKind.KERNEL),
+    ],
+)
+def test_addresses_are_told_by_the_machine(value: int, machine: str, kind: BadKind) -> None:
+    assert classify(value, machine).kind is kind
+
+
 @pytest.mark.parametrize("data", [bytes(32), bytes(8) + bytes.fromhex("80b43a1f80881234") + bytes(16), b"short"])
 def test_zeroes_and_single_words_are_no_run(data: bytes) -> None:
     assert find_run(data, 8) is None
