@@ -18,7 +18,7 @@ from tests.vm.lab import Crash
 
 pytestmark = pytest.mark.compat
 
-KERNELS = ("6.1", "6.12")
+KERNELS = ("6.1", pytest.param("6.12", marks=pytest.mark.matrix))
 LINES = tuple(dict.fromkeys(line for lines in EXAMPLES.values() for line in lines))
 NOT_RUN = {
     "!modprobe soundcore": "the shell's command, and it would change this machine",

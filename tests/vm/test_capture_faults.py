@@ -127,6 +127,7 @@ def test_a_saver_that_is_killed_is_followed_by_another(crash_lab: Lab, tmp_path:
         assert main(["verify", str(saved / "vmcore")]) == 0
 
 
+@pytest.mark.matrix
 def test_a_saver_that_makes_a_mistake_still_saves_the_log(
     crash_lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,7 +65,7 @@ def test_demo_without_its_programs_says_what_to_do(crashed: Callable[..., Crash]
     assert b"scripts/setup-machine" in finished.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.matrix)])
 def test_demo_that_is_stopped_leaves_neither_machine_nor_half_a_dump(
     number: signal.Signals, crashed: Callable[..., Crash]
 ) -> None:

@@ -166,7 +166,9 @@ def test_no_reservation(on_host: Run) -> None:
     assert refused["status"] == 4
 
 
-@pytest.mark.parametrize(("key", "lockdown"), [("6.1", "integrity"), ("6.12", "confidentiality")])
+@pytest.mark.parametrize(
+    ("key", "lockdown"), [("6.1", "integrity"), pytest.param("6.12", "confidentiality", marks=pytest.mark.matrix)]
+)
 def test_lockdown_takes_signed_kernels_only(on_host: Run, key: str, lockdown: str) -> None:
     by_program, changed, seen, signed, seen_signed = on_host(
         key,
