@@ -15,12 +15,13 @@ from postpanic.analysis.program import open_program
 from postpanic.analysis.workspace import Workspace
 from postpanic.capture.kexec.images import unpack
 from postpanic.cli.app import main
-from postpanic.errors import PostpanicError
+from postpanic.errors import PostpanicError, ProcessError
 from postpanic.kernel.printk import read_log
 from postpanic.rehearse.kernels import KernelStore
 from postpanic.report.text import render_text
 from tests.vm.arm64 import KERNELS
 from tests.vm.arm64_captures import Arm64Capture, captured_on_arm64, fetch_python_root
+from tests.vm.arm64_kernel import build_kernel
 from tests.vm.lab import Lab
 
 pytestmark = pytest.mark.matrix
@@ -100,6 +101,22 @@ def test_triage_knows_it(capture: Arm64Capture, capsys: pytest.CaptureFixture[st
 def test_whole_directory_is_listed(capture: Arm64Capture) -> None:
     names = {path.name for path in Path(capture.saved).iterdir()}
     assert {"vmcore", "vmcore.manifest.json", "vmcore-dmesg.txt", "vmcoreinfo.txt", "saver.log"} <= names
+
+
+def test_kexec_file_load_where_the_kernel_has_it(crash_lab: Lab, tmp_path: Path) -> None:
+    """None of Debian's has: this one is built from its source."""
+    try:
+        kernel = build_kernel(crash_lab)
+    except ProcessError as exc:
+        pytest.skip(str(exc))
+    with captured_on_arm64(crash_lab, kernel, tmp_path) as capture:
+        assert "loaded file" in capture.armed
+        assert "verified good" in capture.armed
+        # The kernel's own header has a load for its text, which is no memory twice.
+        (header,) = (line for line in capture.armed if line.startswith("core header: "))
+        assert "2 loads" in header
+        assert json.loads((capture.saved / "vmcore.manifest.json").read_text())["self_test"]["passed"] is True
+        assert "sysrq triggered crash" in (capture.saved / "vmcore-dmesg.txt").read_text()
 
 
 def test_image_for_a_tree_of_arm64_is_built_anywhere(
