@@ -158,8 +158,30 @@ class Disassembler:
             # An instruction of x86 has up to 15 bytes: the last ones may be the beginning of one.
             if len(rest) < self._step or (self._is_x86 and len(data) - position < 15):
                 return
-            yield Instruction(vaddr + position, rest, "(bad)", "", Flow.NEXT)
+            yield self._repair(rest, vaddr + position) or Instruction(vaddr + position, rest, "(bad)", "", Flow.NEXT)
             position += self._step
+
+    def _repair(self, data: bytes, vaddr: int) -> Instruction | None:
+        """
+        Decode what capstone 5 refuses: an unprivileged load or store of arm64 whose two registers are one.
+
+        ``get_user()`` is made of them. Only with writing back, which they do not have, would that be unpredictable.
+        """
+        word = int.from_bytes(data, "little")
+        number = word & 31
+        is_one = self.machine == "aarch64" and word & _UNPRIVILEGED[0] == _UNPRIVILEGED[1] and word >> 5 & 31 == number
+        if not is_one or number == _ZERO_REGISTER:
+            return None
+        for decoded in self._engine.disasm((word | _ZERO_REGISTER).to_bytes(4, "little"), vaddr):
+            first = arm64.ARM64_REG_W0 if decoded.op_str.startswith("w") else arm64.ARM64_REG_X0
+            # The frame pointer and the link register are numbered apart from the others.
+            special = {29: arm64.ARM64_REG_X29, 30: arm64.ARM64_REG_X30} if first == arm64.ARM64_REG_X0 else {}
+            # What it writes to is asked of capstone's own description, of which all else are copies.
+            operand = decoded._raw.detail.contents.arch.arm64.operands[0]  # noqa: SLF001
+            operand.value.reg = special.get(number, first + number)
+            text = decoded.op_str.replace("zr", str(number), 1)
+            return Instruction(vaddr, data, decoded.mnemonic, text, Flow.NEXT, decoded=decoded)
+        return None
 
     def _instruction(self, decoded: Any) -> Instruction:  # noqa: ANN401 - capstone has no types
         if self.machine == "aarch64":
@@ -214,6 +236,9 @@ def _reference_x86(decoded: Any) -> int | None:  # noqa: ANN401 - capstone has n
     return None
 
 
+_UNPRIVILEGED = (0x3F200C00, 0x38000800)
+"""Mask and value of ``LDTR*`` and ``STTR*``: Arm ARM, C4.1.88 "Load/store register (unprivileged)"."""
+_ZERO_REGISTER = 31
 _CALLS_ARM64 = frozenset({arm64.ARM64_INS_BL, arm64.ARM64_INS_BLR})
 _RETURNS_ARM64 = frozenset({arm64.ARM64_INS_RET, arm64.ARM64_INS_ERET})
 _TRAPS_ARM64 = frozenset({arm64.ARM64_INS_BRK, arm64.ARM64_INS_UDF, arm64.ARM64_INS_HLT})

@@ -120,6 +120,24 @@ def test_arm64(code: str, mnemonic: str, operands: str, flow: Flow, target: int 
     assert (one.mnemonic, one.operands, one.flow, one.target) == (mnemonic, operands, flow, target)
 
 
+@pytest.mark.parametrize(
+    ("code", "mnemonic", "operands"),
+    [
+        ("180b40b8", "ldtr", "w24, [x24]"),
+        ("42084038", "ldtrb", "w2, [x2]"),
+        ("de2b40f8", "ldtr", "x30, [x30, #2]"),
+        ("63084478", "ldtrh", "w3, [x3, #0x40]"),
+    ],
+)
+def test_arm64_unprivileged_access_through_the_register_that_it_loads(code: str, mnemonic: str, operands: str) -> None:
+    (one,) = Disassembler("aarch64").decode(bytes.fromhex(code), START)
+    assert (one.mnemonic, one.operands) == (mnemonic, operands)
+    _, written = one.decoded.regs_access()
+    name = operands.split(",", maxsplit=1)[0].replace("x30", "lr")
+    assert [one.decoded.reg_name(register) for register in written] == [name]
+    assert one.decoded.reg_name(one.decoded.operands[0].reg) == name
+
+
 def test_arm64_data_reference() -> None:
     (one,) = Disassembler("aarch64").decode(bytes.fromhex("00000090"), START + 0x10)
     assert (one.mnemonic, one.reference) == ("adrp", START)
