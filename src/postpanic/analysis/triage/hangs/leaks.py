@@ -11,6 +11,7 @@ from postpanic.analysis.cells import problem
 from postpanic.analysis.code.veneers import resolve_veneer
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.locks import Holder
+from postpanic.analysis.stacks.arguments.machine import Control
 from postpanic.analysis.stacks.arguments.recover import Recovery
 from postpanic.analysis.stacks.arguments.state import Added, Doubtful, Entry, Loaded, Number, Value
 from postpanic.analysis.stacks.code_index import Place
@@ -44,11 +45,15 @@ class Leak:
     Attributes
     ----------
     take : str
-        The function that it takes it with.
+        The function that it takes it with; of one that is inlined, the instruction.
     returns : int
         The instruction at which it ends with the lock.
     is_sure : bool
         Whether the lock is the very one, by its address.
+    is_partial : bool
+        Whether it gives the lock back on other ways.
+    take_vaddr : int
+        The instruction that takes it.
     """
 
     function: str
@@ -57,6 +62,7 @@ class Leak:
     returns: int
     is_sure: bool
     is_partial: bool
+    take_vaddr: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +106,9 @@ def find_leak_in(picture: Picture, kind: str, vaddr: int, module: str) -> Leak |
             is_same = isinstance(held.value, Number) and held.value.number == vaddr
             if is_same or (not is_static and not isinstance(held.value, Number)):
                 name = place.function.partition(".")[0]
-                found.append(Leak(name, module, _taker(picture, held), end, is_same, is_partial))
-    found.sort(key=lambda leak: (not leak.is_sure, not leak.is_partial))
+                found.append(Leak(name, module, _taker(picture, held), end, is_same, is_partial, held.take))
+    # Of several ways the one that is seen in a listing up to the end.
+    found.sort(key=lambda leak: (not leak.is_sure, not leak.is_partial, leak.take_vaddr > leak.returns))
     best = [leak for leak in found if (leak.is_sure, leak.is_partial) == (found[0].is_sure, found[0].is_partial)]
     if len({leak.function for leak in best}) > 1:
         return None
@@ -113,7 +120,9 @@ def _taker(picture: Picture, held: Held) -> str:
     place = picture.scene.stacks.code.find(held.take)
     flow = flows.find(place) if flows is not None and place is not None else None
     call = flow.by_address.get(held.take) if flow is not None else None
-    target = flows.target(call) if flows is not None and call is not None else None
+    if flows is None or call is None or flows.machine.control(call) not in {Control.CALL, Control.JUMP}:
+        return str(call.mnemonic) if call is not None else ""
+    target = flows.target(call)
     return picture.names.symbol(target) if target is not None else ""
 
 
