@@ -67,10 +67,11 @@ def command(kind: str, force: bool, yes_node: str | None, dry_run: bool, as_json
         _print_checks(verification)
         _print_plan(host, node, chosen.summary, verification)
     if verification.outcome != "good" and not force:
-        raise NotReadyError(
-            f"no dump would come of it: {verification.reasons[0]}",
-            hint="postpanic arm, or --force to crash all the same",
-        )
+        if verification.outcome == "bad":
+            message, hint = "no dump would come of it", "postpanic arm, or --force to crash all the same"
+        else:
+            message, hint = "whether a dump would come of it is not known", "--force to find out"
+        raise NotReadyError(f"{message}: {verification.reasons[0]}", hint=hint)
     if dry_run:
         return 0
     if yes_node is None:
