@@ -89,6 +89,18 @@ BOARDS = {
         kernel_kind="bzImage of x86",
         takes_dtb=False,
     ),
+    "aarch64": Board(
+        program="qemu-system-aarch64",
+        package="qemu-system-arm",
+        machine="virt,gic-version=3",
+        # Emulated, the architecture's own way of signing pointers takes half of all time.
+        cpu="max,pauth-impdef=on",
+        console="ttyAMA0",
+        words="",
+        kernel_magic=(0x38, b"ARM\x64"),
+        kernel_kind="Image of arm64",
+        takes_dtb=True,
+    ),
 }
 
 

@@ -22,6 +22,7 @@ from postpanic.capture.crashkernel.parse import parse_command_line
 from postpanic.capture.crashkernel.reservation import read_memory
 from postpanic.capture.host import Host
 from postpanic.errors import NotReadyError, UsageError
+from postpanic.rehearse.boards import find_board
 from postpanic.saver.plan import SavePlan, TargetPlan
 
 __all__ = ["Space", "Subject", "read_subject"]
@@ -116,11 +117,7 @@ def read_subject(config: Config, host: Host, *, kernel: str = "", crashkernel: s
     UsageError
         If the configuration, or *crashkernel*, asks for what there is not.
     """
-    if host.machine != "x86_64":
-        raise NotReadyError(
-            f"a machine of {host.machine} cannot be rehearsed yet, only x86_64",
-            hint="postpanic crash-test proves it on the machine itself",
-        )
+    find_board(host.machine)
     if config.capture.image != "own":
         raise NotReadyError(
             f"an image of {config.capture.image} cannot be rehearsed: its disks are stacks that have no stand-in",
