@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from postpanic.analysis.code.instructions import MACHINES, Disassembler, Flow, Instruction
+from postpanic.analysis.code.veneers import resolve_veneer
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.stacks.code_index import CodeIndex, Place
 from postpanic.analysis.stacks.engine import open_stacks
@@ -79,6 +80,7 @@ class CodeGraphs:
 
     def __init__(self, workspace: Workspace) -> None:
         self._prog = workspace.prog
+        self._memory = workspace.memory
         self.machine = workspace.memory.machine
         self._graphs: dict[int, CodeGraph | None] = {}
         self._disassembler = Disassembler(self.machine) if self.machine in MACHINES else None
@@ -98,9 +100,13 @@ class CodeGraphs:
             self._graphs[place.start] = self._make(place)
         return self._graphs[place.start]
 
+    def resolve(self, vaddr: int) -> int:
+        """Give where a call to an address really goes to: behind a veneer, else there."""
+        return resolve_veneer(self._memory, vaddr)
+
     def name(self, vaddr: int) -> str:
-        """Name the function that an address is in; empty: none."""
-        place = self._index.find(vaddr)
+        """Name the function that an address is in, or that a veneer leads to; empty: none."""
+        place = self._index.find(self.resolve(vaddr))
         return plain_name(place.function) if place is not None else ""
 
     def instruction(self, vaddr: int) -> Instruction | None:

@@ -390,7 +390,7 @@ def _hidden(scene: Scene, frames: Sequence[Frame], number: int) -> Culprit | Non
     call = graph.ending_at(caller.pc) if graph is not None else None
     if call is None or call.flow is not Flow.CALL or call.target is None or graphs.thunk_register(call.target):
         return None
-    place = scene.stacks.code.find(call.target)
+    place = scene.stacks.code.find(graphs.resolve(call.target))
     if place is None or not place.function or plain_name(place.function) == plain_name(callee.place.function):
         return None
     return Culprit(plain_name(place.function), place.module or "vmlinux", is_faulting=False, frame=number)
@@ -408,6 +408,6 @@ def _caller(scene: Scene) -> Culprit | None:
         return None
     if use.instruction.target is not None and not use.register:
         # It called another function, which jumped on instead of calling.
-        jumped = scene.stacks.code.find(use.instruction.target)
+        jumped = scene.stacks.code.find(code_graphs(scene.dump).resolve(use.instruction.target))
         place = jumped if jumped is not None and jumped.function else place
     return Culprit(plain_name(place.function), place.module or "vmlinux")

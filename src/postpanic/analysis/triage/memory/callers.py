@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from postpanic.analysis.code.instructions import Disassembler, Flow, Instruction
 from postpanic.analysis.code.listing import CodeReader, Function
 from postpanic.analysis.code.symbols import SymbolIndex, read_symbols
+from postpanic.analysis.code.veneers import resolve_veneer
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.memory.slabs.values import Cache
 from postpanic.analysis.triage.scene import Scene
@@ -47,7 +48,7 @@ def find_callers(
         function = reader.find_function(symbol.vaddr)
         if function is None:
             continue
-        evidence = _calls_allocator(reader, symbols, function, allocators, cache)
+        evidence = _calls_allocator(workspace, reader, function, allocators, cache)
         if evidence is not None:
             found.setdefault(plain_name(symbol.name), evidence)
     named = {name.removesuffix(".cold") for name in found}
@@ -55,19 +56,22 @@ def find_callers(
 
 
 def _calls_allocator(
-    reader: CodeReader, symbols: SymbolIndex, function: Function, allocators: tuple[str, ...], cache: Cache | None
+    workspace: Workspace, reader: CodeReader, function: Function, allocators: tuple[str, ...], cache: Cache | None
 ) -> Evidence | None:
+    symbols = symbols_of(workspace)
     recent: list[Instruction] = []
     for instruction in reader.decode_function(function, []):
         if instruction.flow in {Flow.CALL, Flow.JUMP} and instruction.target is not None:
-            place = symbols.at(instruction.target)
+            target = resolve_veneer(workspace.memory, instruction.target)
+            place = symbols.at(target)
             symbol = symbols.symbols[place] if place is not None else None
-            if symbol is not None and symbol.vaddr == instruction.target and symbol.name.startswith(allocators):
+            if symbol is not None and symbol.vaddr == target and symbol.name.startswith(allocators):
                 size = _size_argument(recent)
                 if cache is None or size is None or cache.object_bytes // 2 < size <= cache.object_bytes:
                     what = f"{plain_name(function.name)} calls {symbol.name}"
                     what += f" for {size} bytes" if size and cache is not None else ""
-                    return Evidence(what, f"dis {function.name}", symbol.name, instruction.vaddr)
+                    shows = symbol.name if target == instruction.target else f"{instruction.target:x}"
+                    return Evidence(what, f"dis {function.name}", shows, instruction.vaddr)
         recent.append(instruction)
         del recent[:-12]
     return None
@@ -77,12 +81,14 @@ def _size_argument(recent: Sequence[Instruction]) -> int | None:
     """
     Read the size that is passed: ``kmalloc_trace(cache, flags, size)`` has it third, ``__kmalloc(size, flags)`` first.
 
-    Of x86-64, where it is a constant; else None.
+    Where it is a constant; else None.
     """
     for instruction in reversed(recent):
         words = instruction.operands.replace(",", " ").split()
         if instruction.mnemonic.startswith("mov") and len(words) == 2 and words[1] in {"%edx", "%rdx"}:
             return int(words[0][1:], 0) if words[0].startswith("$") else None
+        if instruction.mnemonic == "mov" and len(words) == 2 and words[0] in {"w2", "x2"}:
+            return int(words[1][1:], 0) if words[1].startswith("#") else None
         if instruction.flow is Flow.CALL:
             break
     return None

@@ -6,17 +6,19 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from postpanic.analysis.code.veneers import resolve_veneer
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.stacks.frames import Frame
 from postpanic.analysis.triage.scene import Scene
 from postpanic.evidence.oops import Report, Section
 from postpanic.evidence.oops.functions import Part, part_of, plain_name
 from postpanic.findings.verdict import Evidence
+from postpanic.kernel.memory import KernelMemory
 
 __all__ = ["Owner", "find_asker", "find_taker", "find_taker_in_log"]
 
 _WORD = (1 << 64) - 1
-_CALL = 0xE8
+_CALL, _BL = 0xE8, 0b100101
 _TRACES = 2000
 """Stacks that are looked at."""
 _ALLOCATORS = (
@@ -61,18 +63,29 @@ def find_asker(scene: Scene, vaddr: int) -> tuple[str, str]:
 
 
 def _called_before(scene: Scene, vaddr: int) -> tuple[str, str] | None:
-    """Find the function that is called right before an address: ``call`` with a distance of 32 bits, on x86-64."""
-    if scene.dump.memory.machine != "x86_64":
-        return None
+    """Find the function that is called right before an address, by a direct call."""
     try:
-        code = scene.dump.memory.read(vaddr - 5, 5)
+        target = _target_before(scene.dump.memory, vaddr)
     except UNREADABLE:
         return None
-    if code[0] != _CALL:
+    if target is None:
         return None
-    target = (vaddr + int.from_bytes(code[1:], "little", signed=True)) & _WORD
     place = scene.stacks.code.find(target)
     return (place.function, place.module) if place is not None and not place.offset and place.function else None
+
+
+def _target_before(memory: KernelMemory, vaddr: int) -> int | None:
+    """Read the target of the call before an address: ``call`` with 32 bits of x86-64, ``bl`` with 26 of arm64."""
+    if memory.machine == "x86_64":
+        code = memory.read(vaddr - 5, 5)
+        return (vaddr + int.from_bytes(code[1:], "little", signed=True)) & _WORD if code[0] == _CALL else None
+    if memory.machine != "aarch64":
+        return None
+    word = memory.read_u32(vaddr - 4)
+    if word >> 26 != _BL:
+        return None
+    distance = (word & 0x3FFFFFF) - ((word & 1 << 25) << 1)
+    return resolve_veneer(memory, (vaddr - 4 + 4 * distance) & _WORD)
 
 
 def find_taker(scene: Scene, allocators: tuple[str, ...]) -> Owner | None:
