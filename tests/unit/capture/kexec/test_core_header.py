@@ -55,6 +55,31 @@ def test_header_of_arm64_has_no_text() -> None:
     assert not compare_coverage(header, memory)
 
 
+def test_text_that_the_kernel_of_arm64_adds_is_not_memory_twice() -> None:
+    linear, image = 0xFFF0_0000_0000_0000, 0xFFFF_A000_0000_0000
+    loads = [
+        load(0x40210000, 0x41CF0000, image + 0x210000),
+        load(0x40000000, 0x70000000, linear),
+        load(0x74000000, 0x80000000, linear + 0x34000000),
+    ]
+    header = decode_core_header(build_elf_core(loads, notes=b"", machine=EM_AARCH64).raw)
+    assert header.texts == ((0x40210000, 0x41CF0000),)
+    assert header.loads == ((0x40000000, 0x70000000), (0x74000000, 0x80000000))
+    # The same memory twice in the same place is not the text.
+    twice = decode_core_header(build_elf_core([*loads[1:], loads[2]], notes=b"", machine=EM_AARCH64).raw)
+    assert find_repeated(twice.loads) == [(0x74000000, 0x80000000)]
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 12), st.integers(0, 3)), max_size=30))
+def test_header_of_arm64_loses_no_memory(spans: list[tuple[int, int, int]]) -> None:
+    """What is taken for text is within what is not: together they are what there was."""
+    loads = [load(start << 16, (start + size) << 16, (start << 16) + (shift << 40)) for start, size, shift in spans]
+    if not loads:
+        return
+    header = decode_core_header(build_elf_core(loads, notes=b"", machine=EM_AARCH64).raw)
+    assert merge(header.loads) == merge([(start << 16, (start + size) << 16) for start, size, _ in spans])
+
+
 def test_what_is_lent_until_the_crash_is_in_no_dump() -> None:
     ram, lent = MemoryRange(0x100000, 0x800000, "System RAM"), MemoryRange(0x300000, 0x400000, "Crash kernel CMA")
     memory = IoMemory((ram,), (MemoryRange(0x400000, 0x500000, "Crash kernel"),), is_hidden=False, lent=(lent,))
