@@ -88,6 +88,12 @@ def build_arm64_image(lab: Lab, kernel: Kernel) -> tuple[ImageRequest, BuiltImag
     return request, build_image(request)
 
 
+def _fetch_firmware(lab: Lab) -> Path:
+    """Return Debian's UEFI for emulated arm64 machines."""
+    _, tree = PackageStore(lab.cache_dir, "unpacked", "arm64").fetch(SUITES, "qemu-efi-aarch64", resolve_packages)
+    return tree / "usr/share/qemu-efi-aarch64/QEMU_EFI.fd"
+
+
 @contextlib.contextmanager
 def captured_on_arm64(
     lab: Lab,
@@ -97,9 +103,16 @@ def captured_on_arm64(
     crashkernel: str = "160M",
     method: str = "auto",
     memory_mib: int = MEMORY_MIB,
-    machine: str = "virt,gic-version=3",
+    is_efi: bool = False,
 ) -> Iterator[Arm64Capture]:
-    """Crash a machine of arm64 whose capture kernel has our image; yield when that has come to its end."""
+    """
+    Crash a machine of arm64 whose capture kernel has our image; yield when that has come to its end.
+
+    Parameters
+    ----------
+    is_efi : bool
+        Whether it has UEFI and ACPI, as servers do; else it is described by a device tree.
+    """
     request, image = build_arm64_image(lab, kernel)
     job = GuestJob(machine="aarch64", command_line=COMMAND_LINE, method=method)
     files = {KERNEL_PATH: kernel.image.read_bytes(), IMAGE_PATH: image.data, str(JOB_PATH): encode_job(job)}
@@ -111,12 +124,13 @@ def captured_on_arm64(
     config = MachineConfig(
         kernel=kernel.image,
         initrd=initrd,
-        command_line=f"console=ttyAMA0 panic=10 crashkernel={crashkernel}",
+        command_line=f"console=ttyAMA0 panic=10 crashkernel={crashkernel}{' acpi=force' if is_efi else ''}",
         disks=(Disk(disk),),
         memory_mib=memory_mib,
-        machine=machine,
+        machine="virt,gic-version=3",
         cpu="max,pauth-impdef=on",
         program="qemu-system-aarch64",
+        extra=("-bios", str(_fetch_firmware(lab))) if is_efi else (),
     )
     with hold_machine(lab.cache_dir):
         lab.say(f"{kernel.release}: booting an arm64 machine that captures its crash")

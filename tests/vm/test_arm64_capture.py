@@ -103,6 +103,15 @@ def test_whole_directory_is_listed(capture: Arm64Capture) -> None:
     assert {"vmcore", "vmcore.manifest.json", "vmcore-dmesg.txt", "vmcoreinfo.txt", "saver.log"} <= names
 
 
+def test_machine_with_uefi_and_acpi(crash_lab: Lab, tmp_path: Path) -> None:
+    """Its device tree has nothing but what leads to the firmware's tables."""
+    kernel = KernelStore(crash_lab.cache_dir).fetch(KERNELS["6.12"])
+    with captured_on_arm64(crash_lab, kernel, tmp_path, is_efi=True) as capture:
+        assert "verified good" in capture.armed
+        assert json.loads((capture.saved / "vmcore.manifest.json").read_text())["self_test"]["passed"] is True
+        assert capture.console.count("ACPI: Early table checksum verification") == 2
+
+
 def test_kexec_file_load_where_the_kernel_has_it(crash_lab: Lab, tmp_path: Path) -> None:
     """None of Debian's has: this one is built from its source."""
     try:
