@@ -215,6 +215,8 @@ def _load_pieces(
         raise explain_errno(exc.errno or 0, host, image=image, kernel=request.kernel, initrd_bytes=size) from exc
     if image.packing:
         remarks = (*remarks, f"unpacked ({image.packing}) before loading")
+    if request.legacy != LegacyOptions():
+        remarks = (*remarks, "options of the program kexec do not count: it is not used")
     return LoadOutcome("legacy", image, before, remarks, arrangement.pieces)
 
 
