@@ -7,10 +7,11 @@ whole process: start of the interpreter, opening, ``bt``, end.
 
 Usage::
 
-    python benchmarks/open.py [--rounds 5] [--dump FILE --vmlinux FILE]
+    python benchmarks/open.py [--rounds 5] [--arm64 | --dump FILE --vmlinux FILE]
 
 Without ``--dump`` the lab crashes a Debian kernel (or takes the cached dump)
-and fetches its debug information for the peers.
+and fetches its debug information for the peers; with ``--arm64`` kernels of that,
+in emulation. crash analyses dumps of the machine only that it was built for.
 """
 
 from __future__ import annotations
@@ -79,9 +80,16 @@ def build_contenders(dump: Path, vmlinux: Path, scratch: Path, crash: str) -> li
         Contender("postpanic, from the cache", ["env", f"XDG_CACHE_HOME={warm}", *postpanic, str(dump)]),
         Contender("drgn with vmlinux", [python, "-m", "drgn", "-q", "-c", str(dump), "-s", str(vmlinux), str(script)]),
     ]
-    if program := shutil.which(crash):
+    program = shutil.which(crash)
+    if program and read_elf_machine(vmlinux) == read_elf_machine(Path(sys.executable).resolve()):
         contenders.append(Contender("crash with vmlinux", [program, "-s", str(vmlinux), str(dump)], stdin=CRASH_INPUT))
     return contenders
+
+
+def read_elf_machine(path: Path) -> bytes:
+    """Read ``e_machine`` of an ELF file."""
+    with path.open("rb") as file:
+        return file.read(20)[18:]
 
 
 def print_table(contenders: Sequence[Contender]) -> None:
@@ -111,17 +119,31 @@ def lab_dumps() -> list[tuple[Path, Path]]:
     return found
 
 
+def arm64_dumps() -> list[tuple[Path, Path]]:
+    """Get filtered dumps of emulated arm64 machines, and their vmlinux."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from tests.vm.arm64 import fetch_dump
+    from tests.vm.arm64_debug import fetch_debug_info
+    from tests.vm.lab import Lab, default_cache_dir
+
+    lab = Lab(default_cache_dir(), say=lambda line: print(line, file=sys.stderr))
+    dumps = {key: fetch_dump(lab, key) for key in ("6.1", "6.12")}
+    return [(dump.path, fetch_debug_info(lab, key, dump).vmlinux) for key, dump in dumps.items()]
+
+
 def main() -> None:
     """Run the benchmark that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dump", type=Path)
     parser.add_argument("--vmlinux", type=Path)
+    parser.add_argument("--arm64", action="store_true", help="dumps of emulated arm64 machines")
     parser.add_argument("--crash", default="crash", help="program to run as crash; newer kernels need a newer one")
     arguments = parser.parse_args()
     if (arguments.dump is None) != (arguments.vmlinux is None):
         parser.error("--dump and --vmlinux go together")
-    pairs = [(arguments.dump, arguments.vmlinux)] if arguments.dump else lab_dumps()
+    choose = arm64_dumps if arguments.arm64 else lab_dumps
+    pairs = [(arguments.dump, arguments.vmlinux)] if arguments.dump else choose()
     for dump, vmlinux in pairs:
         print(f"{dump} ({dump.stat().st_size / (1 << 20):.0f} MiB), {arguments.rounds} rounds after one warm-up")
         with tempfile.TemporaryDirectory(prefix="postpanic-bench-") as scratch:
