@@ -19,7 +19,16 @@ from tests.vm.oracle import open_real
 
 pytestmark = pytest.mark.matrix
 
-RECOVERED = {"modules", "slab_caches", "panic_cpu", "crash_notes", "runqueues", "init_task", "__per_cpu_offset"}
+RECOVERED = {
+    "modules",
+    "btf_modules",
+    "slab_caches",
+    "panic_cpu",
+    "crash_notes",
+    "runqueues",
+    "init_task",
+    "__per_cpu_offset",
+}
 NOT_SYMBOLS = {"node_online_map"}
 """Names that VMCOREINFO has for something that vmlinux calls otherwise."""
 ENDS = {"_end", "__bss_stop", "init_pg_dir", "init_pg_end", "early_init_stack"}

@@ -25,7 +25,7 @@ from postpanic.kernel.kallsyms import SymbolTable
 from postpanic.kernel.kallsyms.symbols import make_table_of_names
 from postpanic.kernel.ksymtab import read_symbols
 from postpanic.kernel.memory import KernelMemory
-from postpanic.kernel.references import find_referenced_symbols
+from postpanic.kernel.references import find_referenced_symbols, list_data_addresses
 from postpanic.units import MIB, VirtAddr
 
 __all__ = [
@@ -75,6 +75,8 @@ def recover_symbols(memory: KernelMemory, table: SymbolTable, btf: Btf) -> Symbo
         found["modules"] = find_module_list(memory, btf)
     with contextlib.suppress(AbsentError):
         found["slab_caches"] = find_slab_caches(memory, table, btf)
+    with contextlib.suppress(AbsentError):
+        found["btf_modules"] = find_btf_modules(memory, table, btf, found.get("modules", 0))
     found["_end"] = _find_end(memory, table)
     found.update(find_referenced_symbols(memory, table))
     missing = [(name, vaddr) for name, vaddr in found.items() if name not in table]
@@ -189,6 +191,43 @@ def find_slab_caches(memory: KernelMemory, table: SymbolTable, btf: Btf) -> int:
     if cache is None or not _points_back(memory, cache + link):
         raise FactAbsentError("kmalloc_caches leads to no list of slab caches")
     return _follow(memory, cache + link)
+
+
+def find_btf_modules(memory: KernelMemory, table: SymbolTable, btf: Btf, modules: int) -> int:
+    """
+    Find the head of the list of modules' types (``kernel/bpf/btf.c``), among what ``btf_module_notify()`` uses.
+
+    Raises
+    ------
+    AbsentError
+        If no module has types, or not exactly one of these is a list that begins with a module of the list *modules*.
+    """
+    entry = btf.find_struct("btf_module")
+    link, module = entry.offset_of("list"), entry.offset_of("module")
+    loaded = set(_walk(memory, modules))
+    offset = btf.find_struct("module").offset_of("list")
+
+    def begins_list(vaddr: int) -> bool:
+        try:
+            first = memory.read_u64(vaddr)
+            return memory.read_u64(first + 8) == vaddr and memory.read_u64(first - link + module) + offset in loaded
+        except AbsentError:
+            return False
+
+    found = [vaddr for vaddr in list_data_addresses(memory, table, "btf_module_notify") if begins_list(vaddr)]
+    if len(found) != 1:
+        raise FactAbsentError("the list of modules' types cannot be told")
+    return found[0]
+
+
+def _walk(memory: KernelMemory, head: int) -> Iterator[int]:
+    """Give the entries of a list, not more than there can be modules."""
+    at = memory.read_u64(head)
+    for _ in range(_MOST_MODULES):
+        if at == head:
+            return
+        yield at
+        at = memory.read_u64(at)
 
 
 def _find_end(memory: KernelMemory, table: SymbolTable) -> int:
