@@ -20,8 +20,7 @@ from postpanic.rehearse.kernels import Kernel, KernelStore
 from postpanic.rehearse.machine import MachineConfig
 from postpanic.rehearse.packages import Archive
 from postpanic.rehearse.store import Bundle, PackageStore
-from tests.vm import guest, triage_lab
-from tests.vm.arm64 import KERNELS
+from tests.vm import arm64, guest, triage_lab
 from tests.vm.lab import FAILURE
 from tests.vm.triage_lab import BASE_DIR, MEMORY_MIB, MODULES, TriageDump, TriageLab, build_program, make_base_image
 from tests.vm.triage_machine import KeptMachine
@@ -49,6 +48,7 @@ WITHOUT_DATA_SYMBOLS = frozenset({"6.1"})
 KINDS = {"general-protection-fault": "paging-request"}
 """What is reported there instead: there are no addresses that are none by their form."""
 
+KERNELS = {key: arm64.KERNELS[key] for key in ("6.1", "6.12")}
 COMMAND_LINE = "console=ttyAMA0"
 MACHINE, CPU = "virt,gic-version=3", "max,pauth-impdef=on"
 PANICKED = r"end Kernel panic - not syncing"

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from postpanic.findings.verdict import Confidence
-from tests.vm import arm64
+from tests.vm import arm64_triage
 from tests.vm.arm64_triage import Arm64TriageLab, is_there
 from tests.vm.lab import KERNELS, Lab, default_cache_dir
 from tests.vm.triage_judge import Judgement, judge_dump
@@ -32,7 +32,7 @@ and blames nobody whom the file spares; its sentence is right if it names beside
 
 
 _ARM64 = "arm64-"
-_NAMES = (*sorted(KERNELS), *(f"{_ARM64}{key}" for key in sorted(arm64.KERNELS)))
+_NAMES = (*sorted(KERNELS), *(f"{_ARM64}{key}" for key in sorted(arm64_triage.KERNELS)))
 
 
 def _shorten(text: str) -> str:
