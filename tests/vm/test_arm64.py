@@ -230,6 +230,13 @@ def test_panic_cpu_is_known_to_the_debugger(ask: Callable[[str], Records], opene
     assert opened.opened.prog.crashed_thread().tid == 1
 
 
+def test_memory_sections_are_those_of_the_memory(opened: Prompt) -> None:
+    sections = opened.tables("kmem -n")[2]
+    page, first = opened.memory.page_size_bytes, 1 << opened.memory.vmcoreinfo.number("SECTION_SIZE_BITS")
+    starts = [row["pfn"] * page for row in sections]
+    assert starts == list(range(0x40000000, 0x60000000, first))
+
+
 def test_slab_caches_are_listed(opened: Prompt) -> None:
     text = opened.text("kmem -s")
     assert " kmalloc-128" in text
