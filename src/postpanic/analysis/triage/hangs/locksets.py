@@ -243,7 +243,7 @@ class LockReader:
         machine, known = self._flows.machine, flow.before(int(instruction.address)) or {}
         if machine.name == "x86_64":
             return _store(instruction, state)
-        if _takes_spinlock(flow, self._flows, instruction, known):
+        if _takes_spinlock(self._flows, instruction, known):
             value = machine.address(instruction, known)
             return state | {Held("spinlock", value, int(instruction.address), "zero")} if value is not None else state
         # smp_store_release() of the byte that says it is taken.
@@ -326,12 +326,17 @@ def _settled(state: State) -> State:
     return frozenset(held for held in state if not held.if_result) if any(held.if_result for held in state) else state
 
 
-def _takes_spinlock(flow: FunctionFlow, flows: CodeFlow, instruction: Instruction, known: Registers) -> bool:
-    """Tell whether an instruction is the fast path of a queued spinlock: 0 becomes 1 (``_Q_LOCKED_VAL``)."""
-    if not instruction.mnemonic.startswith(("casa", "casal")) or len(instruction.operands) != 3:
+def _takes_spinlock(flows: CodeFlow, instruction: Instruction, known: Registers) -> bool:
+    """
+    Tell whether an instruction is the fast path of a queued spinlock: 0 becomes 1 (``_Q_LOCKED_VAL``).
+
+    ``casa`` where the CPU has atomic instructions, else ``stxr`` behind a load and a comparison.
+    """
+    name, operands = instruction.mnemonic, instruction.operands
+    if len(operands) != 3 or not name.startswith(("casa", "stxr", "stlxr")):
         return False
-    values = [flows.machine.value_of(instruction, number, known) for number in (0, 1)]
-    return values == [Number(0), Number(1)] and int(instruction.address) in flow.by_address
+    expected = flows.machine.value_of(instruction, 0, known) if name.startswith("cas") else Number(0)
+    return (expected, flows.machine.value_of(instruction, 1, known)) == (Number(0), Number(1))
 
 
 def _decide(is_on_zero: bool | None, state: State) -> tuple[State, State]:

@@ -94,3 +94,9 @@ def test_store_of_zero_gives_an_inlined_spinlock_back() -> None:
     code = Code(*FAST_PATH, "cbnz 3", STLRB, RET, NOP, RET)
     assert code.held(6) == set()
     assert list(code.flow.leaks()) == []
+
+
+def test_inlined_spinlock_is_taken_by_an_exclusive_store_too() -> None:
+    # mov w2, #1; mov x4, #0x1000; ldaxr w1, [x4]; eor w3, w1, w0; cbnz w3, +12; stxr w3, w2, [x4]; cbnz w3, -16
+    exclusive = (0x52800022, 0xD2820004, 0x885FFC81, 0x4A000023, 0x35000063, 0x88037C82, 0x35FFFF83)
+    assert Code(*exclusive, NOP, RET).held(7) == {("spinlock", Number(LOCK))}
