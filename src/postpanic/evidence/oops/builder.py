@@ -194,7 +194,12 @@ class ReportBuilder(TraceReader):
 
     @staticmethod
     def _is_register_line(text: str) -> bool:
-        return (text[0] in "xrsgtaflcp" and " : " in text[:8]) or text.startswith(("GPR", "r1", "MSR:", "sp :", "$ "))
+        if text[0] == "x" and text[1:3].isdigit() and text[3:4] == ":":
+            # Of arm64, from x10 on; the others have a space before the colon.
+            return True
+        return (text[0] in "xrsgtaflcp" and " : " in text[:8]) or text.startswith(
+            ("GPR", "r1", "MSR:", "sp :", "$ ", "pstate: ")
+        )
 
     def _words(self, text: str) -> bool:
         if text.startswith(("=====", "-----", "CPU0", "----", "lock(", "<Interrupt>", "*** DEADLOCK")):
