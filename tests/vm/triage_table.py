@@ -3,7 +3,9 @@ The table of what triage says of each scenario, and how far that can be trusted.
 
 ::
 
-    python -m tests.vm.triage_table KERNEL... [--cached] [-o docs/triage-calibration.md]
+    python -m tests.vm.triage_table KERNEL... [--cached] [-o docs/concepts/triage-calibration.md]
+
+Kernels of arm64 are ``arm64-6.1`` and so on.
 """
 
 from __future__ import annotations
@@ -28,6 +30,9 @@ Every scenario crashes a real kernel in a way of its own, and has a file that sa
 compares; it is made by `python -m tests.vm.triage_table`. Dumps are filtered (`-d 31`) and opened without the kernel's
 debug information. A verdict is right if it has the kind, the cause, the function and the module that the file has,
 and blames nobody whom the file spares; its sentence is right if it names besides what the file asks for.
+
+The machines of arm64 are emulated. What is no crash there is left out, and the names of modules' variables are not
+asked for where the kernel keeps none (6.1, without `CONFIG_KALLSYMS_ALL`).
 """
 
 
