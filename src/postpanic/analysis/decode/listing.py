@@ -216,6 +216,9 @@ def _judge(trap: Instruction | None, accesses: Sequence[MemoryAccess], fault_vad
     """Say which operand was bad: that whose address is the fault's, else one that no page table maps."""
     if trap is None:
         return ""
+    if trap.flow is Flow.TRAP and fault_vaddr is not None:
+        # It accesses nothing: it was itself what could not be fetched.
+        return f"what lies at {fault_vaddr:#x} could not be executed"
     if trap.flow is Flow.TRAP:
         return f"{trap.mnemonic} traps by itself: the kernel's own check failed (BUG, WARN or a sanitizer)"
     chosen = _choose(accesses, fault_vaddr, machine)
