@@ -208,6 +208,7 @@ def test_a_machine_without_disassembler_shows_its_numbers() -> None:
         ),
         ("x86_64", "<0f> 0b 90 90 90 90 90 90 90 90 90 90 90 90 90 90", {"RAX": 0}, None, "ud2"),
         ("aarch64", "(d4210000)", {"x0": 0}, None, "brk"),
+        ("aarch64", "(00000000)", {"x0": 0}, 0xFFFF00000E682500, "what lies at 0xffff00000e682500 could not be"),
     ],
 )
 def test_the_operand_that_was_bad(
