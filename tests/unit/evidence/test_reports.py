@@ -84,6 +84,13 @@ def test_deadlock_blames_who_wants_the_lock() -> None:
     ]
 
 
+def test_registers_of_arm64_are_all_read() -> None:
+    report = only(texts.ARM64)
+    names = ("pstate", "sp", "x29", "x28", "x27", "x2", "x1", "x0")
+    assert tuple(report.registers) == names
+    assert (report.registers["x29"], report.registers["x1"]) == (0xFFFF80000B7ABAE0, 0xFFFF00010BADCAFE)
+
+
 @pytest.mark.parametrize(
     ("text", "architecture", "kind", "access", "functions"),
     [
