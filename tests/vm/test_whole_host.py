@@ -28,6 +28,8 @@ from tests.vm.system_packages import copy_source
 from tests.vm.system_variants import FEDORA, GENTOO, SUSE, fetch_variant
 
 RESERVED = "192M"
+HOOKS = "-x zz-postpanic -x 95-postpanic.install"
+"""The services' own, for kernel packages: there until the services are disabled."""
 TELL = "#!/bin/sh\ncat >>/root/told; echo >>/root/told\n"
 TARGET_LAUNCHER = '#!/bin/sh\nPYTHONPATH=/opt/postpanic/lib exec /usr/bin/python3 -m postpanic "$@"\n'
 VENV_LAUNCHER = "#!/opt/venv/bin/python3\nimport sys\nfrom postpanic.__main__ import main\nsys.exit(main())\n"
@@ -104,7 +106,7 @@ class Journey:
     def boots(self) -> tuple[Boot, ...]:
         """What is done in each of its boots."""
         keep = " && ".join(f"mkdir -p /root/before{path} && cp -aT {path} /root/before{path}" for path in self.kept)
-        compare = " && ".join(f"diff -r /root/before{path} {path}" for path in self.kept)
+        compare = " && ".join(f"diff -r {HOOKS} /root/before{path} {path}" for path in self.kept)
         imported = "postpanic import -o /etc/postpanic.toml" if self.is_foreign else ":"
         first = Boot(
             (
