@@ -77,6 +77,9 @@ def recover_symbols(memory: KernelMemory, table: SymbolTable, btf: Btf) -> Symbo
         found["slab_caches"] = find_slab_caches(memory, table, btf)
     with contextlib.suppress(AbsentError):
         found["btf_modules"] = find_btf_modules(memory, table, btf, found.get("modules", 0))
+    for name, find in (("workqueues", _find_workqueues), ("init_ipc_ns", _find_ipc_namespace)):
+        with contextlib.suppress(AbsentError):
+            found[name] = find(memory, table, btf)
     found["_end"] = _find_end(memory, table)
     found.update(find_referenced_symbols(memory, table))
     missing = [(name, vaddr) for name, vaddr in found.items() if name not in table]
@@ -218,6 +221,32 @@ def find_btf_modules(memory: KernelMemory, table: SymbolTable, btf: Btf, modules
     if len(found) != 1:
         raise FactAbsentError("the list of modules' types cannot be told")
     return found[0]
+
+
+def _find_workqueues(memory: KernelMemory, table: SymbolTable, btf: Btf) -> int:
+    """Find the head of the list of workqueues (``kernel/workqueue.c``), by one that is exported."""
+    queue = memory.read_u64(_place_of(table, "system_wq"))
+    entry = queue + btf.find_struct("workqueue_struct").offset_of("list")
+    if not _points_back(memory, entry):
+        raise FactAbsentError("system_wq leads to no list of workqueues")
+    return _follow(memory, entry)
+
+
+def _find_ipc_namespace(memory: KernelMemory, table: SymbolTable, btf: Btf) -> int:
+    """Find the first namespace of IPC: that of the first task, in the kernel's own data."""
+    proxy = memory.read_u64(_place_of(table, "init_task") + btf.find_struct("task_struct").offset_of("nsproxy"))
+    vaddr = memory.read_u64(proxy + btf.find_struct("nsproxy").offset_of("ipc_ns"))
+    start, end = memory.layout.image_range
+    if not start <= vaddr < end:
+        raise FactAbsentError("the first task has another namespace of IPC")
+    return vaddr
+
+
+def _place_of(table: SymbolTable, name: str) -> int:
+    vaddr = table.get(name)
+    if vaddr is None:
+        raise FactAbsentError(f"no symbol {name}")
+    return vaddr
 
 
 def _walk(memory: KernelMemory, head: int) -> Iterator[int]:
