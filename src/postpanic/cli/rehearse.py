@@ -119,7 +119,7 @@ def command(config_file: Path | None, root: Path | None, kernel: str, crashkerne
     with ExitStack() as stack:
         directory = _make_directory(words.keep, stack)
         subject = read_subject(config, host, kernel=kernel, crashkernel=crashkernel)
-        kvm_fault = find_kvm_fault()
+        kvm_fault = find_kvm_fault(host.machine)
         if not words.as_json:
             print_subject(subject, kvm_fault)
         runner = Runner(subject, directory, options, _say)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -141,6 +142,11 @@ class MachineConfig:
     program: str = "qemu-system-x86_64"
     dtb: Path | None = None
 
+    @property
+    def architecture(self) -> str:
+        """The machine's, as ``uname -m`` has it."""
+        return self.program.rpartition("-")[2]
+
 
 def build_command(config: MachineConfig, console: Path, accelerator: Accelerator) -> list[str]:
     """
@@ -187,19 +193,22 @@ def _option_path(path: Path) -> str:
     return str(path)
 
 
-def detect_accelerator() -> Accelerator:
-    """Tell what to run guests with: ``kvm`` if a guest really boots with it, else ``tcg``."""
-    return "tcg" if find_kvm_fault() else "kvm"
+def detect_accelerator(machine: str = "x86_64") -> Accelerator:
+    """Tell what to run guests of a machine with: ``kvm`` if a guest really boots with it, else ``tcg``."""
+    return "tcg" if find_kvm_fault(machine) else "kvm"
 
 
 @functools.cache
-def find_kvm_fault(device: Path = Path("/dev/kvm")) -> str:
+def find_kvm_fault(machine: str = "x86_64", device: Path = Path("/dev/kvm")) -> str:
     """
-    Say why guests do not run with KVM; empty: they do.
+    Say why guests of a machine do not run with KVM; empty: they do.
 
     A ``/dev/kvm`` that is there and can be opened may still fail on the first
     instruction, so a boot sector is run that ends QEMU with a status of its own.
+    There is no such probe but for x86-64.
     """
+    if {machine, platform.machine()} != {"x86_64"}:
+        return f"guests of {machine} on {platform.machine()} are emulated"
     try:
         os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
     except OSError as exc:
@@ -257,7 +266,7 @@ class Machine:
         self._lines_shown = 0
         self.console = directory / "console.log"
         self._messages = directory / "qemu.log"
-        self._accelerator = accelerator or detect_accelerator()
+        self._accelerator = accelerator or detect_accelerator(config.architecture)
         self.command = build_command(config, self.console, self._accelerator)
         self._printed, self._printed_s = 0, time.monotonic()
         self._is_second_try = False

@@ -19,6 +19,7 @@ from pathlib import Path
 from postpanic.process import find_program, start
 from postpanic.rehearse.boards import Board, find_board
 from postpanic.rehearse.debugger import strike
+from postpanic.rehearse.device_tree import read_device_tree
 from postpanic.rehearse.disks import make_empty_disk
 from postpanic.rehearse.faults import Fault, excuse, spell_drive
 from postpanic.rehearse.initramfs import build_initramfs, needs_strike
@@ -242,7 +243,7 @@ class Rehearsal:
             cpu=board.cpu,
             machine=board.machine,
             program=board.program,
-            dtb=options.dtb,
+            dtb=_stage_device_tree(options.dtb, directory),
         )
         return cls(
             directory=directory,
@@ -301,7 +302,7 @@ class Rehearsal:
         ProcessError
             If QEMU cannot be started.
         """
-        accelerator = detect_accelerator()
+        accelerator = detect_accelerator(self.config.architecture)
         words = build_console_command(self._spell(f"{self.board.command_line} quiet {SHELL_WORD}"), accelerator)
         start([find_program(words[0]), *words[1:]], stdin=None).wait()
 
@@ -367,6 +368,15 @@ class Rehearsal:
             machine.wait_exit(timeout_s=20.0)
         with self.config.disks[0].path.open("rb") as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
             archive.extractall(target, filter="data")
+
+
+def _stage_device_tree(given: Path | None, directory: Path) -> Path | None:
+    """Lay a board's device tree out as QEMU can take it."""
+    if given is None:
+        return None
+    staged = directory / "board.dtb"
+    staged.write_bytes(read_device_tree(given))
+    return staged
 
 
 def _find_peak(console: str, reserved_bytes: int) -> int:
