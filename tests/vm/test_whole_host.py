@@ -51,10 +51,10 @@ SNAPSHOT = (
 """What must not be changed by looking at it; below ``/opt/steps`` the command's own output grows."""
 LOOK = f"({SNAPSHOT}) >/run/before; postpanic status --json; s=$?; ({SNAPSHOT}) | diff /run/before - >&2 && exit $s"
 SYSTEMD_SETTLE = (
-    'while [ "$(systemctl show -P ActiveState postpanic)" = activating ] || '
-    "systemctl list-jobs --no-legend postpanic.service | grep -q .; do sleep 1; done; "
+    "while systemctl show -P ActiveState postpanic postpanic-tell | grep -q activating || "
+    "systemctl list-jobs --no-legend postpanic.service postpanic-tell.service | grep -q .; do sleep 1; done; "
 )
-"""The machine is up before it is armed: no boot waits for an image that has to be built."""
+"""The machine is up before it is armed: no boot waits for an image that has to be built, nor for a search of causes."""
 SYSTEMD_SHOW = "systemctl show -p ActiveState,Result,ExecMainStatus {0}; journalctl -b -o cat --no-pager -u {0}"
 
 
@@ -305,7 +305,10 @@ SHORT = (
         ),
         CRASH,
     ),
-    Boot((SYSTEMD_SHOW.format("postpanic-collect"), "postpanic list --json", "cat /root/told"), POWER_OFF),
+    Boot(
+        (SYSTEMD_SETTLE + SYSTEMD_SHOW.format("postpanic-collect"), "postpanic list --json", "cat /root/told"),
+        POWER_OFF,
+    ),
 )
 
 

@@ -29,6 +29,7 @@ __all__ = ["command"]
 )
 @click.option("--webhook", metavar="URL", help="POST the record of each new dump there.")
 @click.option("--tell-later", is_flag=True, help="Leave the telling to the next time, by --command or --webhook.")
+@click.option("--triage-later", is_flag=True, help="Leave the looking for the cause to the next time.")
 @click.option("--no-triage", is_flag=True, help="Do not look for the cause, and write no page.")
 @click.option("--no-devices", is_flag=True, help="Do not look for dumps on raw devices and swap areas.")
 @click.option("--json", "as_json", is_flag=True, help="Print the new dumps as JSON.")
@@ -38,6 +39,7 @@ def command(
     program: str | None,
     webhook: str | None,
     tell_later: bool,
+    triage_later: bool,
     no_triage: bool,
     no_devices: bool,
     as_json: bool,
@@ -59,7 +61,7 @@ def command(
 
     The exit status is 2 if a new dump is damaged.
     """
-    from postpanic.capture.collection import collect
+    from postpanic.capture.collection import collect, mark_triaged
     from postpanic.cli.collect_triage import triage_dumps
     from postpanic.cli.list import choose_directories, dumps_answer
     from postpanic.cli.recover import list_block_devices
@@ -68,17 +70,21 @@ def command(
 
     if tell_later and (program or webhook):
         raise UsageError("--tell-later tells nobody: --command and --webhook are for later")
+    if triage_later and no_triage:
+        raise UsageError("--triage-later or --no-triage, not both")
     announcer = _make_announcer(program, webhook)
     say = _say if sys.stderr.isatty() and not as_json else lambda _: None
     outcome = collect(
         choose_directories(directory, config_path),
         () if no_devices else list_block_devices(),
         tell=tell_later or announcer.is_wanted,
+        triage_later=triage_later,
         say=say,
     )
     problems = [*outcome.problems]
-    if not no_triage:
-        problems += triage_dumps(outcome.collected, say)
+    if not (no_triage or triage_later):
+        mark_triaged(outcome.untriaged)
+        problems += triage_dumps(outcome.untriaged, say)
     answer = dumps_answer("collect", list(outcome.collected))
     if as_json:
         print(encode_json(answer))

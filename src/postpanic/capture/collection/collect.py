@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from postpanic.capture.collection.index import SavedDump, find_dumps
-from postpanic.capture.collection.record import DumpRecord, Verdict, write_record
+from postpanic.capture.collection.record import DumpRecord, Verdict, read_record, write_record
 from postpanic.capture.config import Config, FileTarget
 from postpanic.dumps.open import open_dump
 from postpanic.errors import PostpanicError
@@ -22,7 +22,7 @@ from postpanic.pages.manifest import read_manifest
 from postpanic.pages.verification import check_file, match_files
 from postpanic.saver.recovery import find_raw_dumps, recover_raw_dump, release_raw_dump
 
-__all__ = ["DEFAULT_DIRECTORY", "CollectOutcome", "collect", "examine", "list_directories", "mark_told"]
+__all__ = ["DEFAULT_DIRECTORY", "CollectOutcome", "collect", "examine", "list_directories", "mark_told", "mark_triaged"]
 
 DEFAULT_DIRECTORY = Path("/var/crash")
 _LOG_LIMIT_BYTES = 16 << 20
@@ -43,12 +43,15 @@ class CollectOutcome:
         What could not be done.
     untold : tuple of SavedDump
         Those that somebody is yet to be told of: new ones, and earlier ones where it did not succeed.
+    untriaged : tuple of SavedDump
+        Those whose cause is yet to be looked for: new ones, and earlier ones that were left for later.
     """
 
     recovered: tuple[Path, ...]
     collected: tuple[SavedDump, ...]
     problems: tuple[str, ...]
     untold: tuple[SavedDump, ...] = ()
+    untriaged: tuple[SavedDump, ...] = ()
 
 
 def list_directories(config: Config) -> list[Path]:
@@ -66,6 +69,7 @@ def collect(
     devices: Sequence[Path] = (),
     *,
     tell: bool = False,
+    triage_later: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> CollectOutcome:
     """
@@ -79,6 +83,8 @@ def collect(
         Block devices on which a saver may have left a dump.
     tell : bool
         Whether somebody is to be told: records say so until :func:`mark_told`.
+    triage_later : bool
+        Whether the cause is looked for another time: records say so until :func:`mark_triaged`.
     say : callable
         Is told what takes a while.
     """
@@ -97,19 +103,22 @@ def collect(
         problems.append(str(exc))
     collected: list[SavedDump] = []
     untold: list[SavedDump] = []
+    untriaged: list[SavedDump] = []
     for dump in find_dumps(directories):
         if dump.record is not None:
             untold += [dump] if dump.record.untold else []
+            untriaged += [dump] if dump.record.untriaged else []
             continue
         say(f"examining {dump.directory}")
-        record = replace(examine(dump), untold=tell)
+        record = replace(examine(dump), untold=tell, untriaged=triage_later)
         try:
             write_record(dump.directory, record)
         except PostpanicError as exc:
             problems.append(f"{dump.directory}: {exc.message}")
         collected.append(replace(dump, record=record))
     untold += collected if tell else []
-    return CollectOutcome(tuple(recovered), tuple(collected), tuple(problems), tuple(untold))
+    untriaged += collected
+    return CollectOutcome(tuple(recovered), tuple(collected), tuple(problems), tuple(untold), tuple(untriaged))
 
 
 def mark_told(dumps: Iterable[SavedDump]) -> None:
@@ -122,8 +131,24 @@ def mark_told(dumps: Iterable[SavedDump]) -> None:
         If a record cannot be written.
     """
     for dump in dumps:
-        if dump.record is not None:
-            write_record(dump.directory, replace(dump.record, untold=False))
+        record = read_record(dump.directory)
+        if record is not None and record.untold:
+            write_record(dump.directory, replace(record, untold=False))
+
+
+def mark_triaged(dumps: Iterable[SavedDump]) -> None:
+    """
+    Remember that the cause was looked for; done before, a dump that is too much for this machine is tried once only.
+
+    Raises
+    ------
+    OutputError
+        If a record cannot be written.
+    """
+    for dump in dumps:
+        record = read_record(dump.directory)
+        if record is not None and record.untriaged:
+            write_record(dump.directory, replace(record, untriaged=False))
 
 
 def examine(dump: SavedDump) -> DumpRecord:

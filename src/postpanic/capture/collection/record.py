@@ -14,6 +14,7 @@ __all__ = ["RECORD_NAME", "DumpRecord", "Verdict", "read_record", "write_record"
 RECORD_NAME = "collected.json"
 SCHEMA_VERSION = 1
 _LIMIT_BYTES = 1 << 18
+_FLAGS = ("untold", "untriaged")
 
 Verdict = Literal["good", "bad", "unverified"]
 
@@ -38,6 +39,8 @@ class DumpRecord:
         Of the kernel that crashed.
     untold : bool
         Whether somebody is yet to be told of it.
+    untriaged : bool
+        Whether its cause is yet to be looked for.
     """
 
     when: str
@@ -48,6 +51,7 @@ class DumpRecord:
     signature: str = ""
     release: str = ""
     untold: bool = False
+    untriaged: bool = False
     schema_version: int = SCHEMA_VERSION
 
 
@@ -63,10 +67,10 @@ def read_record(directory: Path) -> DumpRecord | None:
     known = {one.name for one in fields(DumpRecord)}
     values = {name: item for name, item in value.items() if name in known}
     faults = values.pop("faults", [])
-    texts = [item for name, item in values.items() if name not in ("schema_version", "untold")]
+    texts = [item for name, item in values.items() if name not in ("schema_version", *_FLAGS)]
     if (
         not isinstance(faults, list)
-        or not isinstance(values.get("untold", False), bool)
+        or not all(isinstance(values.get(name, False), bool) for name in _FLAGS)
         or not all(isinstance(one, str) for one in (*faults, *texts))
     ):
         return None

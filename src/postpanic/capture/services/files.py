@@ -42,7 +42,8 @@ TimeoutStartSec=900
 [Install]
 WantedBy=multi-user.target
 """
-# Before swap is switched on: a dump may be on it.
+# Before swap is switched on: a dump may be on it. The cause is looked for when the machine is armed and up: that takes
+# minutes where the dump is large.
 _COLLECT = """\
 [Unit]
 Description=Fetch and check what a crash of the kernel left
@@ -62,12 +63,15 @@ TimeoutStartSec=0
 [Install]
 WantedBy=multi-user.target
 """
-# So early there is neither a network nor a mail server.
+# When dumps are collected there is neither a network nor a mail server, and the machine is not armed again.
 _TELL = """\
 [Unit]
-Description=Tell of what a crash of the kernel left
-After=network-online.target postpanic-collect.service
+Description=Look for the cause of a crash of the kernel, and tell of it
+DefaultDependencies=no
+After=basic.target network-online.target postpanic-collect.service postpanic.service
 Wants=network-online.target
+Before=shutdown.target
+Conflicts=shutdown.target
 ConditionVirtualization=!container
 
 [Service]
@@ -114,10 +118,13 @@ depend() {{
     keyword -shutdown
 }}
 start() {{
-    {command} collect{tell} >/dev/null
+    {command} collect{later} >/dev/null
     ebegin "Loading the capture kernel"
     {command} arm -q
-    eend $?
+    armed=$?
+    eend $armed
+    {command} collect --no-devices{tell} >/dev/null
+    return $armed
 }}
 stop() {{
     ebegin "Unloading the capture kernel"
@@ -126,8 +133,9 @@ stop() {{
 }}
 """
 _LOCAL_START = """\
-{command} collect{tell}
+{command} collect{later}
 {command} arm -q
+{command} collect --no-devices{tell}
 """
 
 
@@ -177,7 +185,11 @@ def list_files(kind: ServiceKind, host: Host, command: str, tell: str = "") -> l
     tell : str
         Options of ``postpanic collect``.
     """
-    words = {"command": command, "tell": f" {tell}" if tell else "", "later": " --tell-later" if tell else ""}
+    words = {
+        "command": command,
+        "tell": f" {tell}" if tell else "",
+        "later": " --triage-later" + (" --tell-later" if tell else ""),
+    }
     script = "#!/bin/sh\n" + _WRITTEN
     if kind == "systemd":
         reload = (
@@ -186,11 +198,9 @@ def list_files(kind: ServiceKind, host: Host, command: str, tell: str = "") -> l
         found = [
             ServiceFile(f"{_UNITS}/{ARM_UNIT}", _WRITTEN + _ARM.format(**words)),
             ServiceFile(f"{_UNITS}/{COLLECT_UNIT}", _WRITTEN + _COLLECT.format(**words)),
+            ServiceFile(f"{_UNITS}/{TELL_UNIT}", _WRITTEN + _TELL.format(**words)),
         ]
-        units = [ARM_UNIT, COLLECT_UNIT]
-        if tell:
-            found.append(ServiceFile(f"{_UNITS}/{TELL_UNIT}", _WRITTEN + _TELL.format(**words)))
-            units.append(TELL_UNIT)
+        units = [ARM_UNIT, COLLECT_UNIT, TELL_UNIT]
         found += [ServiceFile(f"{_UNITS}/multi-user.target.wants/{unit}", f"../{unit}", is_link=True) for unit in units]
     elif kind == "openrc":
         reload = "/bin/sh -c 'rc-service --ifstarted postpanic restart'"

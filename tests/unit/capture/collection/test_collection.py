@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -100,6 +101,28 @@ def test_triage_is_left_beside_a_dump(tmp_path: Path, capsys: pytest.CaptureFixt
     page = (place / "report.html").read_text()
     assert "widget_attach" in page
     assert (place / "report.html").stat().st_mode & 0o777 == 0o600
+
+
+def test_triage_can_be_left_for_later(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = tmp_path / "web-7-20260131-235959"
+    place.mkdir()
+    (place / "vmcore-dmesg.txt").write_text(LOG)
+    words = ["collect", "--no-devices", str(tmp_path)]
+    assert main([*words, "--triage-later"]) == 0
+    record = read_record(place)
+    assert record is not None
+    assert record.untriaged
+    assert not (place / "triage.json").exists()
+    assert main([*words, "--no-triage"]) == 0
+    assert not (place / "triage.json").exists()
+    assert main(words) == 0
+    assert (place / "triage.json").exists()
+    assert read_record(place) == replace(record, untriaged=False)
+    (place / "triage.json").unlink()
+    assert main(words) == 0
+    assert not (place / "triage.json").exists(), "once only"
+    capsys.readouterr()
+    assert main([*words, "--no-triage", "--triage-later"]) == 64
 
 
 def test_triage_can_be_left_out(tmp_path: Path) -> None:
