@@ -11,6 +11,7 @@ Kernels of arm64 are ``arm64-6.1`` and so on.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -37,11 +38,13 @@ asked for where the kernel keeps none (6.1, without `CONFIG_KALLSYMS_ALL`).
 
 
 _ARM64 = "arm64-"
+_BUILT_AT = re.compile(r"/\S+/module/(?=\w+\.c:)")
 _NAMES = (*sorted(KERNELS), *(f"{_ARM64}{key}" for key in sorted(arm64_triage.KERNELS)))
 
 
 def _shorten(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())
+    # Where a module was built says nothing.
+    return " ".join(_BUILT_AT.sub("", text).replace("|", "\\|").split())
 
 
 def render(results: dict[str, list[Judgement]]) -> str:
