@@ -405,13 +405,17 @@ def _starved(picture: Picture, chain: Chain) -> Story:
 def _no_worker(picture: Picture, chain: Chain) -> Story:
     waiter = _waiter(chain)
     thing = picture.thing_of(waiter.facts.vaddr) or Thing("work", 0)
+    is_known = picture.queues is not None
+    if not is_known:
+        picture.scene.miss("which worker runs what", "the workqueues cannot be found")
+    worker = "which no worker runs" if is_known else "and whether a worker runs it is not to be seen"
     return Story(
         Cause.LOST_WAKEUP,
-        f"{picture.names.task(waiter.facts)} waits{place_of(waiter)} for {describe_thing(picture, thing)}, which no "
-        f"worker runs{_crowd(picture, chain)}.",
+        f"{picture.names.task(waiter.facts)} waits{place_of(waiter)} for {describe_thing(picture, thing)}, {worker}"
+        f"{_crowd(picture, chain)}.",
         Confidence.POSSIBLE,
-        function_of(waiter.own),
-        module_of(waiter.own),
+        function_of(waiter.own) if is_known else "",
+        module_of(waiter.own) if is_known else "",
         thing_subject(picture, thing),
         refuted_by="a worker that is about to take it up",
         next_steps=("wq",),
