@@ -21,7 +21,7 @@ from typing import Self
 
 from postpanic.errors import ProcessError, UsageError
 
-__all__ = ["STRIKES", "Stub", "strike"]
+__all__ = ["STRIKES", "Stub", "list_strikes", "strike"]
 
 _ATTEMPTS = 100
 _RETRY_S = 0.05
@@ -30,6 +30,8 @@ _LIMIT_BYTES = 1 << 16
 _PATH_BYTES = 107
 _RSP, _RIP, _EFLAGS, _CS = 7, 16, 17, 18
 _WIDTH_BYTES = 8
+_MACHINE = "x86_64"
+"""Whose registers and instructions these are."""
 _INTERRUPTS = 1 << 9
 _KERNEL_HALF = 1 << 63
 _STACK_BYTES = 16 << 10
@@ -144,6 +146,16 @@ STRIKES: Mapping[str, Callable[[Stub], None]] = MappingProxyType(
     {"null": _call_null, "softlockup": _loop, "stack": _end_stack}
 )
 """By the kind of crash: what is done to a processor."""
+
+
+def list_strikes(machine: str) -> tuple[str, ...]:
+    """
+    List the kinds of crashes that can be made on a machine of an architecture.
+
+    >>> list_strikes("x86_64"), list_strikes("aarch64")
+    (('null', 'softlockup', 'stack'), ())
+    """
+    return tuple(STRIKES) if machine == _MACHINE else ()
 
 
 def strike(path: Path, kind: str) -> None:

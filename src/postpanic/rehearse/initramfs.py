@@ -11,7 +11,7 @@ from postpanic.capture.initramfs.image import MODULES_DIR, ImageRequest, build_i
 from postpanic.capture.initramfs.modules import ModuleTree
 from postpanic.errors import NotReadyError, PostpanicError
 from postpanic.rehearse.boards import Board
-from postpanic.rehearse.debugger import STRIKES
+from postpanic.rehearse.debugger import list_strikes
 from postpanic.rehearse.job import (
     HUNG_TASK,
     IMAGE_PATH,
@@ -50,7 +50,7 @@ def build_initramfs(subject: Subject, staging: Staging, board: Board, crash: str
     if not can_crash(subject, crash):
         raise NotReadyError(
             f"kernel {subject.host.release} has no module lkdtm, by which to crash like this: {crash}",
-            hint=f"without it: sysrq, {NMI}, {OUT_OF_MEMORY}, {HUNG_TASK}, {', '.join(STRIKES)}",
+            hint=f"without it: {', '.join(_list_unaided(subject))}",
         )
     if needs_module(crash) and "lkdtm" in tree:
         modules.append("lkdtm")
@@ -89,7 +89,11 @@ def build_initramfs(subject: Subject, staging: Staging, board: Board, crash: str
 
 def can_crash(subject: Subject, crash: str) -> bool:
     """Tell whether the subject's kernel can crash like this."""
-    return not needs_module(crash) or crash in {HUNG_TASK, *STRIKES} or "lkdtm" in ModuleTree(subject.modules_dir)
+    return crash in _list_unaided(subject) or "lkdtm" in ModuleTree(subject.modules_dir)
+
+
+def _list_unaided(subject: Subject) -> list[str]:
+    return ["sysrq", NMI, OUT_OF_MEMORY, HUNG_TASK, *list_strikes(subject.host.machine)]
 
 
 def needs_module(crash: str) -> bool:
@@ -99,7 +103,7 @@ def needs_module(crash: str) -> bool:
 
 def needs_strike(subject: Subject, crash: str) -> bool:
     """Tell whether the subject's kernel has to be crashed from outside: it has no module for it."""
-    return crash in STRIKES and "lkdtm" not in ModuleTree(subject.modules_dir)
+    return crash in list_strikes(subject.host.machine) and "lkdtm" not in ModuleTree(subject.modules_dir)
 
 
 def _append_plan(subject: Subject, staging: Staging) -> bytes:
