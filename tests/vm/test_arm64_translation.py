@@ -24,7 +24,7 @@ from tests.vm.lab import Lab
 
 pytestmark = pytest.mark.matrix
 
-KEYS = {"6.1": (4096, 48, 4), "6.12": (4096, 52, 5), "6.12-16k": (16384, 52, 4)}
+KEYS = {"6.1": (4096, 48, 4), "6.12": (4096, 52, 5)}
 """Size of a page, bits of an address, levels of tables: what each kernel makes of a processor that has everything."""
 
 
