@@ -23,6 +23,8 @@ KERNELS = {
     "6.1": KernelChoice(("bookworm", "bookworm-security"), r"linux-image-cloud-arm64", "arm64"),
     # With it, 52-bit addresses (LPA2).
     "6.12": KernelChoice(("trixie", "trixie-security"), r"linux-image-6\.12\.[^-]*-cloud-arm64", "arm64"),
+    # Pages of 16 KiB.
+    "6.12-16k": KernelChoice(("trixie", "trixie-security"), r"linux-image-6\.12\.[^-]*-arm64-16k", "arm64"),
 }
 INIT = Path(__file__).parent / "scenarios/arm64/init.sh"
 # The guest tells QEMU where its VMCOREINFO is through the first.
