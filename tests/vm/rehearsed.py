@@ -47,10 +47,17 @@ class Tree:
         return read_subject(read_config(self.root / "etc/postpanic.toml"), host, crashkernel=crashkernel)
 
 
-def make_tree(lab: Lab, kernel: Kernel, directory: Path) -> Tree:
-    """Make a tree with Debian's Python and a kernel with its modules; files are links to the cache."""
+def make_tree(lab: Lab, kernel: Kernel, directory: Path, python_root: Path | None = None) -> Tree:
+    """
+    Make a tree with Debian's Python and a kernel with its modules; files are links to the cache.
+
+    Parameters
+    ----------
+    python_root : Path, optional
+        Where Python is from, instead of that of x86-64.
+    """
     root = directory / "root"
-    run([find_program("cp"), "-al", fetch_python_root(lab), root])
+    run([find_program("cp"), "-al", python_root or fetch_python_root(lab), root])
     # The cache's own: its time is that of the last use, by whichever test.
     (root / "manifest.json").unlink()
     for name in ("boot", "etc", "lib/modules"):

@@ -66,7 +66,7 @@ class _WithGdbWords(Verb):
     "--gdb",
     "program",
     metavar="PROGRAM",
-    help="The gdb to start. [default: gdb; gdb-multiarch for another architecture]",
+    help="The gdb to start: gdb, for another architecture gdb-multiarch.",
 )
 @source_options
 @click.pass_context
