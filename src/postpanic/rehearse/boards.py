@@ -10,9 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from postpanic.errors import NotReadyError, UsageError
+from postpanic.capture.kexec.device_tree import decode_tree, encode_tree
+from postpanic.errors import CorruptError, NotReadyError, UsageError
 
-__all__ = ["BOARDS", "Board", "find_board"]
+__all__ = ["BOARDS", "Board", "find_board", "read_device_tree"]
+
+TREE_LIMIT_BYTES = 2 << 20
+"""What a kernel for arm64 takes of a device tree (``MAX_FDT_SIZE``, ``arch/arm64/include/asm/boot.h``)."""
 
 
 @dataclass(frozen=True)
@@ -131,3 +135,33 @@ def find_board(machine: str, dtb: Path | None = None) -> Board:
     if dtb is not None and not board.takes_dtb:
         raise UsageError(f"--dtb {dtb}: a machine of {machine} is not described by a device tree")
     return board
+
+
+def read_device_tree(path: Path) -> bytes:
+    """
+    Read a device tree, without the room that it has at its end.
+
+    QEMU doubles what it is given, room and all: a kernel would refuse a tree
+    that QEMU itself wrote (``dumpdtb``) before it could print anything.
+
+    Raises
+    ------
+    NotReadyError
+        If it cannot be read.
+    CorruptError
+        If it is none, damaged, or longer than a kernel takes.
+    """
+    try:
+        with path.open("rb") as stream:
+            raw = stream.read(2 * TREE_LIMIT_BYTES)
+    except OSError as exc:
+        raise NotReadyError((exc.strerror or str(exc)).lower(), where=str(path)) from exc
+    try:
+        packed = encode_tree(decode_tree(raw))
+    except CorruptError as exc:
+        raise CorruptError(exc.message, where=str(path), hint=exc.hint) from exc
+    if 2 * len(packed) > TREE_LIMIT_BYTES:
+        raise CorruptError(
+            f"a device tree of {len(packed)} bytes: an emulated board takes {TREE_LIMIT_BYTES // 2}", where=str(path)
+        )
+    return packed

@@ -17,9 +17,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from postpanic.process import find_program, start
-from postpanic.rehearse.boards import Board, find_board
+from postpanic.rehearse.boards import Board, find_board, read_device_tree
 from postpanic.rehearse.debugger import strike
-from postpanic.rehearse.device_tree import read_device_tree
 from postpanic.rehearse.disks import make_empty_disk
 from postpanic.rehearse.faults import Fault, excuse, spell_drive
 from postpanic.rehearse.initramfs import build_initramfs, needs_strike

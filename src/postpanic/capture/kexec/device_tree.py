@@ -135,6 +135,8 @@ def decode_tree(raw: bytes) -> DeviceTree:
     CorruptError
         If it makes no sense.
     """
+    if raw[:4] != FDT_MAGIC:
+        raise CorruptError(f"not a device tree: it begins with {raw[:4].hex() or 'nothing'}, not {FDT_MAGIC.hex()}")
     if len(raw) < _HEADER.size:
         raise CorruptError(f"{len(raw)} bytes, the header of a device tree has {_HEADER.size}")
     _, size, struct_at, strings_at, reserved_at, _, _, boot_cpu, _, _ = _HEADER.unpack_from(raw)
