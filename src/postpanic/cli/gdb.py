@@ -105,18 +105,8 @@ def command(
 
     It ends when its client has left, with --multi at Ctrl-C.
     """
-    if not files:
-        raise UsageError("no dump is given", hint="postpanic gdb DUMP")
     words = ctx.meta.get(_GDB_WORDS, [])
-    if serve is None and (multi or anywhere):
-        raise UsageError(f"{'--multi' if multi else '--anywhere'} is for --serve ADDRESS")
-    if serve is not None and words:
-        raise UsageError(f"{words[0]!r} is for gdb, and --serve starts none")
-    address = None
-    if serve is not None:
-        from postpanic.analysis.gdbserver.transport import parse_address
-
-        address = parse_address(serve, anywhere=anywhere)
+    address = _choose_address(files, serve, words, multi=multi, anywhere=anywhere)
     inputs = sort_files(files, vmlinux=sources.vmlinux)
     show_log()
     sources = dataclasses.replace(sources, vmlinux=inputs.vmlinux)
@@ -133,6 +123,23 @@ def command(
         if address is None:
             return _run_gdb(opened, _find_gdb(program, opened.memory.machine), words, Path(directory))
         return _serve(opened, address, Path(directory), many=multi)
+
+
+def _choose_address(
+    files: Sequence[Path], serve: str | None, words: Sequence[str], *, multi: bool, anywhere: bool
+) -> Address | None:
+    """Check that the options go together, and find where to serve; None: gdb is started."""
+    if not files:
+        raise UsageError("no dump is given", hint="postpanic gdb DUMP")
+    if serve is None:
+        if multi or anywhere:
+            raise UsageError(f"{'--multi' if multi else '--anywhere'} is for --serve ADDRESS")
+        return None
+    if words:
+        raise UsageError(f"{words[0]!r} is for gdb, and --serve starts none")
+    from postpanic.analysis.gdbserver.transport import parse_address
+
+    return parse_address(serve, anywhere=anywhere)
 
 
 def _find_gdb(program: str | None, machine: str) -> str:
