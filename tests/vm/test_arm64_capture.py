@@ -21,7 +21,9 @@ from postpanic.rehearse.kernels import KernelStore
 from postpanic.report.text import render_text
 from tests.vm.arm64 import KERNELS
 from tests.vm.arm64_captures import Arm64Capture, captured_on_arm64, fetch_python_root
+from tests.vm.arm64_host import crash_arm64_host
 from tests.vm.arm64_kernel import build_kernel
+from tests.vm.captures import find_dumps, read_files
 from tests.vm.lab import Lab
 
 pytestmark = pytest.mark.matrix
@@ -96,6 +98,20 @@ def test_triage_knows_it(capture: Arm64Capture, capsys: pytest.CaptureFixture[st
     assert main(["triage", "--json", str(capture.saved / "vmcore")]) == 0
     (verdict,) = json.loads(capsys.readouterr().out)["tables"][0]["rows"]
     assert (verdict["kind"], verdict["confidence"]) == ("sysrq-crash", "proven")
+
+
+def test_host_arms_itself_and_captures_its_crash(crash_lab: Lab, tmp_path: Path) -> None:
+    kernel = KernelStore(crash_lab.cache_dir).fetch(KERNELS["6.1"])
+    with crash_arm64_host(crash_lab, kernel, tmp_path) as host:
+        assert host.said.count("arm ended with 0") == 2
+        assert "loaded by kexec_load: the image is new" in re.sub(" +", " ", host.said)
+        assert "contents: as the kernel was given them" in host.said
+        # The second time nothing is built or loaded.
+        assert "already, by kexec_load" in host.said
+        (name,) = find_dumps(host.disk, "/var/crash")
+        saved = read_files(host.disk, name, tmp_path / "saved")
+    assert name.startswith("/var/crash/host-")
+    assert main(["verify", str(saved / "vmcore")]) == 0
 
 
 def test_whole_directory_is_listed(capture: Arm64Capture) -> None:
