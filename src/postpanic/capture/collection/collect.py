@@ -130,10 +130,7 @@ def mark_told(dumps: Iterable[SavedDump]) -> None:
     OutputError
         If a record cannot be written.
     """
-    for dump in dumps:
-        record = read_record(dump.directory)
-        if record is not None and record.untold:
-            write_record(dump.directory, replace(record, untold=False))
+    _update_records(dumps, lambda record: replace(record, untold=False))
 
 
 def mark_triaged(dumps: Iterable[SavedDump]) -> None:
@@ -145,10 +142,15 @@ def mark_triaged(dumps: Iterable[SavedDump]) -> None:
     OutputError
         If a record cannot be written.
     """
+    _update_records(dumps, lambda record: replace(record, untriaged=False))
+
+
+def _update_records(dumps: Iterable[SavedDump], change: Callable[[DumpRecord], DumpRecord]) -> None:
+    """Change the records as they are on the disk by now, those that a change makes others."""
     for dump in dumps:
         record = read_record(dump.directory)
-        if record is not None and record.untriaged:
-            write_record(dump.directory, replace(record, untriaged=False))
+        if record is not None and (changed := change(record)) != record:
+            write_record(dump.directory, changed)
 
 
 def examine(dump: SavedDump) -> DumpRecord:
