@@ -17,7 +17,6 @@ from postpanic.analysis.program import open_program
 from postpanic.analysis.workspace import Workspace
 from postpanic.cli.app import main
 from postpanic.dumps.open import open_dump
-from postpanic.errors import PostpanicError
 from postpanic.kernel.printk import read_log
 from postpanic.pages.checks import Outcome
 from postpanic.pages.selftest import check_dump
@@ -31,14 +30,10 @@ Records = list[dict[str, Any]]
 @pytest.fixture(
     scope="module", params=["6.1", pytest.param("6.12", marks=pytest.mark.matrix)], ids=lambda key: f"arm64-{key}"
 )
-def dump(request: pytest.FixtureRequest, crash_lab: Lab) -> Arm64Dump:
+def dump(request: pytest.FixtureRequest, crash_lab: Lab, installed: Callable[[str], str]) -> Arm64Dump:
     assert request.param in KERNELS
-    try:
-        return fetch_dump(crash_lab, request.param)
-    except PostpanicError as exc:
-        if "qemu-system-aarch64" in str(exc):
-            pytest.skip(str(exc))
-        raise
+    installed("qemu-system-aarch64")
+    return fetch_dump(crash_lab, request.param)
 
 
 class Prompt:
