@@ -19,6 +19,7 @@ import json
 import os
 import shutil
 import socket
+import stat
 import struct
 import subprocess
 import sys
@@ -33,19 +34,8 @@ END_WAIT_S = 3.0
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 """netdevice(7)."""
 SETTINGS = ("kernel", "vm", "fs", "net", "dev")
-VOLATILE = (
-    "fs/aio-nr",
-    "fs/dentry-state",
-    "fs/file-nr",
-    "fs/inode-nr",
-    "fs/inode-state",
-    "kernel/ns_last_pid",
-    "kernel/perf_",
-    "kernel/pty/nr",
-    "kernel/random/",
-    "net/netfilter/",
-)
-"""What the kernel counts here, or changes by itself."""
+VOLATILE = ("kernel/ns_last_pid", "kernel/perf_")
+"""What the kernel sets by itself, too: the last process, and how much of a processor sampling may take."""
 
 
 class OverlayError(Exception):
@@ -231,10 +221,12 @@ def _look() -> dict[str, str]:
 
 
 def _read_settings() -> Iterator[tuple[str, str]]:
+    """Read what can be set. What can only be read (``fs/quota/syncs``) is what the kernel counts there."""
     for kind in SETTINGS:
         for path in sorted(Path("/proc/sys", kind).rglob("*")):
             name = str(path.relative_to("/proc/sys"))
-            if not name.startswith(VOLATILE) and path.is_file() and path.stat().st_mode & 0o444:
+            mode = path.stat().st_mode
+            if not name.startswith(VOLATILE) and stat.S_ISREG(mode) and mode & 0o444 and mode & 0o222:
                 yield name, _read(path)
 
 
