@@ -84,7 +84,7 @@ def read(dump: Dump, pfns: NDArray[np.uint64]) -> NDArray[np.uint8]:
 @pytest.mark.parametrize(
     ("kernel", "scenario"),
     [
-        ("6.1", "sysrq-c"),
+        pytest.param("6.1", "sysrq-c", marks=pytest.mark.matrix),
         ("6.12", "module-null"),
         pytest.param("6.1-generic", "irq-null", marks=pytest.mark.matrix),
         pytest.param("6.12", "irq-null", marks=pytest.mark.matrix),

@@ -173,6 +173,7 @@ def test_half_a_second_for_each_packet_costs_neither_the_other_dump_nor_the_rebo
     assert http_server.store.objects.get("/vmcore-dmesg.txt", log) == log
 
 
+@pytest.mark.matrix
 def test_a_changed_host_key_is_refused_and_the_disk_takes_over(
     crash_lab: Lab, tmp_path: Path, ssh_server: SshServer
 ) -> None:
