@@ -19,13 +19,14 @@ import numpy as np
 
 from postpanic.errors import AbsentError, FactAbsentError, FileFaultError
 from postpanic.kernel.btf.decode import Btf
-from postpanic.kernel.btf.find import read_kernel_btf
+from postpanic.kernel.btf.find import read_kernel_btf, search_kernel_btf
 from postpanic.kernel.btf.layout import Kind
 from postpanic.kernel.kallsyms import SymbolTable
 from postpanic.kernel.kallsyms.symbols import make_table_of_names
 from postpanic.kernel.ksymtab import read_symbols
 from postpanic.kernel.memory import KernelMemory
 from postpanic.kernel.references import find_referenced_symbols, list_data_addresses
+from postpanic.kernel.variables_by_use import find_used_variables
 from postpanic.units import MIB, VirtAddr
 
 __all__ = [
@@ -53,7 +54,7 @@ _WORD = (1 << 64) - 1
 _NAME_CHARACTERS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
 
 
-def recover_symbols(memory: KernelMemory, table: SymbolTable, btf: Btf) -> SymbolTable:
+def recover_symbols(memory: KernelMemory, table: SymbolTable, btf: Btf, *, by_use: bool = True) -> SymbolTable:
     """
     Add what can be found to a table that lacks data.
 
@@ -61,6 +62,8 @@ def recover_symbols(memory: KernelMemory, table: SymbolTable, btf: Btf) -> Symbo
     ----------
     table : SymbolTable
         Of kallsyms, VMCOREINFO and exports.
+    by_use : bool
+        Whether to look for variables in the code of functions, too, and in all of the image's data.
 
     Returns
     -------
@@ -82,6 +85,9 @@ def recover_symbols(memory: KernelMemory, table: SymbolTable, btf: Btf) -> Symbo
             found[name] = find(memory, table, btf)
     found["_end"] = _find_end(memory, table)
     found.update(find_referenced_symbols(memory, table))
+    found.update(_find_marks(memory, table, btf))
+    if by_use:
+        found.update(find_used_variables(memory, table, btf))
     missing = [(name, vaddr) for name, vaddr in found.items() if name not in table]
     return table.merge(make_table_of_names(missing)) if missing else table
 
@@ -95,11 +101,16 @@ class AllSymbols:
     """Names of variables that each CPU has a copy of: the image's own is freed after the start."""
 
 
-def read_all_symbols(memory: KernelMemory) -> AllSymbols:
+def read_all_symbols(memory: KernelMemory, *, by_use: bool = True) -> AllSymbols:
     """
     Read what names a kernel's functions and data, and add what can be found otherwise.
 
     Takes a second where kallsyms has functions only: it needs all names, and the types.
+
+    Parameters
+    ----------
+    by_use : bool
+        As :func:`recover_symbols` has it.
 
     Raises
     ------
@@ -110,7 +121,7 @@ def read_all_symbols(memory: KernelMemory) -> AllSymbols:
     try:
         btf = read_kernel_btf(memory, table)
         per_cpu = frozenset(name for name, _ in find_per_cpu_symbols(table, btf))
-        return AllSymbols(recover_symbols(memory, table, btf), per_cpu)
+        return AllSymbols(recover_symbols(memory, table, btf, by_use=by_use), per_cpu)
     except (AbsentError, FileFaultError):
         return AllSymbols(table, frozenset())
 
@@ -122,9 +133,28 @@ def find_per_cpu_symbols(table: SymbolTable, btf: Btf) -> Iterator[tuple[str, in
     BTF has their offsets in the section (``DATASEC``, pahole's ``--btf_encode_force`` or not); where
     the section begins is told by those whose addresses are known, and at least three must agree.
     """
+    base, _, names, offsets = _find_per_cpu_section(table, btf)
+    if base is not None:
+        for name, offset in zip(names, offsets, strict=True):
+            yield name, (base + offset) & _WORD
+
+
+def _find_marks(memory: KernelMemory, table: SymbolTable, btf: Btf) -> Iterator[tuple[str, int]]:
+    """Give the ends of what the kernel's image has of its own: per-CPU variables, types."""
+    base, size, _, _ = _find_per_cpu_section(table, btf)
+    if base is not None and size:
+        yield from (("__per_cpu_start", base), ("__per_cpu_end", base + size))
+    if "__start_BTF" not in table:
+        with contextlib.suppress(AbsentError):
+            start, data = search_kernel_btf(memory)
+            yield from (("__start_BTF", int(start)), ("__stop_BTF", start + len(data)))
+
+
+def _find_per_cpu_section(table: SymbolTable, btf: Btf) -> tuple[int | None, int, list[str], list[int]]:
+    """Find where the section of per-CPU variables begins, how long it is, and what is where in it."""
     sections = btf.items(Kind.DATASEC)
     if not len(sections.owner):
-        return
+        return None, 0, [], []
     owners = np.unique(sections.owner)
     wanted = [owner for owner, name in zip(owners.tolist(), btf.names_at(owners), strict=True) if name == _PER_CPU]
     rows = np.flatnonzero(np.isin(sections.owner, wanted))
@@ -137,11 +167,12 @@ def find_per_cpu_symbols(table: SymbolTable, btf: Btf) -> Iterator[tuple[str, in
         if (vaddr := table.get(name)) is not None
     )
     if not bases:
-        return
+        return None, 0, [], []
     ((base, witnesses),) = bases.most_common(1)
-    if witnesses >= _FEWEST_WITNESSES:
-        for name, offset in zip(names, offsets, strict=True):
-            yield name, (base + offset) & _WORD
+    if witnesses < _FEWEST_WITNESSES:
+        return None, 0, [], []
+    size = int(btf.size_or_type[wanted[0]]) if len(wanted) == 1 else 0
+    return base, size, names, offsets
 
 
 def find_module_list(memory: KernelMemory, btf: Btf) -> int:

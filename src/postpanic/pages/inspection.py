@@ -42,6 +42,9 @@ _SYMBOLS = (
 )
 _TASK_MEMBERS = ("stack", "tasks", "pid", "comm")
 
+_MARKS = frozenset({"_end", "__per_cpu_start", "__per_cpu_end"})
+"""Names of places at which something ends that is not kept, as is the image's own copy of per-CPU variables."""
+
 _NO_ROOM = "kallsyms has no data (CONFIG_KALLSYMS_ALL), and there is no memory to search for it"
 
 _T = TypeVar("_T")
@@ -179,7 +182,7 @@ class Inspection:
             symbol.vaddr
             for symbol in everything.table
             if symbol.type == "D" and image <= symbol.vaddr < end and not start <= symbol.vaddr <= stop
-            if symbol.name not in everything.per_cpu and symbol.name != "_end"
+            if symbol.name not in everything.per_cpu and symbol.name not in _MARKS
         ]
         size = self.truth().page_size_bytes
         return [(page * size, size) for page in sorted({vaddr // size for vaddr in vaddrs})], len(vaddrs)
@@ -197,7 +200,7 @@ class Inspection:
     def _read_all(self, memory: KernelMemory) -> AllSymbols:
         if self.is_lean:
             raise FactAbsentError(_NO_ROOM)
-        return read_all_symbols(memory)
+        return read_all_symbols(memory, by_use=False)
 
     @staticmethod
     def _find_few(memory: KernelMemory, read_all: Callable[[], AllSymbols]) -> FoundSymbols:

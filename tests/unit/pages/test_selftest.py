@@ -313,6 +313,28 @@ def test_kernel_of_the_source_may_be_open_already(kernel: WholeKernel) -> None:
     assert check_dump(kernel.dump, source=source, source_kernel=opened).passed
 
 
+SEARCHED_FOR = {"BTF", "ORC", "kernel data", "crashing task", "crashing stack", "tasks"}
+
+
+@pytest.mark.parametrize("with_source", [True, False])
+def test_what_only_a_search_would_find_is_not_applicable_where_memory_is_short(with_source: bool) -> None:
+    kernel = build_whole_kernel(has_data_symbols=False)
+    source = copy_dump(kernel.dump) if with_source else None
+    with_room, lean = (check_dump(kernel.dump, source=source, is_lean=is_lean) for is_lean in (False, True))
+    assert _detail(with_room, "BTF", Outcome.OK)
+    detail = _detail(lean, "BTF", Outcome.NOT_APPLICABLE)
+    assert detail == "kallsyms has no data (CONFIG_KALLSYMS_ALL), and there is no memory to search for it"
+    skipped = {result.name for result in lean.results if result.outcome is Outcome.NOT_APPLICABLE}
+    assert skipped == SEARCHED_FOR
+    assert lean.passed
+    # What needs no search is still held to be there.
+    assert _failed(check_dump(kernel.without(STEXT + PAGE), source=source, is_lean=True)) == ["kernel text"]
+
+
+def test_memory_that_is_short_changes_nothing_where_symbols_of_data_lead(kernel: WholeKernel) -> None:
+    assert check_dump(kernel.dump, is_lean=True).summary == "passed (11 items)"
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_damage_anywhere_is_a_result_and_no_error(kernel: WholeKernel, seed: int) -> None:
     dump = copy_dump(kernel.dump)

@@ -89,7 +89,8 @@ def copy_dump(dump: DictDump) -> DictDump:
     return new
 
 
-def build_btf() -> bytes:
+def build_btf(*, is_large: bool = False) -> bytes:
+    """Build the types; *is_large*: with so many that they are taken for a kernel's where no symbol leads to them."""
     b = BtfBuilder()
     number, char = b.int_("int", 4), b.int_("char", 1)
     void = b.ptr(0)
@@ -103,6 +104,8 @@ def build_btf() -> bytes:
         ("comm", comm, 8 * COMM_OFFSET),
     ]
     b.struct("task_struct", TASK_BYTES, members)
+    for _ in range(6000 if is_large else 0):
+        b.ptr(0)
     return b.build()
 
 
@@ -129,15 +132,19 @@ def build_prstatus(pid: int, sp: int) -> bytes:
     return build_note(b"CORE", 1, bytes(desc))
 
 
-def build_whole_kernel(*, sp: int = SP, note_pid: int | None = PID, panic_cpu: int = CPU) -> WholeKernel:
+def build_whole_kernel(
+    *, sp: int = SP, note_pid: int | None = PID, panic_cpu: int = CPU, has_data_symbols: bool = True
+) -> WholeKernel:
     """
     Build it; every page of it is in the dump, and none is all zero but for one of the BSS.
 
-    *note_pid* None leaves the CPU's own note out.
+    *note_pid* None leaves the CPU's own note out. Without *has_data_symbols*
+    kallsyms has functions only (no ``CONFIG_KALLSYMS_ALL``).
     """
     info = build_x86_64_vmcoreinfo(stext=STEXT, swapper=SWAPPER, phys_base=PHYS_BASE)
-    btf = build_btf()
-    kallsyms = build_kallsyms(build_symbols(len(btf)), KALLSYMS, LAYOUTS["6.4"])
+    btf = build_btf(is_large=not has_data_symbols)
+    symbols = [one for one in build_symbols(len(btf)) if has_data_symbols or STEXT <= one[2] <= ETEXT]
+    kallsyms = build_kallsyms(symbols, KALLSYMS, LAYOUTS["6.4"])
     ring = RingBuilder(RING)
     ring.log(Message(b"Kernel panic - not syncing: test"))
     ring_image = ring.build()

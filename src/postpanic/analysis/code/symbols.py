@@ -15,10 +15,10 @@ from functools import cached_property
 from typing import NamedTuple
 
 from drgn import FaultError, Object, Program, SymbolBinding, SymbolKind
-from drgn.helpers.linux.module import for_each_module
 
 from postpanic.analysis.cells import decode, guarded, problem
 from postpanic.analysis.context import UNREADABLE
+from postpanic.analysis.module_list import each_module
 from postpanic.errors import PostpanicError
 from postpanic.findings.table import Problem
 from postpanic.kernel.kallsyms import SymbolTable, decode_module_symbols
@@ -127,7 +127,7 @@ def _debug_symbols(prog: Program) -> Iterator[KernelSymbol]:
 
 
 def _read_modules(prog: Program, problems: list[Problem]) -> Iterator[LoadedModule]:
-    for module in guarded(for_each_module(prog), "the list of modules", problems):
+    for module in guarded(each_module(prog), "the list of modules", problems):
         try:
             name = decode(module.name.string_())
             ranges = tuple(_ranges(module))

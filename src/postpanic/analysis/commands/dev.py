@@ -194,11 +194,13 @@ def _cdev_cells(workspace: Workspace, cdev: Object) -> tuple[Cell, Cell]:
 
 
 def _symbol(workspace: Workspace, pointer: Object) -> str:
+    """Name operations; where data has no names, what stands before them is not they."""
     vaddr = int(pointer.value_())
     try:
-        return str(workspace.prog.symbol(vaddr).name)
+        symbol = workspace.prog.symbol(vaddr)
     except LookupError:
         return f"{vaddr:#x}"
+    return str(symbol.name) if symbol.address == vaddr else f"{vaddr:#x}"
 
 
 def _block_devices(workspace: Workspace, problems: list[Problem]) -> Table:

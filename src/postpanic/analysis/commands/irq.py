@@ -251,8 +251,10 @@ def _vector_table(workspace: Workspace) -> Object:
 def _softirqs(workspace: Workspace, problems: list[Problem]) -> Table:
     rows: list[tuple[Cell, ...]] = []
     try:
-        for number, entry in enumerate(workspace.prog["softirq_vec"]):
-            action = entry.action.read_()
+        table = workspace.prog["softirq_vec"]
+        # Where its size is not known neither is its length.
+        for number in range(table.type_.length or int(workspace.prog["NR_SOFTIRQS"])):
+            action = table[number].action.read_()
             if action:
                 rows.append((number, int(action.value_()), _symbol(workspace, action)))
     except UNREADABLE as exc:

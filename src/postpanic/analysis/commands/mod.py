@@ -7,7 +7,6 @@ from pathlib import Path
 
 import drgn
 from drgn import Object
-from drgn.helpers.linux.module import for_each_module
 
 from postpanic.analysis.cells import absent, cell, decode, guarded
 from postpanic.analysis.commands.arguments import Arguments, Operand, Option
@@ -15,6 +14,7 @@ from postpanic.analysis.commands.registry import Example, command
 from postpanic.analysis.commands.taints import taint_letters
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.debug_files import DebugKind, DebugSource
+from postpanic.analysis.module_list import each_module
 from postpanic.analysis.workspace import Workspace
 from postpanic.errors import UsageError
 from postpanic.findings.absent import Reason
@@ -94,7 +94,7 @@ def mod(workspace: Workspace, arguments: Arguments) -> Answer:
         workspace.forget()
     if arguments.operands and not (arguments.has("load") or arguments.has("load_all")):
         raise UsageError("mod: a file is for -s or -S", hint="help mod")
-    modules = list(guarded(for_each_module(workspace.prog), "list of modules", problems))
+    modules = list(guarded(each_module(workspace.prog), "list of modules", problems))
     if arguments.has("taints"):
         rows = [row for module in modules if (row := _taints(module)) is not None]
         table = _TAINTED.table(rows) if rows else _UNTAINTED.table()

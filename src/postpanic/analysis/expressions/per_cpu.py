@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from drgn import FaultError, Program
-from drgn.helpers.linux.module import for_each_module
 from drgn.helpers.linux.percpu import per_cpu_ptr
 
 from postpanic.analysis.context import UNREADABLE
+from postpanic.analysis.module_list import each_module
 
 __all__ = ["find_per_cpu_vaddr", "is_per_cpu"]
 
@@ -33,7 +33,7 @@ def is_per_cpu(prog: Program, vaddr: int) -> bool:
 
 def _is_in_module(prog: Program, vaddr: int) -> bool:
     try:
-        for number, module in enumerate(for_each_module(prog)):
+        for number, module in enumerate(each_module(prog)):
             if number >= _MODULE_LIMIT:
                 return False
             start = int(module.percpu.value_())

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMAT_VERSION", "DebuginfoReport", "SynthesizedDebuginfo", "build", "fingerprint"]
 
-FORMAT_VERSION = 9
+FORMAT_VERSION = 12
 """Part of every cache key: raise it when what is written changes."""
 
 MIN_PROCESSORS = 2

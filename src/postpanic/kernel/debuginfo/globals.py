@@ -20,6 +20,7 @@ variables, whatever its version.
 from __future__ import annotations
 
 import gzip
+from bisect import bisect
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -130,6 +131,13 @@ class GlobalsTable:
         return tuple(self.spellings[index] for index in known)
 
 
+OF_OTHER_CONFIGURATIONS: Mapping[bytes, str] = {
+    # Without CONFIG_NUMA (``mm/memblock.c``).
+    b"contig_page_data": "struct pglist_data",
+}
+"""Variables that none of the kernels has which took part in the table, with their types."""
+
+
 def parse_globals_table(text: str) -> GlobalsTable:
     """
     Parse the text of a table.
@@ -158,6 +166,16 @@ def parse_globals_table(text: str) -> GlobalsTable:
 
 
 def load_globals_table() -> GlobalsTable:
-    """Load the table that the package carries."""
+    """Load the table that the package carries, and add what none of its kernels was built with."""
     packed = files(__package__).joinpath("globals.tsv.gz").read_bytes()
-    return parse_globals_table(gzip.decompress(packed).decode())
+    table = parse_globals_table(gzip.decompress(packed).decode())
+    for name, spelling in OF_OTHER_CONFIGURATIONS.items():
+        table = _add(table, name, spelling)
+    return table
+
+
+def _add(table: GlobalsTable, name: bytes, spelling: str) -> GlobalsTable:
+    spellings = table.spellings if spelling in table.spellings else (*table.spellings, spelling)
+    place = bisect(table.names, name)
+    types = np.insert(table.types, place, spellings.index(spelling), axis=1)
+    return replace(table, spellings=spellings, names=(*table.names[:place], name, *table.names[place:]), types=types)

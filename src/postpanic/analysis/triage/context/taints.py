@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from drgn.helpers.linux.module import for_each_module
-
 from postpanic.analysis.cells import problem
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.decode.taint import spell_taint
+from postpanic.analysis.module_list import each_module
 from postpanic.analysis.triage.registry import Need, detector
 from postpanic.analysis.triage.scene import Scene
 from postpanic.evidence.oops import Report, Section
@@ -111,7 +110,7 @@ def _marks(scene: Scene, first: Report) -> dict[str, str]:
     marks: dict[str, str] = {}
     if scene.workspace is not None:
         try:
-            for module in for_each_module(scene.prog):
+            for module in each_module(scene.prog):
                 taints = int(module.taints.value_())
                 letters = "".join(letter for bit, letter in _FOREIGN_BITS.items() if taints >> bit & 1)
                 if letters:
