@@ -15,6 +15,7 @@ from postpanic.analysis.commands.per_task import TASK_COLUMNS, TASK_LINE, task_r
 from postpanic.analysis.commands.registry import Example, command
 from postpanic.analysis.commands.values import find_tasks, parse_vaddr
 from postpanic.analysis.context import UNREADABLE
+from postpanic.analysis.memory.entries import find_swap_layout
 from postpanic.analysis.objects.braces import MEMBERS
 from postpanic.analysis.objects.members import members_table
 from postpanic.analysis.objects.style import Style
@@ -319,7 +320,7 @@ class _Reader:
             name = file if area.vm_file else None
             rows = [
                 self._page_cells(page, name, file_start + page.vaddr - start)
-                for page in walk_pages(memory, self._tables, area, _MAX_PAGES)
+                for page in walk_pages(memory, self._tables, area, _MAX_PAGES, find_swap_layout(self._workspace))
                 if wanted is None or wanted in {page.vaddr, page.paddr}
             ]
         except UNREADABLE as exc:

@@ -1,18 +1,21 @@
 """
 What the bits of a page table entry say.
 
-x86-64: ``arch/x86/include/asm/pgtable_types.h`` and ``pgtable_64.h`` (swap entries);
-arm64: Arm Architecture Reference Manual D8.3, ``arch/arm64/include/asm/pgtable-prot.h``.
+x86-64: ``arch/x86/include/asm/pgtable_types.h``; arm64: Arm Architecture Reference Manual D8.3,
+``arch/arm64/include/asm/pgtable-prot.h``. Swap entries: :mod:`postpanic.kernel.paging.swap`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from postpanic.analysis.context import UNREADABLE
+from postpanic.analysis.workspace import Workspace
 from postpanic.kernel.memory import KernelMemory
+from postpanic.kernel.paging.swap import ARM64_READERS, X86_64_LAYOUT, SwapLayout, find_arm64_layout
 from postpanic.kernel.paging.tables import EntryKind
 
-__all__ = ["DecodedEntry", "SwapEntry", "decode_page_entry"]
+__all__ = ["DecodedEntry", "SwapEntry", "decode_page_entry", "find_swap_layout"]
 
 _X86_FLAGS = (
     (0, "PRESENT"), (1, "RW"), (2, "USER"), (3, "PWT"), (4, "PCD"), (5, "ACCESSED"), (6, "DIRTY"), (7, "PSE"),
@@ -23,12 +26,8 @@ _ARM64_FLAGS = (
     (54, "UXN"), (55, "DIRTY"), (56, "SPECIAL"),
 )  # fmt: skip
 _ARM64_SHARED = 3 << 8
-_ARM64_PROTNONE = (1 << 58, 1 << 2)
 _X86_PROTNONE = 1 << 8
-_SWAP_TYPE_SHIFT = 59
-_SWAP_OFFSET_SHIFT = 14
-_SWAP_TYPE_BITS = 5
-_WORD = (1 << 64) - 1
+_LONGEST_READER_BYTES = 32 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,28 @@ class DecodedEntry:
     swap: SwapEntry | None = None
 
 
-def decode_page_entry(memory: KernelMemory, entry: int, level_index: int | None = None) -> DecodedEntry:
+def find_swap_layout(workspace: Workspace) -> SwapLayout | None:
+    """Find how swap entries are laid out; None: nothing in the dump tells."""
+    if workspace.memory.machine == "x86_64":
+        return X86_64_LAYOUT
+    return workspace.once("layout of swap entries", lambda: find_arm64_layout(_read_readers(workspace)))
+
+
+def _read_readers(workspace: Workspace) -> list[bytes]:
+    """Read the code of functions that take swap entries apart."""
+    found = []
+    for name in ARM64_READERS:
+        try:
+            symbol = workspace.prog.symbol(name)
+            found.append(workspace.memory.read(symbol.address, min(symbol.size, _LONGEST_READER_BYTES)))
+        except UNREADABLE:
+            continue
+    return found
+
+
+def decode_page_entry(
+    memory: KernelMemory, entry: int, level_index: int | None = None, *, layout: SwapLayout | None = None
+) -> DecodedEntry:
     """
     Decode an entry that maps a page.
 
@@ -72,19 +92,23 @@ def decode_page_entry(memory: KernelMemory, entry: int, level_index: int | None 
     ----------
     level_index : int, optional
         Of which level of the tables it is; None: the last one, of base pages.
+    layout : SwapLayout, optional
+        Of entries of pages that are not there; None: x86-64's, or not known.
     """
+    if layout is None and memory.machine == "x86_64":
+        layout = X86_64_LAYOUT
     levels = memory.tables.levels
     index = len(levels) - 1 if level_index is None else level_index
-    kind, paddr = memory.tables.decode_entry(index, entry)
+    restored = layout.restore(entry) if layout is not None else entry
+    kind, paddr = memory.tables.decode_entry(index, restored)
     if memory.machine == "x86_64":
         flags = _x86_flags(entry)
-        is_there = kind is not EntryKind.NONE
-        swap = _x86_swap(entry) if entry and not is_there else None
     else:
-        flags = _arm64_flags(entry)
-        is_there = kind is not EntryKind.NONE or bool(entry & _ARM64_PROTNONE[0])
-        swap = None
-    return DecodedEntry(entry, int(paddr) if kind is not EntryKind.NONE else None, flags if is_there else (), swap)
+        flags = (*_arm64_flags(entry), *(("PROTNONE",) if restored != entry else ()))
+    if kind is not EntryKind.NONE:
+        return DecodedEntry(entry, int(paddr), flags)
+    swap = SwapEntry(*layout.decode(entry)) if layout is not None and entry and not entry & 1 else None
+    return DecodedEntry(entry, None, (), swap)
 
 
 def _x86_flags(entry: int) -> tuple[str, ...]:
@@ -99,11 +123,4 @@ def _arm64_flags(entry: int) -> tuple[str, ...]:
     names = [name for bit, name in _ARM64_FLAGS if entry >> bit & 1]
     if entry & _ARM64_SHARED == _ARM64_SHARED:
         names.insert(1, "SHARED")
-    if not entry & 1 and entry & _ARM64_PROTNONE[0]:
-        names.append("PROTNONE")
     return tuple(names)
-
-
-def _x86_swap(entry: int) -> SwapEntry:
-    """Take a swap entry apart: the type in the upper bits, the offset inverted (bcd11afa7ade, eee4818baac0)."""
-    return SwapEntry(entry >> _SWAP_TYPE_SHIFT, ((~entry << _SWAP_TYPE_BITS) & _WORD) >> _SWAP_OFFSET_SHIFT)

@@ -16,15 +16,13 @@ from drgn import Object
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.filesystems.paths import Paths
 from postpanic.kernel.memory import KernelMemory
+from postpanic.kernel.paging.swap import SwapLayout
 from postpanic.kernel.paging.tables import NOT_MAPPED, EntryKind, PageTables, Step
 from postpanic.units import PhysAddr, VirtAddr
 
-__all__ = ["PagePlace", "SwapDevices", "UserPage", "decode_swap_entry", "process_tables", "walk_pages"]
+__all__ = ["PagePlace", "SwapDevices", "UserPage", "process_tables", "walk_pages"]
 
 _CHUNK_PAGES = 1 << 16
-_SWAP_TYPE_BITS = 5
-_SWAP_OFFSET_SHIFT = 9 + _SWAP_TYPE_BITS
-_WORD = (1 << 64) - 1
 
 
 class PagePlace(StrEnum):
@@ -68,22 +66,16 @@ def process_tables(memory: KernelMemory, mm: Object) -> PageTables:
     return memory.tables.with_root(PhysAddr(memory.translate(VirtAddr(int(mm.pgd.value_())))))
 
 
-def decode_swap_entry(machine: str, entry: int) -> tuple[int, int] | None:
-    """
-    Decode a page table entry that is not present: index in ``swap_info``, and page on the device.
-
-    None where the machine's layout is not known to be the same in all kernels.
-    ``arch/x86/include/asm/pgtable_64.h``: the type is in the upper 5 bits, the
-    offset is inverted since the mitigation of L1TF (6b28baca9b1f).
-    """
-    if machine != "x86_64":
-        return None
-    return entry >> (64 - _SWAP_TYPE_BITS), (~entry << _SWAP_TYPE_BITS & _WORD) >> _SWAP_OFFSET_SHIFT
-
-
-def walk_pages(memory: KernelMemory, tables: PageTables, area: Object, limit: int) -> Iterator[UserPage]:
+def walk_pages(
+    memory: KernelMemory, tables: PageTables, area: Object, limit: int, layout: SwapLayout | None = None
+) -> Iterator[UserPage]:
     """
     Walk the pages of a ``struct vm_area_struct *``, *limit* of them at most.
+
+    Parameters
+    ----------
+    layout : SwapLayout, optional
+        Of entries of pages that are not there; None: it is not known.
 
     Raises
     ------
@@ -97,11 +89,16 @@ def walk_pages(memory: KernelMemory, tables: PageTables, area: Object, limit: in
     for first in range(0, count, _CHUNK_PAGES):
         base = start + first * size_bytes
         paddrs = tables.translate_pages(VirtAddr(base), min(_CHUNK_PAGES, count - first))
-        yield from _describe(memory, tables, base, paddrs.tolist(), otherwise)
+        yield from _describe(memory, tables, base, paddrs.tolist(), otherwise, layout)
 
 
 def _describe(
-    memory: KernelMemory, tables: PageTables, base: int, paddrs: list[int], otherwise: PagePlace
+    memory: KernelMemory,
+    tables: PageTables,
+    base: int,
+    paddrs: list[int],
+    otherwise: PagePlace,
+    layout: SwapLayout | None,
 ) -> Iterator[UserPage]:
     size_bytes = memory.page_size_bytes
     known_until, known = base, UserPage(base, otherwise)
@@ -119,22 +116,25 @@ def _describe(
         if last is None or last.kind is not EntryKind.NONE:
             known = UserPage(vaddr, PagePlace.UNKNOWN, detail=walk.reason)
         else:
-            known = _describe_entry(memory, vaddr, last, size_bytes, otherwise)
+            known = _describe_entry(tables, vaddr, last, otherwise, layout)
         # The uppermost table has no entry that leads to it.
         covered = last.size_bytes if last is not None else 1 << tables.va_bits
         known_until = (vaddr | (covered - 1)) + 1 if covered > size_bytes else vaddr
         yield known
 
 
-def _describe_entry(memory: KernelMemory, vaddr: int, step: Step, page_bytes: int, otherwise: PagePlace) -> UserPage:
+def _describe_entry(
+    tables: PageTables, vaddr: int, step: Step, otherwise: PagePlace, layout: SwapLayout | None
+) -> UserPage:
     if not step.entry:
         return UserPage(vaddr, otherwise)
-    if step.size_bytes > page_bytes:
+    if step.size_bytes > 1 << tables.page_shift or layout is None or step.entry & 1:
         return UserPage(vaddr, PagePlace.SPECIAL, detail=f"{step.level} entry {step.entry:#x}")
-    swap = decode_swap_entry(memory.machine, step.entry)
-    if swap is None:
-        return UserPage(vaddr, PagePlace.SPECIAL, detail=f"{step.level} entry {step.entry:#x}")
-    return UserPage(vaddr, PagePlace.SWAP, device=swap[0], offset=swap[1])
+    if layout.is_kept(step.entry):
+        _, paddr = tables.decode_entry(len(tables.levels) - 1, layout.restore(step.entry))
+        return UserPage(vaddr, PagePlace.MEMORY, paddr)
+    device, offset = layout.decode(step.entry)
+    return UserPage(vaddr, PagePlace.SWAP, device=device, offset=offset)
 
 
 class SwapDevices:

@@ -1,31 +1,8 @@
-"""Swap entries of page tables (``arch/x86/include/asm/pgtable_64.h``)."""
+"""Types of inodes, as pages of files are shown with."""
 
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies as st
-
 from postpanic.analysis.filesystems.paths import inode_type
-from postpanic.analysis.processes.user_pages import decode_swap_entry
-
-
-def encode(type_: int, offset: int) -> int:
-    """``__swp_entry(type, offset)``: ``(~(offset) << SWP_OFFSET_SHIFT >> SWP_TYPE_BITS) | (type << 59)``."""
-    return ((~offset << 14) & (1 << 64) - 1) >> 5 | type_ << 59
-
-
-@given(st.integers(0, 31), st.integers(0, (1 << 50) - 1))
-def test_swap_entries(type_: int, offset: int) -> None:
-    assert decode_swap_entry("x86_64", encode(type_, offset)) == (type_, offset)
-
-
-def test_flags_in_the_low_bits_do_not_matter() -> None:
-    # Soft-dirty, exclusive and userfaultfd are kept in bits 1 to 3.
-    assert decode_swap_entry("x86_64", encode(3, 4711) | 0b1110) == (3, 4711)
-
-
-def test_other_machines_are_not_guessed() -> None:
-    assert decode_swap_entry("aarch64", 0x1234) is None
 
 
 def test_types_of_inodes() -> None:

@@ -12,7 +12,7 @@ from postpanic.analysis.commands.registry import Example, command
 from postpanic.analysis.commands.values import find_tasks, parse_vaddr
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.filesystems.paths import Paths, file_path
-from postpanic.analysis.memory.entries import DecodedEntry, SwapEntry, decode_page_entry
+from postpanic.analysis.memory.entries import DecodedEntry, SwapEntry, decode_page_entry, find_swap_layout
 from postpanic.analysis.memory.page_structs import page_structs
 from postpanic.analysis.memory.spaces import is_kernel_vaddr, process_memory
 from postpanic.analysis.workspace import Workspace
@@ -138,7 +138,7 @@ def _translate(
             memory = workspace.memory
     walk = memory.walk(VirtAddr(vaddr))
     tables = [_TRANSLATIONS.table([(vaddr, *_physical_cells(walk))]), _WALK.table(_walk_rows(memory, walk))]
-    decoded = _decode_last(memory, walk)
+    decoded = _decode_last(workspace, memory, walk)
     if decoded is not None:
         tables.append(_entry_table(workspace, decoded))
     if not is_kernel:
@@ -168,7 +168,7 @@ def _walk_rows(memory: KernelMemory, walk: Walk) -> list[tuple[Cell, ...]]:
     return rows
 
 
-def _decode_last(memory: KernelMemory, walk: Walk) -> DecodedEntry | None:
+def _decode_last(workspace: Workspace, memory: KernelMemory, walk: Walk) -> DecodedEntry | None:
     """Decode the entry at which the walk ended, unless it is empty or leads to a table that cannot be read."""
     if not walk.steps:
         return None
@@ -176,7 +176,7 @@ def _decode_last(memory: KernelMemory, walk: Walk) -> DecodedEntry | None:
     if last.kind is EntryKind.TABLE or not last.entry:
         return None
     names = [level.name for level in memory.tables.levels]
-    return decode_page_entry(memory, last.entry, names.index(last.level))
+    return decode_page_entry(memory, last.entry, names.index(last.level), layout=find_swap_layout(workspace))
 
 
 def _entry_table(workspace: Workspace, decoded: DecodedEntry) -> Table:
@@ -256,5 +256,7 @@ def _user_tables(
 def pte(workspace: Workspace, arguments: Arguments) -> Answer:
     """Decode page table entries."""
     values = [parse_vaddr(workspace, word) for word in arguments.operands]
-    tables = [_entry_table(workspace, decode_page_entry(workspace.memory, value)) for value in values]
+    layout = find_swap_layout(workspace)
+    decoded = [decode_page_entry(workspace.memory, value, layout=layout) for value in values]
+    tables = [_entry_table(workspace, one) for one in decoded]
     return Answer("pte", tuple(tables))
