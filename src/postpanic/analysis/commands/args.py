@@ -15,7 +15,6 @@ from postpanic.analysis.commands.per_task import TASK_COLUMNS, TASK_LINE, task_c
 from postpanic.analysis.commands.registry import Example, command
 from postpanic.analysis.commands.values import find_tasks, parse_number
 from postpanic.analysis.context import UNREADABLE
-from postpanic.analysis.stacks import x86_64
 from postpanic.analysis.stacks.arguments.flow import CodeFlow
 from postpanic.analysis.stacks.arguments.parameters import Parameter, find_parameters
 from postpanic.analysis.stacks.arguments.recover import Certainty, Recovered, Recovery
@@ -31,6 +30,7 @@ from postpanic.findings.table import Answer, Cell, Column, Kind, Layout, Problem
 __all__ = ["args"]
 
 _STRING_BYTES = 40
+_BY_ADDRESS = Absent(Reason.NOT_APPLICABLE, "its address was passed")
 _UNKNOWN = Absent(Reason.NOT_PRESENT, "neither the function nor its caller kept it")
 
 _ARGUMENTS = Shape(
@@ -118,8 +118,10 @@ class _Request:
 def args(workspace: Workspace, arguments: Arguments) -> Answer:
     """Recover the arguments of the functions on stacks."""
     stacks = open_stacks(workspace)
-    if stacks.walker is None:
-        raise UnsupportedError("args: only stacks of x86-64 that the kernel's unwind tables describe can be followed")
+    if stacks.walker is None and stacks.records is None:
+        raise UnsupportedError(
+            "args: only stacks of arm64, and of x86-64 where the kernel has unwind tables, can be followed"
+        )
     problems: list[Problem] = []
     tasks = find_tasks(workspace, arguments.operands, problems)
     request = _Request(
@@ -167,7 +169,7 @@ def _frame_rows(request: _Request, trace: Trace) -> Iterator[tuple[Cell, ...]]:
 def _find_parameters(request: _Request, place: Place) -> tuple[Parameter, ...] | None:
     """Find the parameters of a function; the same functions are on many stacks."""
     if place.start not in request.parameters:
-        request.parameters[place.start] = find_parameters(request.workspace.prog, place)
+        request.parameters[place.start] = find_parameters(request.workspace.prog, place, request.flows.machine)
     return request.parameters[place.start]
 
 
@@ -177,7 +179,7 @@ def _argument_row(request: _Request, recovery: Recovery, index: int, parameter: 
     parts = [recovery.argument(index, register) for register in parameter.registers]
     first = parts[0] if parts else None
     known = [part for part in parts if part is not None]
-    enough = first is not None and first.size_bytes >= min(parameter.size_bytes, 8)
+    enough = first is not None and first.size_bytes >= (8 if parameter.by_address else min(parameter.size_bytes, 8))
     lead: tuple[Cell, ...] = (
         type_name,
         parameter.name or None,
@@ -186,6 +188,8 @@ def _argument_row(request: _Request, recovery: Recovery, index: int, parameter: 
     )
     if first is None or not enough or len(known) < len(parts):
         return (*lead, _UNKNOWN, "?", None, None, None)
+    if parameter.by_address:
+        return (*lead, _BY_ADDRESS, f"at {first.value:016x}", *_judgement(request, known))
     value = first.value & ((1 << 8 * min(parameter.size_bytes or 8, 8)) - 1)
     shown = _show(request, parameter.type, known)
     return (*lead, value, shown, *_judgement(request, known))
@@ -193,7 +197,7 @@ def _argument_row(request: _Request, recovery: Recovery, index: int, parameter: 
 
 def _unnamed_rows(request: _Request, recovery: Recovery, index: int) -> Iterator[tuple[Cell, ...]]:
     """Show the registers that a function put away, of which nothing says what they are."""
-    for register in x86_64.ARGUMENT_REGISTERS:
+    for register in request.flows.machine.arguments:
         found = recovery.kept(index, register)
         if found is not None and found.size_bytes == 8:
             shown = request.names.name(found.value)

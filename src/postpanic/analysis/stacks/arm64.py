@@ -43,6 +43,8 @@ REGISTER_ROWS = (
     ("orig_x0", "syscallno", "pstate"),
 )
 """How crash lays them out; ``lr`` is ``x30``."""
+_SWITCHED = tuple(f"x{number}" for number in range(19, 29))
+"""Members of ``struct cpu_context`` (``arch/arm64/include/asm/processor.h``)."""
 _SYSCALLNO_MASK = 0xFFFF_FFFF
 """An ``int`` behind ``orig_x0``."""
 _MAX_FRAMES = 4096
@@ -80,7 +82,9 @@ class State:
     lr : int, optional
         ``x30``, where the function was interrupted and may not have saved it.
     registers : mapping, optional
-        All of them.
+        All of them; of a task that sleeps those that a call keeps.
+    interrupted : bool
+        Whether the function was interrupted there, and did not call.
     """
 
     pc: int
@@ -88,6 +92,7 @@ class State:
     sp: int
     lr: int | None = None
     registers: Mapping[str, int] | None = None
+    interrupted: bool = False
 
 
 class FrameRecords:
@@ -192,22 +197,30 @@ class FrameRecords:
                 return State(pc if pc is not None else self.strip(back), above, above)
         raise FactAbsentError(f"no frame record at {sp:#x}")
 
-    def sleeping(self, cpu_context: tuple[int, int, int]) -> State:
-        """Begin where ``cpu_switch_to()`` left a task: ``fp``, ``sp`` and ``pc`` of ``thread.cpu_context``."""
-        fp, sp, pc = cpu_context
-        return State(self.strip(pc), fp, sp)
+    def sleeping(self, context: drgn.Object) -> State:
+        """
+        Begin where ``cpu_switch_to()`` left a task.
+
+        Parameters
+        ----------
+        context : Object
+            ``thread.cpu_context``: what a call keeps, ``fp``, ``sp``, and as ``pc`` where it returns to.
+        """
+        known = {name: int(context.member_(name).value_()) for name in _SWITCHED}
+        fp = int(context.fp.value_())
+        return State(self.strip(int(context.pc.value_())), fp, int(context.sp.value_()), None, known | {"x29": fp})
 
     def running(self, registers: Mapping[str, int]) -> State:
         """Begin with all registers of a CPU."""
         # drgn has both names of x29 and x30.
         known = {name: registers[name] for name in REGISTER_NAMES if name in registers}
-        return State(known["pc"], known.get("x29", 0), known["sp"], known.get("x30"), known)
+        return State(known["pc"], known.get("x29", 0), known["sp"], known.get("x30"), known, interrupted=True)
 
     def trace(self, state: State, task_area: Area | None) -> Trace:
         """Follow a stack to its end, or as far as it leads."""
         trace = Trace(registers=state.registers)
         areas = (*((task_area,) if task_area is not None else ()), *self.areas)
-        interrupted = state.registers is not None
+        interrupted = state.interrupted
         fp, pc, sp, lr = state.fp, state.pc, state.sp, state.lr
         place = self._code.find(pc) if interrupted else self._code.find_caller(pc)
         trace.frames.append(self._frame(pc, sp, fp, place, areas, interrupted=interrupted))

@@ -144,11 +144,10 @@ class Stacks:
             if facts.vaddr in self.running:
                 frame = self.prog.stack_trace(facts.task)[0]
                 return records.trace(records.running({**frame.registers(), "pc": int(frame.pc)}), area)
-            context = facts.task.thread.cpu_context
-            saved = int(context.fp.value_()), int(context.sp.value_()), int(context.pc.value_())
+            state = records.sleeping(facts.task.thread.cpu_context)
         except (*UNREADABLE, IndexError):
             return None
-        return records.trace(records.sleeping(saved), area)
+        return records.trace(state, area)
 
     def _trace_from(self, facts: TaskFacts, area: Area | None, pc: int | None, sp: int | None) -> Trace:
         """Begin where the user says; without a stack pointer, where the trace would begin anyway."""
