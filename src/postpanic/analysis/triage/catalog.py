@@ -9,7 +9,7 @@ from postpanic.analysis.triage.registry import Detector, declared_detectors
 
 __all__ = ["MODULES", "all_detectors"]
 
-MODULES = ("deliberate", "reported", "faults", "hangs", "memory", "context")
+MODULES = ("deliberate", "reported", "faults", "rules", "hangs", "memory", "context")
 """Of this package: modules that declare detectors, and packages that import theirs."""
 
 

@@ -23,7 +23,7 @@ CORPUS = Path(__file__).resolve().parents[5] / "shared/corpus/oops"
 PANIC = "Kernel panic - not syncing: Fatal exception\n"
 # What a log shows by itself: the kernel prints how the first process ended, and that no root could be mounted.
 # What a sanitizer reports it has seen itself.
-PROVEN_BY_LOGS = {"init-died", "no-root", "hardware-failure", "deliberate", "sanitizer"}
+PROVEN_BY_LOGS = {"init-died", "no-root", "hardware-failure", "deliberate", "sanitizer", "data-race"}
 Use = Callable[..., None]
 
 

@@ -127,6 +127,7 @@ def _bad_call(scene: Scene, use: Use, culprit: Culprit) -> Finding:
     is_plain = value.kind in {BadKind.NULL, BadKind.KERNEL} and thing is not None and load is not None
     is_proven = is_plain and use.fault.is_from_stack and load is not None and load.is_verified
     is_proven = is_proven and thing is not None and load is not None and _looks_whole(scene, thing, load)
+    is_proven = is_proven and thing is not None and not _may_be_anybodys(culprit, thing)
     return Finding(
         detector="bad-pointer",
         role=Role.CAUSE,
@@ -221,7 +222,12 @@ def _confidence(scene: Scene, use: Use, culprit: Culprit) -> Confidence:
     thing = thing_of_load(scene, load)
     if not load.is_verified or thing is None or not _looks_whole(scene, thing, load):
         return Confidence.LIKELY
-    return Confidence.PROVEN
+    return Confidence.LIKELY if _may_be_anybodys(culprit, thing) else Confidence.PROVEN
+
+
+def _may_be_anybodys(culprit: Culprit, thing: Thing) -> bool:
+    """Tell whether the kernel's own code may only have met what others did: an object freed twice has two users."""
+    return thing.kind == "slab" and culprit.module in {"", "vmlinux"}
 
 
 def _looks_whole(scene: Scene, thing: Thing, load: Step) -> bool:

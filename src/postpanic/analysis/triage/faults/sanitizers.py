@@ -28,6 +28,9 @@ _CAUSES = (
     ("wild-memory-access", Cause.WILD_POINTER, "which is no address"),
     ("user-memory-access", Cause.WILD_POINTER, "which is an address of a process"),
     ("uninit", Cause.UNINITIALIZED, "which was never set"),
+    ("infoleak", Cause.UNINITIALIZED, "which was never set, and gave it away"),
+    ("invalid read", Cause.WILD_POINTER, "which is no object's"),
+    ("invalid write", Cause.WILD_POINTER, "which is no object's"),
 )
 _KINDS = frozenset({Kind.KASAN, Kind.KFENCE, Kind.KMSAN})
 
@@ -56,14 +59,13 @@ def find_sanitizer(scene: Scene) -> Iterator[Finding]:
     report = scene.first
     if report is None or report.kind not in _KINDS or not report.function:
         return
-    variant = f"{report.variant} {report.message}".lower()
-    known = next(((cause, text) for key, cause, text in _CAUSES if key in variant), None)
-    if known is None:
-        return
-    cause, text = known
     blame = report.blame[0]
     culprit = Culprit(blame.function, module_in(report, blame))
     allocated, freed = _first_own(report, Section.ALLOCATED), _first_own(report, Section.FREED)
+    known = _tell_cause(report, allocated, freed)
+    if known is None:
+        return
+    cause, text, is_sure = known
     did = {"read": "read", "write": "wrote to"}.get(report.access or "", "used")
     at = f" {report.address:#x}" if report.address is not None else ""
     cache = report.details.get("cache", "")
@@ -77,7 +79,7 @@ def find_sanitizer(scene: Scene) -> Iterator[Finding]:
             f"{who(culprit)} {did} memory{at}{f' of a {cache} object' if cache else ''} {text} "
             f"({report.variant or report.kind.value}){f'; it was {story}' if story else ''}."
         ),
-        confidence=Confidence.PROVEN if allocated or freed or cause is Cause.NULL_POINTER else Confidence.LIKELY,
+        confidence=_how_sure(is_sure=is_sure, is_traced=bool(allocated or freed) or cause is Cause.NULL_POINTER),
         function=culprit.function,
         module=culprit.module,
         subject=Subject("object", cache, cache, report.address, text),
@@ -90,6 +92,28 @@ def find_sanitizer(scene: Scene) -> Iterator[Finding]:
         explains=("reported", "bad-pointer", "freed-object"),
         time_s=report.time_s,
     )
+
+
+def _tell_cause(report: Report, allocated: Culprit | None, freed: Culprit | None) -> tuple[Cause, str, bool] | None:
+    """Tell what the report's name says, in words, and whether that is all that it can mean."""
+    variant = f"{report.variant} {report.message}".lower()
+    known = next(((cause, text) for key, cause, text in _CAUSES if key in variant), None)
+    if known is not None:
+        return (*known, True)
+    if "invalid-access" not in variant:
+        return None
+    # Tags tell that it is not the pointer's memory, and nothing more: mm/kasan/report_tags.c.
+    if freed is not None:
+        return Cause.USE_AFTER_FREE, "whose tag it does not have, probably as it had been freed", False
+    if allocated is not None:
+        return Cause.OUT_OF_BOUNDS, "whose tag it does not have, probably beyond its bounds", False
+    return Cause.WILD_POINTER, "whose tag it does not have", False
+
+
+def _how_sure(*, is_sure: bool, is_traced: bool) -> Confidence:
+    if not is_sure:
+        return Confidence.LIKELY if is_traced else Confidence.POSSIBLE
+    return Confidence.PROVEN if is_traced else Confidence.LIKELY
 
 
 @detector(
@@ -129,10 +153,18 @@ def find_bad_page(scene: Scene) -> Iterator[Finding]:
 _BOUNDS = (
     (
         re.compile(
-            r"usercopy: [kK]ernel memory (?P<how>exposure|overwrite) attempt detected (?:to|from) (?P<what>.{1,80}?) "
+            r"[kK]ernel memory (?P<how>exposure|overwrite) attempt detected (?:to|from) (?P<what>.{1,80}?) "
             r"\(offset (?P<offset>\d{1,20}), size (?P<size>\d{1,20})\)"
         ),
         "copied {size} bytes at offset {offset} of {what} {to} a process, which reaches beyond it",
+    ),
+    (
+        # Before 4.16.
+        re.compile(
+            r"kernel memory (?P<how>exposure|overwrite) attempt detected (?:to|from) "
+            r"(?P<what>[0-9a-f]{8,16} \([^)]{1,60}\)) \((?P<size>\d{1,20}) bytes\)"
+        ),
+        "copied {size} bytes {to} a process, at {what}, which ends before them",
     ),
     (
         re.compile(r"detected buffer overflow in (?P<call>\w{1,40})|(?P<other>\w{1,40}): detected buffer overflow"),

@@ -24,7 +24,17 @@ from postpanic.analysis.triage.hangs.wakers import add_wakers
 from postpanic.analysis.triage.scene import Scene
 from postpanic.evidence.oops.functions import Part, part_of
 
-__all__ = ["HeldLock", "Leak", "find_leak", "find_leak_in", "find_takers", "held_locks", "holds", "open_picture"]
+__all__ = [
+    "HeldLock",
+    "Leak",
+    "find_leak",
+    "find_leak_in",
+    "find_takers",
+    "held_locks",
+    "holds",
+    "list_leaks",
+    "open_picture",
+]
 
 _MOST_FUNCTIONS = 400
 _MOST_CODE_BYTES = 8 << 20
@@ -113,6 +123,21 @@ def find_leak_in(picture: Picture, kind: str, vaddr: int, module: str) -> Leak |
     if len({leak.function for leak in best}) > 1:
         return None
     return found[0] if found else None
+
+
+def list_leaks(picture: Picture, kind: str, module: str) -> Iterator[tuple[Leak, int]]:
+    """Give the functions of a module that can end with a lock whose address is fixed, and that address."""
+    reader = lock_reader(picture)
+    if reader is None:
+        return
+    for place in find_takers(picture, kind, module):
+        locks = reader.find(place)
+        for held, end, is_partial in locks.leaks() if locks is not None else ():
+            if held.kind == kind and isinstance(held.value, Number):
+                name = place.function.partition(".")[0]
+                taker = _taker(picture, held)
+                leak = Leak(name, module, taker, end, is_sure=True, is_partial=is_partial, take_vaddr=held.take)
+                yield leak, held.value.number & _WORD
 
 
 def _taker(picture: Picture, held: Held) -> str:
@@ -208,8 +233,11 @@ def _build(scene: Scene) -> Picture:
             if holders:
                 picture.add_holders(thing, holders)
     for thing in list(picture.things.values())[:_MOST_LOCKS]:
-        if thing.kind in LOCKS and thing.vaddr and thing.holders and thing.holders[0].certain:
-            _check_holder(picture, thing)
+        if thing.kind in LOCKS and thing.vaddr and thing.holders:
+            if thing.holders[0].certain:
+                _check_holder(picture, thing)
+            else:
+                _check_last(picture, thing)
     add_wakers(picture)
     return picture
 
@@ -235,6 +263,30 @@ def _check_holder(picture: Picture, thing: Thing) -> None:
     leak = find_leak(picture, thing, waiter)
     if leak is not None and leak.is_partial:
         picture.set_gone(thing, facts.vaddr, "left")
+
+
+def _check_last(picture: Picture, thing: Thing) -> None:
+    """
+    Forget the last who is known to have taken a lock if it waits for it, and its code is not seen to hold it.
+
+    Whoever that was may be long gone, and its ``task_struct`` another's: one that came for the lock like all.
+    """
+    if lock_reader(picture) is None:
+        return
+    kept = []
+    for holder in thing.holders:
+        facts = picture.tasks.get(holder.task)
+        try:
+            is_doubtful = (
+                holder.task in thing.waiters
+                and facts is not None
+                and holds(picture, picture.scene.trace(facts), thing.kind, thing.vaddr) is None
+            )
+        except UNREADABLE:
+            is_doubtful = False
+        kept += [] if is_doubtful else [holder]
+    if len(kept) < len(thing.holders):
+        picture.add_holders(thing, kept)
 
 
 def _find_silent(picture: Picture, thing: Thing) -> list[Holder]:

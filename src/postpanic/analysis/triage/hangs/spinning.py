@@ -271,7 +271,7 @@ def _leaked(picture: Picture, cpus: Sequence[Cpu], spinning: Sequence[Cpu]) -> F
             Evidence(
                 f"{leak.function}() can end at {leak.returns:x} with the lock",
                 f"dis -r {leak.returns:x}",
-                leak.take,
+                leak.function,
                 leak.returns,
             )
         )

@@ -138,7 +138,8 @@ def _leak_evidence(leak: Leak | None) -> tuple[Evidence, ...]:
         Evidence(
             f"{leak.function}() takes the lock ({leak.take}) and can return at {leak.returns:x} without giving it back",
             f"dis -r {leak.returns:x}",
-            leak.take,
+            # What it calls may be out of reach, and a veneer be called instead.
+            leak.function,
             leak.returns,
         ),
     )
@@ -206,7 +207,7 @@ def _unheld(picture: Picture, chain: Chain) -> Story:
     cause = Cause.LEAKED_LOCK if leak is not None or thing.kind != "semaphore" else Cause.LOST_WAKEUP
     return Story(
         cause,
-        f"Nobody releases {what} ({thing.state}), and it does not record who took it{leaked}; "
+        f"Nobody releases {what} ({thing.state}), and who took it is not recorded for sure{leaked}; "
         f"{describe_sleep(picture, waiter)}{_crowd(picture, chain)}.",
         Confidence.LIKELY if leak is not None else Confidence.POSSIBLE,
         leak.function if leak is not None else function_of(waiter.own),
