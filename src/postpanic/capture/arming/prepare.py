@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +14,13 @@ from postpanic.capture.config import Config
 from postpanic.capture.hooks.borrowed_image import keep_boot_words
 from postpanic.capture.host import Host
 from postpanic.capture.kexec.command_line import CaptureCommandLine, CommandLineChanges, build_command_line
+from postpanic.capture.kexec.images import find_release, read_image
 from postpanic.capture.resolve import FoundNetwork, NetworkFinder, Resolved, resolve
-from postpanic.errors import NotReadyError
+from postpanic.errors import FileFaultError, NotReadyError
 from postpanic.saver.plan_json import encode_plan
 
 __all__ = ["CaptureKernel", "Prepared", "ask_network", "choose_kernel", "prepare", "read_release"]
 
-_SETUP_BYTES = 0x8000
-_HEADER_MAGIC = b"HdrS"
 # Beside these, what is in the image is watched file by file.
 _SOURCE_DIR = Path(version.__file__).parent
 
@@ -142,21 +140,13 @@ def choose_kernel(wanted: str, host: Host) -> CaptureKernel:
 
 
 def read_release(image: Path) -> str:
-    """
-    Tell the release of a kernel by its file: the setup header's version text, or the name; empty if neither has it.
-
-    ``Documentation/arch/x86/boot.rst``: *kernel_version*, at 0x20e, is the offset of the text less 0x200.
-    """
+    """Tell the release of a kernel by its file: by what is in it, or else by the name; empty if neither says."""
     try:
-        with image.open("rb") as stream:
-            head = stream.read(_SETUP_BYTES)
-    except OSError:
-        head = b""
-    if head[0x202:0x206] == _HEADER_MAGIC:
-        (offset,) = struct.unpack_from("<H", head, 0x20E)
-        words = head[offset + 0x200 :].split(b"\0", 1)[0].split()
-        if offset and words:
-            return words[0].decode(errors="replace")
+        release = find_release(read_image(image))
+    except FileFaultError:
+        release = ""
+    if release:
+        return release
     match = re.fullmatch(r"(?:vmlinu[xz]|Image|kernel)-(\d.*?)(?:\.gz|\.efi)?", image.name)
     if match:
         return match[1]

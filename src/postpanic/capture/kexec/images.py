@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import bz2
 import lzma
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -22,7 +23,7 @@ import zstandard
 from postpanic.errors import CorruptError, FileFaultError, ProcessError, UnsupportedError
 from postpanic.process import find_program, run
 
-__all__ = ["ImageFormat", "KernelImage", "decode_image", "read_image"]
+__all__ = ["ImageFormat", "KernelImage", "decode_image", "find_release", "read_image"]
 
 ImageFormat = Literal["bzImage", "Image", "vmlinux", "unknown"]
 
@@ -33,6 +34,7 @@ _HEADER_MAGIC = b"HdrS"
 _HEADER_PLACE = 0x202
 _SETUP_SECTORS_PLACE = 0x1F1
 _SETUP_BYTES = 0x268
+_RELEASE_LIMIT_BYTES = 256
 _DEFAULT_SETUP_SECTORS = 4
 _SECTOR_BYTES = 512
 _XLF_KERNEL_64 = 1
@@ -40,6 +42,8 @@ _ARM64_MAGIC = b"ARM\x64"
 _ARM64_MAGIC_PLACE = 56
 _ARM64_HEADER_BYTES = 64
 _ZBOOT_MAGIC = b"zimg"
+# What /proc/version is made of has %s in these places.
+_BANNER = re.compile(rb"Linux version (\d[!-~]{0,126}) \(")
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
     b"\xfd7zXZ\x00": "xz",
@@ -131,6 +135,22 @@ def decode_image(raw: bytes, *, where: str = "") -> KernelImage:
             hint="x86-64 needs a bzImage or vmlinux, arm64 an Image",
         )
     return image
+
+
+def find_release(image: KernelImage) -> str:
+    """
+    Tell a kernel's release, as ``uname -r`` would have it; empty where it does not say.
+
+    A bzImage says so in its setup header (``Documentation/arch/x86/boot.rst``:
+    *kernel_version*, at 0x20e, is the offset of the text less 0x200), others
+    in ``linux_banner`` (``init/version-timestamp.c``).
+    """
+    if image.format == "bzImage":
+        (offset,) = struct.unpack_from("<H", image.content, 0x20E)
+        words = image.content[offset + 0x200 :][:_RELEASE_LIMIT_BYTES].split(b"\0", 1)[0].split()
+        return words[0].decode(errors="replace") if offset and words else ""
+    found = _BANNER.search(image.content)
+    return found[1].decode() if found else ""
 
 
 def _decode_plain(content: bytes, packing: str) -> KernelImage | None:

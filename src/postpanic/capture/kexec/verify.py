@@ -10,7 +10,7 @@ be read is said to be unverified, never assumed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -44,6 +44,8 @@ SHOWN_RANGES = 3
 LOW_END = 1 << 20
 _NOT_SHOWN = ("segments", "contents")
 """Checks that fail for want of a look at the memory."""
+_BEHIND = ("kernel", "initramfs", "command line", "core header", "notes", "memory")
+"""Checks that need such a look."""
 
 
 @dataclass(frozen=True)
@@ -130,15 +132,23 @@ def verify(host: Host, expected: Expected | None = None, *, handed: Sequence[Pie
     memory = host.read_io_memory()
     if not memory.crash_kernel:
         why = "the kernel hides addresses in /proc/iomem" if memory.is_hidden else "/proc/iomem has no crash kernel"
-        return Verification((*checks, Check("segments", "unverified", f"{why}: run it as root")))
+        return Verification((*checks, _name_unseen(Check("segments", "unverified", f"{why}: run it as root"))))
     try:
         with open_kcore(host.path(str(KCORE_PATH)), lockdown_path=host.path("sys/kernel/security/lockdown")) as kcore:
             seen = list(_inspect_memory(host, kcore, memory, expected))
     except PostpanicError as exc:
         seen = [Check("segments", "unverified", f"{exc}{f' ({exc.hint})' if exc.hint else ''}")]
-    if handed and seen[-1].outcome == "unverified" and seen[-1].name in _NOT_SHOWN:
-        seen = list(_inspect_pieces(host, handed, memory, expected, seen[-1].evidence))
+    if seen[-1].outcome == "unverified" and seen[-1].name in _NOT_SHOWN:
+        if handed:
+            seen = list(_inspect_pieces(host, handed, memory, expected, seen[-1].evidence))
+        else:
+            seen[-1] = _name_unseen(seen[-1])
     return Verification((*checks, *seen))
+
+
+def _name_unseen(check: Check) -> Check:
+    """Say what cannot be looked at, either."""
+    return replace(check, evidence=f"{check.evidence}; so these are not verified: {', '.join(_BEHIND)}")
 
 
 def _inspect_memory(host: Host, kcore: Dump, memory: IoMemory, expected: Expected) -> Iterator[Check]:

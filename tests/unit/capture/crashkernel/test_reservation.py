@@ -107,6 +107,28 @@ def test_the_estimate_is_near_what_was_found_by_trying(kernel_mib: float, smalle
     assert sum(part.size_bytes for part in found.parts) == found.least_bytes
 
 
+# Debian's cloud kernels 6.1, 6.12 and 7.2, and 6.12 with pages of 16 KiB: emulated machines, one disk.
+@pytest.mark.parametrize(
+    ("kernel_mib", "image_mib", "page_bytes", "smallest_mib"),
+    [(26.7, 16.7, 4096, 72), (30.4, 16.5, 4096, 84), (37.8, 16.5, 4096, 96), (37.7, 18.4, 16384, 92)],
+)
+def test_the_estimate_for_arm64_is_near_what_was_found_by_trying(
+    kernel_mib: float, image_mib: float, page_bytes: int, smallest_mib: int
+) -> None:
+    found = estimate(
+        CaptureNeeds(
+            int(kernel_mib * M),
+            int(5.7 * M),
+            int(image_mib * M),
+            host_memory_bytes=G,
+            page_bytes=page_bytes,
+            machine="aarch64",
+        )
+    )
+    assert smallest_mib - 1 <= found.least_bytes / M <= smallest_mib + 16
+    assert smallest_mib + 24 <= found.recommended_bytes / M <= 160
+
+
 def test_large_machines_need_more_and_get_it_above() -> None:
     sizes = [estimate(needs(63.6, memory)).recommended_bytes for memory in (G, 1 << 38, 1 << 40, 1 << 42)]
     assert sizes == sorted(sizes)

@@ -13,7 +13,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postpanic.capture.kexec.images import KernelImage, decode_image, read_image
+from postpanic.capture.kexec.images import KernelImage, decode_image, find_release, read_image
 from postpanic.errors import CorruptError, FileFaultError, PostpanicError, UnsupportedError
 from tests.builders.boot_images import build_arm64_image, build_bzimage, build_zboot
 from tests.builders.elfcore import EM_X86_64, Segment, build_elf_core
@@ -96,3 +96,11 @@ def test_any_bytes_are_an_image_or_one_error(at: int, noise: bytes, base: bytes)
     raw = base[:at] + noise + base[at + len(noise) :]
     with contextlib.suppress(PostpanicError):
         assert isinstance(decode_image(raw), KernelImage)
+
+
+def test_release_is_found_in_every_kind_of_kernel() -> None:
+    banner = b"\0Linux version %s\0\0Linux version 6.18.0-rc2+ (a@b) (gcc 14) #1\n"
+    assert find_release(decode_image(build_arm64_image(banner))) == "6.18.0-rc2+"
+    assert find_release(decode_image(gzip.compress(build_arm64_image(banner)))) == "6.18.0-rc2+"
+    assert find_release(decode_image(build_arm64_image(b"Linux version %s (%s)"))) == ""
+    assert find_release(decode_image(build_bzimage(banner))) == ""

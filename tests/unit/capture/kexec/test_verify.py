@@ -108,6 +108,8 @@ def test_what_cannot_be_read_is_not_claimed(make: Callable[[], LoadedHost], says
     assert found.outcome == "unverified"
     assert says in found.reasons[0]
     assert "not verified" in found.reasons[0]
+    # What depends on it is named.
+    assert found.reasons[0].endswith("not verified: kernel, initramfs, command line, core header, notes, memory")
 
 
 @pytest.mark.parametrize("name", ["proc/kcore", "sys/kernel/btf/vmlinux", "proc/kallsyms"])

@@ -39,3 +39,23 @@ def test_reservation_in_two_places(tree: StatusTree) -> None:
     tree.put("proc/iomem", IOMEM)
     assert "0x300000000-0x30fffffff" in tree.check("reservation", "place").found
     assert "above 4 GiB and 128.0 MiB below" in tree.check("reservation", "command line").found
+
+
+@pytest.mark.parametrize(
+    ("host", "name", "why"),
+    [
+        # Debian 12's; up to 6.3 the reservation is not mapped, either.
+        (LoadedHost(files={"proc/kallsyms": "ffff800080010000 T _stext\n"}), "segments", "without CONFIG_KALLSYMS_ALL"),
+        (LoadedHost(blank=True), "contents", "the kernel keeps it unmapped"),
+    ],
+)
+def test_what_the_kernel_does_not_show_is_named_and_not_said_to_be_good(
+    host: LoadedHost, name: str, why: str, tmp_path: Path
+) -> None:
+    report = make_machine(tmp_path, host).examine()
+    check = report.find("capture kernel", name)
+    assert check.state == "unknown"
+    assert why in check.found
+    assert check.found.endswith("not verified: kernel, initramfs, command line, core header, notes, memory")
+    found = {one.name for one in report.checks if one.group == "capture kernel"}
+    assert not found & {"kernel", "initramfs", "command line", "core header", "notes", "memory"}
