@@ -28,8 +28,8 @@ from rich.text import Text
 from postpanic.capture.initramfs.image import BuiltImage
 from postpanic.errors import PostpanicError, ProcessError
 from postpanic.process import find_program, start
+from postpanic.rehearse.accelerators import detect_accelerator
 from postpanic.rehearse.cache import build_once
-from postpanic.rehearse.machine import detect_accelerator
 from tests.vm.captures import OUTPUT, Request, build_capture_image, plan_for, save_capture
 from tests.vm.lab import Lab, default_cache_dir, find_missing_programs
 

@@ -29,6 +29,7 @@ from postpanic.capture.initramfs.archive import ImageTree
 from postpanic.capture.initramfs.modules import ModuleTree
 from postpanic.errors import PostpanicError
 from postpanic.process import find_program, run
+from postpanic.rehearse.accelerators import Accelerator
 from postpanic.rehearse.cache import (
     build_once,
     digest_file,
@@ -41,7 +42,7 @@ from postpanic.rehearse.cache import (
 )
 from postpanic.rehearse.disks import read_ext4_file
 from postpanic.rehearse.kernels import DebugInfo, Kernel, KernelStore
-from postpanic.rehearse.machine import Accelerator, Disk, Machine, MachineConfig
+from postpanic.rehearse.machine import Disk, Machine, MachineConfig
 from postpanic.rehearse.programs import ProgramStore, UnpackedProgram
 from tests.vm import extras, guest
 from tests.vm.gdbstub import poke

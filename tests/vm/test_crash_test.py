@@ -35,7 +35,7 @@ def build_capture_image() -> bytes:
     return image.encode()
 
 
-@pytest.mark.parametrize("method", ["file", "legacy"])
+@pytest.mark.parametrize("method", ["file", pytest.param("legacy", marks=pytest.mark.matrix)])
 def test_what_was_verified_is_what_starts(
     method: str, crash_lab: Lab, fetch_kernel: Callable[[str], Kernel], tmp_path: Path
 ) -> None:

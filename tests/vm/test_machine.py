@@ -17,9 +17,10 @@ import postpanic.rehearse.machine
 from postpanic.capture.initramfs.archive import ImageTree
 from postpanic.errors import FactAbsentError
 from postpanic.process import find_program, run
+from postpanic.rehearse.accelerators import detect_accelerator
 from postpanic.rehearse.disks import make_ext4_disk, read_ext4_file
 from postpanic.rehearse.kernels import Kernel
-from postpanic.rehearse.machine import Machine, MachineConfig, MachineError, detect_accelerator
+from postpanic.rehearse.machine import Machine, MachineConfig, MachineError
 from tests.vm.guest import SCENARIOS_DIR
 from tests.vm.lab import VARIANTS, Crash, MemoryDumps
 

@@ -23,7 +23,7 @@ import re
 
 import msgspec
 
-__all__ = ["LINE_LIMIT", "Line", "clean_text", "split_line"]
+__all__ = ["LINE_LIMIT", "Line", "clean_text", "find_message", "split_line"]
 
 LINE_LIMIT = 16384
 """Bytes of one line; the kernel's own limit for a message is 1 to 2 KiB."""
@@ -101,6 +101,22 @@ def clean_text(raw: bytes) -> str:
     if "\x1b" in text:
         text = _ESCAPES.sub("", text)
     return text.translate(_CONTROL)
+
+
+def find_message(text: str) -> int:
+    """
+    Find where in a line the kernel's first message starts, by its time.
+
+    Returns
+    -------
+    int
+        Characters before it; -1: there is none.
+
+    >>> find_message("saved, lev[    2.250000] usb 1-1: reset")
+    10
+    """
+    match = _EMBEDDED.search(text)
+    return match.start() if match is not None else -1
 
 
 def split_line(text: str, offset: int = 0) -> list[Line]:

@@ -1,21 +1,17 @@
 """
 A virtual machine that is there to crash: QEMU, its serial console and its monitor.
 
-Hardware virtualisation is used where a boot proves that it works, software
-emulation everywhere else; deadlines are meant for the latter on an idle
-machine and stretch with the load of the host.
+Deadlines are meant for software emulation on an idle machine, and stretch with
+the load of the host.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
-import platform
 import re
 import shlex
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,28 +25,25 @@ from types import TracebackType
 from typing import Literal, Self
 
 from postpanic.errors import ProcessError, UsageError
-from postpanic.process import find_program, run, start
+from postpanic.process import find_program, start
+from postpanic.rehearse.accelerators import Accelerator, detect_accelerator
+from postpanic.rehearse.console import join_lines
 from postpanic.rehearse.qmp import Monitor
 
 __all__ = [
-    "Accelerator",
     "Disk",
     "Machine",
     "MachineConfig",
     "MachineError",
     "build_command",
     "build_console_command",
-    "detect_accelerator",
-    "find_kvm_fault",
     "scale_timeout",
 ]
 
-Accelerator = Literal["kvm", "tcg"]
 MemoryFormat = Literal["elf", "kdump-zlib", "kdump-lzo", "kdump-snappy"]
 
 POLL_S = 0.1
 TAIL_LINES = 25
-PROBE_TIMEOUT_S = 20.0
 TERMINATE_TIMEOUT_S = 5.0
 MEMORY_DUMP_TIMEOUT_S = 120.0
 STUCK_S = 20.0
@@ -61,11 +54,6 @@ _HINT = "install qemu-system-x86"
 
 _EARLY = re.compile(r"^\[ {0,4}\d\.\d{6}\]")
 _BOOTED = "Run /init as init process"
-
-# mov $0x501,%dx; mov $0x2a,%al; out %al,(%dx); hlt: makes isa-debug-exit end QEMU with (0x2a << 1) | 1.
-_PROBE_CODE = bytes.fromhex("ba0105 b02a ee f4")
-_PROBE_STATUS = 85
-_SAID_CHARACTERS = 160
 
 
 class MachineError(ProcessError):
@@ -193,43 +181,6 @@ def _option_path(path: Path) -> str:
     return str(path)
 
 
-def detect_accelerator(machine: str = "x86_64") -> Accelerator:
-    """Tell what to run guests of a machine with: ``kvm`` if a guest really boots with it, else ``tcg``."""
-    return "tcg" if find_kvm_fault(machine) else "kvm"
-
-
-@functools.cache
-def find_kvm_fault(machine: str = "x86_64", device: Path = Path("/dev/kvm")) -> str:
-    """
-    Say why guests of a machine do not run with KVM; empty: they do.
-
-    A ``/dev/kvm`` that is there and can be opened may still fail on the first
-    instruction, so a boot sector is run that ends QEMU with a status of its own.
-    There is no such probe but for x86-64.
-    """
-    if {machine, platform.machine()} != {"x86_64"}:
-        return f"guests of {machine} on {platform.machine()} are emulated"
-    try:
-        os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
-    except OSError as exc:
-        return f"{device}: {(exc.strerror or str(exc)).lower()}"
-    sector = _PROBE_CODE.ljust(510, b"\0") + b"\x55\xaa"
-    try:
-        with tempfile.NamedTemporaryFile(prefix="postpanic-probe-") as image:
-            image.write(sector)
-            image.flush()
-            words = ["-M", "pc", "-accel", "kvm", "-cpu", "max", "-m", "32", "-nodefaults", "-display", "none"]
-            words += ["-device", "isa-debug-exit", "-drive", f"file={image.name},format=raw,if=ide,readonly=on"]
-            program = find_program("qemu-system-x86_64", hint=_HINT)
-            finished = run([program, *words], timeout_s=PROBE_TIMEOUT_S, check=False)
-    except (ProcessError, OSError) as exc:
-        return f"{device}: no guest boots with it: {exc}"
-    if finished.returncode != _PROBE_STATUS:
-        said = finished.stderr.decode(errors="replace").strip().rsplit("\n", 1)[-1][-_SAID_CHARACTERS:]
-        return f"{device}: no guest boots with it: {said or f'qemu ended with status {finished.returncode}'}"
-    return ""
-
-
 def scale_timeout(timeout_s: float) -> float:
     """Stretch a time measured on an idle machine: four times, and more as the host is overloaded."""
     load = os.getloadavg()[0] / (os.cpu_count() or 1)
@@ -302,8 +253,8 @@ class Machine:
         return self._started().pid
 
     def read_console(self) -> str:
-        """Return all that the guest has printed so far."""
-        return self.console.read_bytes().decode(errors="replace").replace("\r\n", "\n")
+        """Return all that the guest has printed so far, each line in one piece."""
+        return join_lines(self.console.read_bytes().decode(errors="replace").replace("\r\n", "\n"))
 
     def wait_for(self, pattern: str, *, timeout_s: float, failure: str | None = None) -> re.Match[str]:
         """

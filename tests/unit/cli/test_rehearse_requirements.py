@@ -15,7 +15,7 @@ import pytest
 from postpanic.cli.app import main
 from postpanic.errors import NotReadyError
 from postpanic.process import find_program
-from postpanic.rehearse.machine import find_kvm_fault
+from postpanic.rehearse.accelerators import find_kvm_fault
 from postpanic.rehearse.requirements import find_needed
 from postpanic.rehearse.stand_ins import make_stand_in
 from postpanic.saver.plan import BlockPlan, FilePlan
@@ -135,3 +135,23 @@ def test_a_kernel_that_must_not_be_read(tmp_path: Path) -> None:
         [*without_privilege(), sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
     assert finished.stdout == f"{kernel}: permission denied|run it as root\n", finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--arch", "arm64"), "--arch arm64: which kernel?"),
+        (("--modules", "."), "--modules .: goes with --arch and --kernel"),
+        (("--arch", "mips", "--kernel", "Image"), "--arch mips: must be one of aarch64, amd64, arm64, x86_64"),
+        (("--arch", "arm64", "--kernel", "no-image"), "no-image: cannot read the kernel: No such file or directory"),
+    ],
+)
+def test_kernel_without_a_host(words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rehearse", *words]) in {2, 64}
+    assert said in take_line(capsys.readouterr().err)
+
+
+def test_architecture_that_is_not_that_of_the_tree(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = "aarch64" if platform.machine() == "x86_64" else "x86_64"
+    assert main(spell(root, "--arch", other)) == 64
+    assert f"--arch {other}: the programs of {root} are of {platform.machine()}" in take_line(capsys.readouterr().err)
