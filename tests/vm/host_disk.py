@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import compileall
-import re
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from py_compile import PycInvalidationMode
 
-from postpanic.errors import FactAbsentError
 from postpanic.process import find_program, run
 from postpanic.rehearse.cache import build_once, digest_file, digest_recipe
 from postpanic.rehearse.kernels import Kernel
-from postpanic.rehearse.packages import Archive, Package
-from postpanic.rehearse.store import Bundle, PackageStore
+from postpanic.rehearse.store import PackageStore, resolve_packages
 from tests.vm.lab import Lab
 
 __all__ = [
@@ -35,11 +32,6 @@ HOST_PACKAGES = (
     *("kmod", "kexec-tools", "iproute2", "zstd", "xz-utils", "lz4", "bzip2"),
     *("python3", "python3-numpy", "python3-click", "python3-rich", "python3-zstandard"),
 )
-# Needed by maintainers' scripts, by other languages, or for what nobody does in here.
-UNWANTED = re.compile(
-    r"debconf|dpkg|tar|perl.*|adduser|passwd|init-system-helpers|media-types|ucf|python3-pkg-resources"
-)
-PACKAGES_LIMIT = 200
 ROOT_UUID = "6f0cb1c4-6a39-4d8e-9d29-5a6f63bfa1d7"
 ROOT_SIZE_BYTES = 3 << 30
 FILES = {
@@ -69,25 +61,6 @@ def fetch_root_disk(lab: Lab, kernel: Kernel, packages: Iterable[str] = ()) -> P
 
     recipe = [bundle.entry_name, kernel.package, kernel.version, digest_file(Path(__file__))]
     return build_once(lab.cache_dir / "hosts", f"{kernel.release}-{digest_recipe(recipe)}", build) / "root.img"
-
-
-def resolve_packages(archive: Archive, wanted: str, unwanted: re.Pattern[str] = UNWANTED) -> Bundle:
-    """Find packages and all that they depend on; what nobody has is virtual, and left out."""
-    found: dict[str, Package] = {}
-    missing: set[str] = set()
-    names = set(wanted.split())
-    while names and len(found) < PACKAGES_LIMIT:
-        packages = archive.find("|".join(map(re.escape, sorted(names))))
-        found |= {package.name: package for package in packages}
-        missing |= names - set(found)
-        needed = {name for package in packages for name in package.depends if not unwanted.fullmatch(name)}
-        names = needed - set(found) - missing
-    absent = set(wanted.split()) & missing
-    if absent:
-        raise FactAbsentError(f"no package {min(absent)} in {', '.join(archive.suites)}")
-    parts = tuple(Package(found[name].name, found[name].version) for name in sorted(found))
-    digest = digest_recipe([[part.name, part.version] for part in parts])
-    return Bundle(Package("host", digest), parts)
 
 
 def merge_usr(tree: Path, root: Path) -> None:

@@ -36,12 +36,18 @@ _T = TypeVar("_T")
 class _Asked:
     """What the command line says, as it stands there."""
 
+    config_file: Path | None
+    root: Path | None
+    kernel: str
+    crashkernel: str
     crash: tuple[str, ...]
     memory_mib: int | None
     free: tuple[str, ...]
     disk: tuple[str, ...]
     unreachable: tuple[int, ...]
     fault: tuple[str, ...]
+    arch: str
+    modules: Path | None
     cmdline: str
     dtb: Path | None
     host_memory: str
@@ -52,6 +58,15 @@ class _Asked:
     show_console: bool
     as_json: bool
 
+    @property
+    def is_bare(self) -> bool:
+        """Whether there is a kernel and no host."""
+        return bool(self.arch) and self.root is None
+
+    @property
+    def is_of_this_host(self) -> bool:
+        return self.root is None and not self.arch
+
 
 @click.command(cls=Verb, name="rehearse")
 @click.option(
@@ -61,6 +76,13 @@ class _Asked:
     "--root", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="TREE", help="Of a host."
 )
 @click.option("--kernel", default="", metavar="PATH|RELEASE", help="Capture with this kernel.")
+@click.option("--arch", default="", metavar="ARCH", help="Of a kernel that has no host yet, which --kernel names.")
+@click.option(
+    "--modules",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="DIR",
+    help="Of that kernel: its lib/modules/RELEASE.",
+)
 @click.option("--crashkernel", default="", metavar="SIZE", help="Reserve this much, instead of what the host reserves.")
 @click.option(
     "--crash", type=click.Choice(KINDS), multiple=True, help="How to crash; sysrq unless said. May be repeated."
@@ -81,7 +103,7 @@ class _Asked:
 @click.option("--keep", type=click.Path(path_type=Path), metavar="DIR", help="Leave disks, console and dumps there.")
 @click.option("--console", "show_console", is_flag=True, help="Show the machine's console on standard error.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
-def command(config_file: Path | None, root: Path | None, kernel: str, crashkernel: str, **asked: object) -> int:
+def command(**asked: object) -> int:
     """
     Prove in a virtual machine that a crash will be captured.
 
@@ -100,6 +122,7 @@ def command(config_file: Path | None, root: Path | None, kernel: str, crashkerne
         postpanic rehearse --matrix
         postpanic rehearse --fault disk-hang=0 --unreachable 1
         postpanic rehearse --root /srv/tree --crashkernel 192M --disk 0=disk.img
+        postpanic rehearse --arch arm64 --kernel Image --dtb board.dtb --cmdline crashkernel=192M
 
     Nothing of the host is changed but the record of the verdict, which
     `postpanic status` shows. The exit status is 0 if it is proven, 4 if a link
@@ -108,39 +131,48 @@ def command(config_file: Path | None, root: Path | None, kernel: str, crashkerne
     words = _Asked(**asked)  # type: ignore[arg-type]
     if words.shell and words.as_json:
         raise UsageError("--shell takes the terminal: it does not go with --json")
-    memory_bytes = _parse_size("--host-memory", words.host_memory) if words.host_memory else 0
-    host, config = _find_config(config_file, root, kernel)
-    options = _choose_options(words, host, config)
+    if words.arch and words.root is None and not words.kernel:
+        raise UsageError(f"--arch {words.arch}: which kernel?", hint="--kernel FILE, or --root TREE")
+    if words.modules and not words.is_bare:
+        raise UsageError(f"--modules {words.modules}: goes with --arch and --kernel", hint="a tree has its own")
+    with ExitStack() as stack:
+        return _rehearse(words, stack)
+
+
+def _rehearse(words: _Asked, stack: ExitStack) -> int:
     from postpanic.cli.rehearse_report import print_runs, print_subject, to_json
-    from postpanic.rehearse.machine import find_kvm_fault
+    from postpanic.rehearse.accelerators import find_kvm_fault
     from postpanic.rehearse.runs import Runner, Series, list_runs
     from postpanic.rehearse.subject import read_subject
 
-    with ExitStack() as stack:
-        directory = _make_directory(words.keep, stack)
-        subject = read_subject(config, host, kernel=kernel, crashkernel=crashkernel)
-        kvm_fault = find_kvm_fault(host.machine)
-        if not words.as_json:
-            print_subject(subject, kvm_fault)
-        runner = Runner(subject, directory, options, _say)
-        # An image that is not what the configuration asks for proves nothing of it.
-        planned = [] if subject.stale else list_runs(subject, words.crash, is_matrix=words.matrix)
-        runs = [runner.run(one, f"{number} of {len(planned)}") for number, one in enumerate(planned, 1)]
-        needed = 0
-        if words.smallest and runs and not _find_broken(subject, runs):
-            needed = runner.find_smallest(runs[0])
-        broken = _find_broken(subject, runs)
-        series = Series(subject, config, tuple(runs), broken, needed, memory_bytes, bool(kvm_fault))
-        if root is None and not (words.fault or words.unreachable or words.disk or words.free):
-            _remember(config, series)
-        if words.as_json:
-            print(to_json(series))
-        else:
-            print_runs(series)
-        if words.shell:
-            # What the machine prints does not pass through us.
-            sys.stdout.flush()
-            runner.show_around()
+    memory_bytes = _parse_size("--host-memory", words.host_memory) if words.host_memory else 0
+    host, config = _find_config(words, stack)
+    options = _choose_options(words, host, config)
+    directory = _make_directory(words.keep, stack)
+    kernel = host.release if words.is_bare else words.kernel
+    subject = read_subject(config, host, kernel=kernel, crashkernel=words.crashkernel, command_line=words.cmdline)
+    kvm_fault = find_kvm_fault(host.machine)
+    if not words.as_json:
+        print_subject(subject, kvm_fault)
+    runner = Runner(subject, directory, options, _say)
+    # An image that is not what the configuration asks for proves nothing of it.
+    planned = [] if subject.stale else list_runs(subject, words.crash, is_matrix=words.matrix)
+    runs = [runner.run(one, f"{number} of {len(planned)}") for number, one in enumerate(planned, 1)]
+    needed = 0
+    if words.smallest and runs and not _find_broken(subject, runs):
+        needed = runner.find_smallest(runs[0])
+    broken = _find_broken(subject, runs)
+    series = Series(subject, config, tuple(runs), broken, needed, memory_bytes, bool(kvm_fault))
+    if words.is_of_this_host and not (words.fault or words.unreachable or words.disk or words.free):
+        _remember(config, series)
+    if words.as_json:
+        print(to_json(series))
+    else:
+        print_runs(series)
+    if words.shell:
+        # What the machine prints does not pass through us.
+        sys.stdout.flush()
+        runner.show_around()
     return NotReadyError.exit_status if broken else 0
 
 
@@ -182,12 +214,33 @@ def _choose_watch(*, show_console: bool) -> Callable[[str], object] | None:
     return show_progress if sys.stderr.isatty() else None
 
 
-def _find_config(config_file: Path | None, root: Path | None, kernel: str) -> tuple[Host, Config]:
+def _find_config(words: _Asked, stack: ExitStack) -> tuple[Host, Config]:
     from postpanic.capture.config import CONFIG_PATH, read_config
     from postpanic.cli.arm import find_host
 
-    host = find_host(root, kernel)
-    return host, read_config(config_file or host.find(str(CONFIG_PATH)), must_exist=config_file is not None)
+    host = _make_bare(words, stack) if words.is_bare else find_host(words.root, words.kernel)
+    if words.arch and words.root:
+        from postpanic.rehearse.bare_host import find_architecture
+
+        if find_architecture(words.arch) != host.machine:
+            raise UsageError(f"--arch {words.arch}: the programs of {words.root} are of {host.machine}")
+    path = words.config_file or host.find(str(CONFIG_PATH))
+    return host, read_config(path, must_exist=words.config_file is not None)
+
+
+def _make_bare(words: _Asked, stack: ExitStack) -> Host:
+    """Put what a host has around a kernel that has none."""
+    from postpanic.cli.environment import cache_directory
+    from postpanic.rehearse.bare_host import BareKernel, fetch_programs, make_bare_host
+    from postpanic.rehearse.boards import find_board
+    from postpanic.rehearse.requirements import check_room, find_needed
+
+    kernel = BareKernel.read(words.arch, Path(words.kernel), modules_dir=words.modules, command_line=words.cmdline)
+    board = find_board(kernel.machine, words.dtb)
+    find_needed(board.program, board.package)
+    directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="postpanic-host-")))
+    check_room(directory)
+    return make_bare_host(kernel, fetch_programs(kernel.machine, cache_directory() / "packages"), directory / "root")
 
 
 def _parse_numbered(

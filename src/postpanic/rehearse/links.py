@@ -43,6 +43,13 @@ _MENDS = (
     ("the network card ", "the image has no driver for the network card: capture.modules"),
     ("no room is left", "make room, or a target with more: postpanic prune, limit, level"),
     ("saved, incomplete", "the target was full, or the time was up, as the manifest there says: make room, or a limit"),
+    ("the server has no such export", "the target's export must be one of the server's: its /etc/exports"),
+    (
+        "does not export it to this machine",
+        "the server's /etc/exports must have this host, with its root allowed to write",
+    ),
+    ("does not know NFS", "the image has no client of NFS: the kernel must have the module nfs"),
+    ("know this version of NFS", "another version of the target, or the module of this one in the kernel"),
     ("the server has no room", "make room, or a target with more: postpanic prune, limit, level"),
 )
 _SERVER_WORDS = ("does not answer", "no answer", "refuses connections", "no route to", "server's name")

@@ -19,7 +19,7 @@ from postpanic.errors import NotReadyError
 from postpanic.rehearse.servers.stand_ins import ServerStandIn
 from postpanic.saver.plan import InterfacePlan, NetworkPlan
 
-__all__ = ["CARDS", "Card", "NetworkStage", "choose_card", "find_addresses", "stage_network"]
+__all__ = ["CARDS", "Card", "NetworkStage", "choose_card", "find_addresses", "list_places", "stage_network"]
 
 _NARROWEST = 24
 _MAC = "52:54:00:70:70:{:02x}"
@@ -108,6 +108,20 @@ def find_addresses(plan: NetworkPlan, host: str) -> list[IPv4Address]:
     return found
 
 
+def list_places(plan: NetworkPlan, servers: Iterable[ServerStandIn]) -> set[tuple[IPv4Address, int]]:
+    """
+    List the addresses and ports of servers.
+
+    Raises
+    ------
+    NotReadyError
+        As :func:`find_addresses`.
+    """
+    return {
+        (address, port) for server in servers for address in find_addresses(plan, server.host) for port in server.ports
+    }
+
+
 def stage_network(
     plan: NetworkPlan, card: Card, servers: Sequence[ServerStandIn], unreachable: Sequence[ServerStandIn]
 ) -> NetworkStage:
@@ -133,9 +147,7 @@ def stage_network(
             raise NotReadyError(f"{interface.name} gets its address from a router of IPv6, of which there is none here")
         if dict(interface.bond_options).get("mode", "").startswith("802.3ad"):
             unproven.append(f"{interface.name}: the switch's part of the bond")
-    places = {
-        (address, server.port): server.command for server in servers for address in find_addresses(plan, server.host)
-    }
+    places = {place: server.command for server in servers for place in sorted(list_places(plan, [server]))}
     gateways = [_parse(route.gateway) for interface in interfaces for route in interface.routes if route.gateway]
     for gateway in gateways:
         if isinstance(gateway, IPv4Address) and gateway not in {address for address, _ in places}:

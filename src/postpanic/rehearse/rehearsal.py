@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from postpanic.process import find_program, start
+from postpanic.rehearse.accelerators import detect_accelerator
 from postpanic.rehearse.boards import Board, find_board, read_device_tree
 from postpanic.rehearse.debugger import strike
 from postpanic.rehearse.disks import make_empty_disk
@@ -31,7 +32,6 @@ from postpanic.rehearse.machine import (
     MachineConfig,
     MachineError,
     build_console_command,
-    detect_accelerator,
 )
 from postpanic.rehearse.servers.stand_ins import gather_objects
 from postpanic.rehearse.staging import Request, Staging, faults_of, stage_targets
@@ -74,7 +74,7 @@ class RehearsalOptions:
     faults : tuple of Fault
         What goes wrong on purpose.
     command_line : str
-        More words for the kernel that crashes.
+        More words for the kernel that crashes; ``crashkernel=`` is none of them.
     dtb : Path, optional
         The machine's device tree.
     timeout_s : float
@@ -323,7 +323,9 @@ class Rehearsal:
         place = self.directory / "crash"
         place.mkdir()
         line = f"{self.board.command_line} {_PANIC_WORDS} crashkernel={self.reserved_bytes >> 20}M"
-        config = self._spell(f"{line} {self.options.command_line}".strip(), has_faults=True, has_network=True)
+        # How much is reserved is the rehearsal's to say: it looks for the least that works.
+        more = [word for word in self.options.command_line.split() if not word.startswith("crashkernel=")]
+        config = self._spell(" ".join((line, *more)), has_faults=True, has_network=True)
         with contextlib.ExitStack() as stack:
             stub = None
             if needs_strike(self.subject, self.options.crash):

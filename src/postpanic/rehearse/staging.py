@@ -17,9 +17,15 @@ from postpanic.capture.resolve.watchdogs import find_watchdogs
 from postpanic.errors import NotReadyError, PostpanicError
 from postpanic.process import find_program, run
 from postpanic.rehearse.faults import Fault, FaultKind, plan_kill
-from postpanic.rehearse.network import CARDS, Card, choose_card, find_addresses, stage_network
+from postpanic.rehearse.network import CARDS, Card, choose_card, list_places, stage_network
 from postpanic.rehearse.overlays import make_overlay, measure_image
-from postpanic.rehearse.servers.stand_ins import ServerStandIn, describe_nfs, make_http_server, make_ssh_server
+from postpanic.rehearse.servers.stand_ins import (
+    ServerPlan,
+    ServerStandIn,
+    make_http_server,
+    make_nfs_server,
+    make_ssh_server,
+)
 from postpanic.rehearse.stand_ins import CONTROLLERS, Controller, StandIn, choose_controller, make_stand_in
 from postpanic.rehearse.subject import Subject
 from postpanic.saver.plan import BlockPlan, DevicePlan, FilePlan, HttpPlan, RawPlan, SavePlan, SshPlan, TargetPlan
@@ -127,7 +133,7 @@ def stage_targets(subject: Subject, directory: Path, saved: Path, request: Reque
         if isinstance(target, FilePlan | RawPlan):
             targets[number] = _stage_disk(staging, subject, directory, number, target, request)
         else:
-            targets[number] = _stage_server(staging, subject, directory, saved, number, request)
+            targets[number] = _stage_server(staging, subject, directory, saved, number, target, request)
     count = len(subject.plan.targets)
     staging.plan = replace(staging.plan, targets=tuple(targets[:count]), fallbacks=tuple(targets[count:]))
     if staging.servers:
@@ -212,17 +218,23 @@ def _find_in_machine(device: BlockPlan, stand_in: StandIn, unproven: list[str]) 
 
 
 def _stage_server(
-    staging: Staging, subject: Subject, directory: Path, saved: Path, number: int, request: Request
+    staging: Staging,
+    subject: Subject,
+    directory: Path,
+    saved: Path,
+    number: int,
+    target: ServerPlan,
+    request: Request,
 ) -> TargetPlan:
     """Make a server, if there is a stand-in for one; return the target as it is reached there."""
-    target = subject.targets[number]
     try:
         server = _make_server(
             subject, target, directory / f"server{number}", saved / str(number), request.free_bytes.get(number)
         )
         if subject.plan.network is None:
             raise NotReadyError("how it is reached is not known")
-        find_addresses(subject.plan.network, server.host)
+        if list_places(subject.plan.network, [server]) & list_places(subject.plan.network, staging.servers.values()):
+            raise NotReadyError("what stands in for another target is at its server's address and port")
     except NotReadyError as exc:
         staging.reasons[number] = exc.message
         staging.unproven.append(f"{target.name}: {exc.message}")
@@ -234,7 +246,7 @@ def _stage_server(
 
 
 def _make_server(
-    subject: Subject, target: TargetPlan, directory: Path, received: Path, room_bytes: int | None
+    subject: Subject, target: ServerPlan, directory: Path, received: Path, room_bytes: int | None
 ) -> ServerStandIn:
     if isinstance(target, HttpPlan):
         return make_http_server(target, directory, received, room_bytes)
@@ -247,7 +259,7 @@ def _make_server(
         except OSError as exc:
             raise NotReadyError(f"its key cannot be read: {(exc.strerror or str(exc)).lower()}") from exc
         return make_ssh_server(target, key, directory, received, room_bytes)
-    raise NotReadyError(describe_nfs())
+    return make_nfs_server(target, directory, received, room_bytes)
 
 
 def _stage_network(staging: Staging, drivers: list[str], request: Request) -> None:

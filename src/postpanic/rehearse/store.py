@@ -8,15 +8,22 @@ last answer that is in the cache stands.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from postpanic.errors import PostpanicError, ProcessError
+from postpanic.errors import FactAbsentError, PostpanicError, ProcessError
 from postpanic.rehearse.cache import build_once, digest_recipe, find_entry
 from postpanic.rehearse.packages import Archive, Package, unpack
 
-__all__ = ["Bundle", "PackageStore"]
+__all__ = ["Bundle", "PackageStore", "resolve_packages"]
+
+# Needed by maintainers' scripts, by other languages, or for what nobody does with packages that are only unpacked.
+_UNWANTED = re.compile(
+    r"debconf|dpkg|tar|perl.*|adduser|passwd|init-system-helpers|media-types|ucf|python3-pkg-resources"
+)
+_PACKAGES_LIMIT = 200
 
 
 @dataclass(frozen=True)
@@ -134,6 +141,39 @@ class PackageStore:
         if find_entry(self.directory / self.kind, bundle.entry_name) is None:
             raise failure
         return bundle
+
+
+def resolve_packages(archive: Archive, wanted: str, unwanted: re.Pattern[str] = _UNWANTED) -> Bundle:
+    """
+    Find packages and all that they depend on; what no package is called is virtual, and left out.
+
+    Parameters
+    ----------
+    wanted : str
+        Names, between blanks.
+    unwanted : re.Pattern
+        Of names; nobody asks for what these depend on, either.
+
+    Raises
+    ------
+    FactAbsentError
+        If there is none of what is wanted.
+    """
+    found: dict[str, Package] = {}
+    missing: set[str] = set()
+    names = set(wanted.split())
+    while names and len(found) < _PACKAGES_LIMIT:
+        packages = archive.find("|".join(map(re.escape, sorted(names))))
+        found |= {package.name: package for package in packages}
+        missing |= names - set(found)
+        needed = {name for package in packages for name in package.depends if not unwanted.fullmatch(name)}
+        names = needed - set(found) - missing
+    absent = set(wanted.split()) & missing
+    if absent:
+        raise FactAbsentError(f"no package {min(absent)} in {', '.join(archive.suites)}")
+    parts = tuple(Package(found[name].name, found[name].version) for name in sorted(found))
+    digest = digest_recipe([[part.name, part.version] for part in parts])
+    return Bundle(Package("host", digest), parts)
 
 
 def _encode(package: Package) -> list[str]:

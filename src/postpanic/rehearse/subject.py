@@ -99,7 +99,9 @@ class Subject:
         return (*self.plan.targets, *self.plan.fallbacks)
 
 
-def read_subject(config: Config, host: Host, *, kernel: str = "", crashkernel: str = "") -> Subject:
+def read_subject(
+    config: Config, host: Host, *, kernel: str = "", crashkernel: str = "", command_line: str = ""
+) -> Subject:
     """
     Find out what there is to rehearse. Nothing is changed.
 
@@ -109,6 +111,8 @@ def read_subject(config: Config, host: Host, *, kernel: str = "", crashkernel: s
         Release or path of the capture kernel, instead of the configuration's.
     crashkernel : str
         ``192M``, instead of what the host has reserved.
+    command_line : str
+        More words for the kernel that crashes; ``crashkernel=`` among them is instead of the host's, too.
 
     Raises
     ------
@@ -132,7 +136,7 @@ def read_subject(config: Config, host: Host, *, kernel: str = "", crashkernel: s
     if armed is not None and armed != built.content:
         reasons = find_stale(prepared, read_state(paths.state), paths.image)
         stale = tuple(reasons) or ("it is not what would be built now",)
-    reserved, source = _find_reservation(host, crashkernel)
+    reserved, source = _find_reservation(host, crashkernel, command_line)
     crashing = host.find_kernel_image(host.release)
     return Subject(
         host=host,
@@ -164,13 +168,16 @@ def _read_image(path: Path) -> bytes | None:
         ) from exc
 
 
-def _find_reservation(host: Host, asked: str) -> tuple[int, str]:
+def _find_reservation(host: Host, asked: str, more: str) -> tuple[int, str]:
     total = read_memory(host).total_bytes or 1 << 40
     if asked:
         request = parse_command_line(f"crashkernel={asked}", total)
         if request.size_bytes < _MINIMUM_MIB << 20:
             raise UsageError(f"--crashkernel {asked}: {request.size_bytes} bytes, at least {_MINIMUM_MIB}M")
         return request.size_bytes, "--crashkernel"
+    request = parse_command_line(more, total)
+    if request.size_bytes:
+        return request.size_bytes, "--cmdline"
     reserved = host.read_number("sys/kernel/kexec_crash_size") or 0
     if reserved:
         return reserved, "/sys/kernel/kexec_crash_size"

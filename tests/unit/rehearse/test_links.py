@@ -146,6 +146,9 @@ def test_a_fallback_that_was_not_needed_is_no_broken_link() -> None:
         ("there is no block device at all", "no driver for the disk's controller"),
         ("the network card 52:54:00:12:34:56 is not there", "no driver for the network card"),
         ("no answer for 60 s", "another disk, or on a server"),
+        ("cannot mount a:/srv as nfs4: the server has no such export (ENOENT)", "its /etc/exports"),
+        ("cannot mount a:/srv as nfs: the server does not export it to this machine (EACCES)", "must have this host"),
+        ("the kernel or the server does not know this version of NFS: is a module missing?", "another version"),
     ],
 )
 def test_what_is_to_be_done_is_said(said: str, mend: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from postpanic.errors import NotReadyError
-from postpanic.rehearse.network import CARDS, choose_card, find_addresses, stage_network
+from postpanic.rehearse.network import CARDS, choose_card, find_addresses, list_places, stage_network
 from postpanic.rehearse.servers.stand_ins import ServerStandIn
 from postpanic.saver.plan import HttpPlan, InterfacePlan, NetworkPlan, RoutePlan
 
@@ -31,7 +31,7 @@ PLAN = NetworkPlan(
 
 
 def server(host: str, port: int = 80) -> ServerStandIn:
-    return ServerStandIn(HttpPlan(name=f"http {host}"), host, port, "serve a,b", Path("x"), {}, ())
+    return ServerStandIn(HttpPlan(name=f"http {host}"), host, (port,), "serve a,b", Path("x"), {}, ())
 
 
 def decode(words: tuple[str, ...]) -> tuple[IPv4Network, set[IPv4Address], list[str]]:
@@ -55,6 +55,15 @@ def test_servers_and_gateway_are_there_and_nothing_else() -> None:
     assert stage.words[-1] == "virtio-net-pci,netdev=servers,mac=52:54:00:12:34:56,romfile="
     assert stage.plan.interfaces[0].sysfs_path == ""
     assert stage.plan.hosts == (("192.168.5.6", "dumps"),)
+
+
+def test_a_server_is_at_all_its_ports_by_its_name_or_its_address() -> None:
+    nfs = replace(server("dumps"), ports=(2049, 111))
+    places = list_places(PLAN, [nfs])
+    assert places == {(IPv4Address("192.168.5.6"), 2049), (IPv4Address("192.168.5.6"), 111)}
+    assert places & list_places(PLAN, [server("192.168.5.6", 111)])
+    stage = stage_network(PLAN, CARD, [nfs], [])
+    assert set(decode(stage.words)[2]) == {"192.168.5.6:2049", "192.168.5.6:111", "10.1.2.1:9"}
 
 
 def test_a_server_that_is_the_gateway_is_one_place() -> None:

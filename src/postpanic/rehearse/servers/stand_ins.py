@@ -24,12 +24,14 @@ from postpanic.rehearse.requirements import find_needed
 from postpanic.rehearse.servers.http import list_objects
 from postpanic.saver.plan import HttpPlan, NfsPlan, SshPlan
 
-__all__ = ["ServerPlan", "ServerStandIn", "describe_nfs", "gather_objects", "make_http_server", "make_ssh_server"]
+__all__ = ["ServerPlan", "ServerStandIn", "gather_objects", "make_http_server", "make_nfs_server", "make_ssh_server"]
 
 ServerPlan = NfsPlan | SshPlan | HttpPlan
 
 _PORTS = {"http": 80, "https": 443}
 _PRIVSEP_DIRECTORY = Path("/run/sshd")
+_NFS_PORT, _MOUNT_PORT, _RPCBIND_PORT = 2049, 20048, 111
+"""Those that IANA gave them; the mount service's is found by asking rpcbind."""
 _DAYS = "3650"
 _STREAM = re.compile(r"(vmcore(?:-incomplete)?\.flat)\.(\d+)")
 
@@ -41,13 +43,14 @@ class ServerStandIn:
 
     Attributes
     ----------
-    plan : SshPlan or HttpPlan
+    plan : NfsPlan, SshPlan or HttpPlan
         The target, as the machine's saver is to see it.
     host : str
         Address or name by which it is reached.
-    port : int
+    ports : tuple of int
+        All that it answers at.
     command : str
-        What QEMU starts for each connection, which is its standard input and output.
+        What QEMU starts for each connection to any of them, which is its standard input and output.
     received : Path
         Where it keeps what it gets.
     files : mapping
@@ -56,18 +59,13 @@ class ServerStandIn:
         What the real server may do otherwise.
     """
 
-    plan: SshPlan | HttpPlan
+    plan: ServerPlan
     host: str
-    port: int
+    ports: tuple[int, ...]
     command: str
     received: Path
     files: Mapping[str, bytes]
     unproven: tuple[str, ...]
-
-
-def describe_nfs() -> str:
-    """Say why an NFS server has no stand-in."""
-    return "an NFS server has no stand-in: those there are serve from a kernel, or need root"
 
 
 def make_ssh_server(
@@ -102,8 +100,7 @@ def make_ssh_server(
     finally:
         (directory / "client").unlink()
     (directory / "authorized").write_bytes(public)
-    words: list[str | Path] = ["env", _python_path(), sys.executable, "-m", "postpanic.rehearse.servers.sftp", received]
-    subsystem = _spell(*words, *_optional(room_bytes))
+    subsystem = _spell_python("postpanic.rehearse.servers.sftp", received, *_optional(room_bytes))
     config = directory / "sshd_config"
     # The command is run by the account's shell, whose own start-up files are none of this machine's business:
     # bash reads some for whoever comes by SSH and is in no other shell, others look for them at home.
@@ -123,7 +120,7 @@ def make_ssh_server(
     return ServerStandIn(
         replace(plan, user=user),
         plan.server,
-        plan.port,
+        (plan.port,),
         _spell_sshd(sshd, config, directory, user),
         received,
         {plan.known_hosts: f"{name} {host_key}\n".encode()},
@@ -160,8 +157,53 @@ def make_http_server(plan: HttpPlan, directory: Path, received: Path, room_bytes
         words.append(certificate)
         files[plan.ca_file] = certificate.read_bytes().partition(b"-----BEGIN PRIVATE KEY")[0]
         unproven.append(f"{plan.name}: the real server's certificate")
-    command = _spell("env", _python_path(), sys.executable, "-m", "postpanic.rehearse.servers.http", *words)
-    return ServerStandIn(plan, host, parts.port or _PORTS[parts.scheme], command, received, files, tuple(unproven))
+    command = _spell_python("postpanic.rehearse.servers.http", *words)
+    return ServerStandIn(plan, host, (parts.port or _PORTS[parts.scheme],), command, received, files, tuple(unproven))
+
+
+def make_nfs_server(plan: NfsPlan, directory: Path, received: Path, room_bytes: int | None = None) -> ServerStandIn:
+    """
+    Make an NFS server, of the version that is asked for and all others.
+
+    Parameters
+    ----------
+    directory : Path
+        New; for the server's own files.
+    received : Path
+        Its root; the export is below it.
+
+    Raises
+    ------
+    NotReadyError
+        If it is reached by what QEMU's network has not, or the export is no path.
+    """
+    names = [name for name in plan.export.split("/") if name]
+    if {".", ".."} & set(names) or "\0" in plan.export:
+        raise NotReadyError(f"its export is no path: {plan.export!r}")
+    options = dict(word.strip().partition("=")[::2] for word in plan.options.split(","))
+    protocol = options.get("proto", "tcp")
+    if protocol != "tcp" or "rdma" in options or "udp" in options:
+        raise NotReadyError("it is not reached by TCP of IPv4")
+    directory.mkdir()
+    received.joinpath(*names).mkdir(parents=True)
+    port, mount_port = _find_port(options, "port", _NFS_PORT), _find_port(options, "mountport", _MOUNT_PORT)
+    room = "-" if room_bytes is None else str(room_bytes)
+    words: list[str | Path] = [directory, received, "/" + "/".join(names), str(port), str(mount_port), room]
+    command = _spell_python("postpanic.rehearse.servers.nfs", *words)
+    # Of version 4 there is one port; of version 3 those of rpcbind and of the mount service, too.
+    ports = (port, mount_port, _RPCBIND_PORT) if plan.version == "3" else (port,)
+    unproven = [
+        f"{plan.name}: that the real server has NFS {plan.version}, exports it to this host, and lets its root write"
+    ]
+    if options.get("sec", "sys") != "sys":
+        unproven.append(f"{plan.name}: its security {options['sec']}: in the machine it is sys")
+    return ServerStandIn(plan, plan.server, tuple(dict.fromkeys(ports)), command, received, {}, tuple(unproven))
+
+
+def _find_port(options: Mapping[str, str], name: str, default: int) -> int:
+    """Find a port; of one that is none the kernel says so itself."""
+    text = options.get(name, "")
+    return int(text) if text.isdecimal() and 0 < int(text) < 1 << 16 else default
 
 
 def gather_objects(server: ServerStandIn, directory: Path) -> None:
@@ -229,9 +271,14 @@ def _spell_sshd(sshd: Path, config: Path, directory: Path, user: str) -> str:
     return _spell(unshare, "--mount", "/bin/sh", "-c", " && ".join(steps))
 
 
-def _python_path() -> str:
-    """Let the server's Python find us wherever we were started from."""
-    return f"PYTHONPATH={Path(__file__).parents[3]}"
+def _spell_python(module: str, *words: str | Path) -> str:
+    """
+    Spell the command of a server that is a module of ours.
+
+    Its Python finds us wherever we were started from, and leaves no compiled
+    modules beside them: sshd passes on no environment that would say so.
+    """
+    return _spell("env", f"PYTHONPATH={Path(__file__).parents[3]}", sys.executable, "-B", "-m", module, *words)
 
 
 def _spell(*words: str | Path) -> str:
