@@ -10,11 +10,16 @@ On a machine with other work the CPU time says more than the wall time.
 
 Usage::
 
-    python benchmarks/commands.py [--rounds 5] [--dump FILE --vmlinux FILE] [--only "foreach bt"]
+    python benchmarks/commands.py [--rounds 5] [--arm64 | --dump FILE --vmlinux FILE] [--only "foreach bt"]
 
 Without ``--dump`` the lab makes the dump (or takes the cached one), fetches
 the kernel's debug information for crash, and the newest crash. postpanic has
 no debug information but what it made of the dump before the first round.
+
+With ``--arm64`` the guest is an emulated arm64 machine, and the peer is drgn with
+its commands of crash's names: no crash for x86-64 reads dumps of arm64, and one for
+arm64 would run in emulation. A crash that was built with ``target=ARM64`` is for
+``--crash``.
 """
 
 from __future__ import annotations
@@ -31,7 +36,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 COMMANDS = ("foreach bt", "ps", "kmem -s", "search deadbeefdeadbeef")
+DRGN_COMMANDS = ("foreach bt", "ps", "kmem -s")
+"""What drgn has, too; its search cannot go through dumps without gaps."""
 OPENING = ""
+DRGN_SCRIPT = """\
+import importlib.metadata, sys
+import drgn
+from drgn.commands import run_command
+dump, vmlinux, *line = sys.argv[1:]
+prog = drgn.Program()
+prog.set_core_dump(dump)
+prog.load_debug_info([vmlinux])
+for entry in importlib.metadata.entry_points(group="drgn.plugins"):
+    entry.load()
+if line:
+    run_command(prog, "crash " + line[1])
+"""
 LIMITS_S = {"foreach bt": 10.0}
 """How long the answer of a command may take, opening included."""
 
@@ -91,7 +111,7 @@ def print_table(ours: Contender, theirs: Contender, commands: Sequence[str]) -> 
         whole = statistics.median(b / a for a, b in zip(ours.wall_s[line], theirs.wall_s[line], strict=True))
         own = statistics.median(b / a for a, b in zip(ours.own_s(line), theirs.own_s(line), strict=True))
         cpu = statistics.median(b / a for a, b in zip(ours.cpu_s[line], theirs.cpu_s[line], strict=True))
-        verdict = f"crash takes {whole:.1f} times as long, {cpu:.1f} times the CPU"
+        verdict = f"{theirs.name} takes {whole:.1f} times as long, {cpu:.1f} times the CPU"
         verdict += f"; {own:.1f} times as long without opening" if line else ""
         limit = LIMITS_S.get(line)
         took = statistics.median(ours.wall_s[line])
@@ -109,6 +129,20 @@ def lab_dump() -> tuple[Path, Path]:
     return crash.filtered, lab.fetch_debug_info("6.12", crash.kernel).vmlinux
 
 
+def arm64_dump() -> tuple[Path, Path]:
+    """Get the dump of an emulated arm64 guest with 10,000 tasks, and its vmlinux."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from tests.vm.arm64 import KERNELS
+    from tests.vm.arm64_work import fetch_work
+    from tests.vm.lab import Lab, default_cache_dir
+
+    from postpanic.rehearse.kernels import KernelStore
+
+    lab = Lab(default_cache_dir(), say=lambda line: print(line, file=sys.stderr))
+    work = fetch_work(lab, "6.12", "many-tasks")
+    return work.dump, KernelStore(lab.cache_dir).fetch_debug_info(KERNELS["6.12"], work.kernel, []).vmlinux
+
+
 def newest_crash() -> tuple[str, ...]:
     """Return the command of Debian's newest crash."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -118,25 +152,37 @@ def newest_crash() -> tuple[str, ...]:
     return fetch_oracle(default_cache_dir()).program.command
 
 
+def build_peer(crash: str | None, dump: Path, vmlinux: Path, scratch: Path, *, has_crash: bool) -> Contender:
+    """Tell who is compared with."""
+    if has_crash:
+        command = [crash] if crash else list(newest_crash())
+        return Contender("crash", [*command, "-s", str(vmlinux), str(dump)], takes_stdin=True)
+    script = scratch / "drgn_commands.py"
+    script.write_text(DRGN_SCRIPT)
+    return Contender("drgn", [sys.executable, str(script), str(dump), str(vmlinux)], takes_stdin=False)
+
+
 def main() -> None:
     """Run the benchmark that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dump", type=Path)
     parser.add_argument("--vmlinux", type=Path)
+    parser.add_argument("--arm64", action="store_true", help="a dump of an emulated arm64 machine")
     parser.add_argument("--crash", help="program to run as crash, instead of Debian's newest")
     parser.add_argument("--only", action="append", help="a command line to time, instead of the usual ones")
     arguments = parser.parse_args()
     if (arguments.dump is None) != (arguments.vmlinux is None):
         parser.error("--dump and --vmlinux go together")
-    dump, vmlinux = (arguments.dump, arguments.vmlinux) if arguments.dump else lab_dump()
-    crash = [arguments.crash] if arguments.crash else list(newest_crash())
-    commands = tuple(arguments.only or COMMANDS)
+    choose = arm64_dump if arguments.arm64 else lab_dump
+    dump, vmlinux = (arguments.dump, arguments.vmlinux) if arguments.dump else choose()
+    has_crash = bool(arguments.crash) or not arguments.arm64
+    commands = tuple(arguments.only or (COMMANDS if has_crash else DRGN_COMMANDS))
     print(f"{dump} ({dump.stat().st_size / (1 << 20):.0f} MiB), {arguments.rounds} rounds after one warm-up")
     with tempfile.TemporaryDirectory(prefix="postpanic-bench-") as scratch:
         python = [sys.executable, "-m", "postpanic", "open", "-s", "--debuginfo", "synth"]
         ours = Contender("postpanic", ["env", f"XDG_CACHE_HOME={scratch}", *python, str(dump)], takes_stdin=False)
-        theirs = Contender("crash", [*crash, "-s", str(vmlinux), str(dump)], takes_stdin=True)
+        theirs = build_peer(arguments.crash, dump, vmlinux, Path(scratch), has_crash=has_crash)
         for number in range(arguments.rounds + 1):
             for line in (OPENING, *commands):
                 for contender in (ours, theirs):

@@ -13,10 +13,12 @@ makedumpfile's own time for "Excluding unnecessary pages" beside our scan.
 Usage::
 
     python benchmarks/filter.py [--rounds 5] [--dump FILE] [--makedumpfile CMD]... [--only c,z] [--scratch DIR]
+    python benchmarks/filter.py --arm64 [--rounds 5] [--scratch DIR]
 
 Without ``--dump`` the lab crashes a guest of 6 GiB that has been at work (or
 takes the cached dump). Without ``--makedumpfile`` the peers are the host's and
-Debian's newest. Our ``-z`` is the default, so it is run once.
+Debian's newest. Our ``-z`` is the default, so it is run once. With ``--arm64``
+ours alone runs, on dumps of both architectures: :mod:`benchmarks.filter_beside`.
 """
 
 from __future__ import annotations
@@ -367,6 +369,18 @@ def find_peers(commands: Sequence[str]) -> list[Peer]:
     return [describe_peer(command) for command in words]
 
 
+def compare_architectures(rounds: int, scratch: Path | None) -> int:
+    """Filter the lab's dumps of both architectures, in turn."""
+    from benchmarks.filter_beside import compare, lab_dumps
+
+    dumps = lab_dumps()
+    for dump in dumps.values():
+        _warm(dump)
+    with tempfile.TemporaryDirectory(prefix="postpanic-bench-", dir=scratch) as directory:
+        compare(dumps, rounds, Path(directory))
+    return 0
+
+
 def _find(
     contenders: Sequence[Contender], codec: str, level: int, threads: int = 1, *, peer: str = ""
 ) -> Contender | None:
@@ -420,8 +434,11 @@ def main() -> int:
     parser.add_argument("--makedumpfile", action="append", default=[], metavar="CMD", help="a peer; may be repeated")
     parser.add_argument("--only", default=",".join(CODECS), metavar="CODECS", help="of l, z, c, p")
     parser.add_argument("--scratch", type=Path, help="where what is written goes")
+    parser.add_argument("--arm64", action="store_true", help="a dump of arm64 beside one of x86-64, no peer")
     arguments = parser.parse_args()
     sys.path.insert(0, str(ROOT))  # the lab
+    if arguments.arm64:
+        return compare_architectures(arguments.rounds, arguments.scratch)
     only = arguments.only.split(",")
     if not set(only) <= set(CODECS):
         parser.error(f"--only takes letters of {', '.join(CODECS)}")

@@ -7,10 +7,10 @@ are taken inside gdb and by ours; "open" is how long the dump takes to open alon
 
 Usage::
 
-    python benchmarks/gdb.py [--rounds 3] [--dump FILE]
+    python benchmarks/gdb.py [--rounds 3] [--arm64 | --dump FILE]
 
 Without ``--dump`` the lab crashes a kernel with 10,000 threads, or takes the dump
-from its cache.
+from its cache; with ``--arm64`` an emulated arm64 machine, whose dump gdb-multiarch reads.
 """
 
 from __future__ import annotations
@@ -35,6 +35,15 @@ def lab_dump() -> Path:
     from tests.vm.lab import Lab, Recipe, default_cache_dir
 
     return Lab(default_cache_dir(), say=print).crash(Recipe.choose("6.12", "many-tasks")).filtered
+
+
+def arm64_dump() -> Path:
+    """Get the dump of an emulated arm64 machine from the lab."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from tests.vm.arm64_work import fetch_work
+    from tests.vm.lab import Lab, default_cache_dir
+
+    return fetch_work(Lab(default_cache_dir(), say=print), "6.12", "many-tasks").dump
 
 
 def measure_open(dump: Path) -> float:
@@ -62,8 +71,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dump", type=Path)
+    parser.add_argument("--arm64", action="store_true", help="a dump of an emulated arm64 machine")
     arguments = parser.parse_args()
-    dump = arguments.dump or lab_dump()
+    dump = arguments.dump or (arm64_dump() if arguments.arm64 else lab_dump())
     measure_open(dump)
     prompts, threads = [], []
     for _ in range(arguments.rounds):

@@ -14,9 +14,23 @@ from postpanic.rehearse.kernels import Kernel, KernelChoice, KernelStore
 from postpanic.rehearse.machine import Machine, MachineConfig
 from postpanic.rehearse.packages import Archive
 from postpanic.rehearse.store import Bundle, PackageStore
+from tests.vm.arm64_kernel import LARGE_PAGES as LARGE_PAGES_CONFIG
+from tests.vm.arm64_kernel import build_kernel
 from tests.vm.lab import Lab, hold_machine
 
-__all__ = ["INIT", "KERNELS", "MEMORY_MIB", "MODULES", "Arm64Dump", "crashed_machine", "fetch_busybox", "fetch_dump"]
+__all__ = [
+    "INIT",
+    "KERNELS",
+    "LARGE_PAGES",
+    "MEMORY_MIB",
+    "MODULES",
+    "Arm64Dump",
+    "crashed_machine",
+    "fetch_busybox",
+    "fetch_dump",
+    "fetch_kernel",
+    "identify",
+]
 
 KERNELS = {
     # Without CONFIG_KALLSYMS_ALL, 48-bit addresses, signed return addresses.
@@ -25,7 +39,10 @@ KERNELS = {
     "6.12": KernelChoice(("trixie", "trixie-security"), r"linux-image-6\.12\.[^-]*-cloud-arm64", "arm64"),
     # Pages of 16 KiB.
     "6.12-16k": KernelChoice(("trixie", "trixie-security"), r"linux-image-6\.12\.[^-]*-arm64-16k", "arm64"),
+    "newest": KernelChoice(("sid",), r"linux-image-cloud-arm64", "arm64"),
 }
+LARGE_PAGES = "6.12-64k"
+"""Pages of 64 KiB and addresses of 52 bits: built here, as Debian has none."""
 INIT = Path(__file__).parent / "scenarios/arm64/init.sh"
 # The guest tells QEMU where its VMCOREINFO is through the first.
 MODULES = ("qemu_fw_cfg", "virtio_pci", "virtio_blk")
@@ -42,10 +59,22 @@ class Arm64Dump:
     kernel: Kernel
 
 
+def fetch_kernel(lab: Lab, key: str) -> Kernel:
+    """Return a kernel of :data:`KERNELS`, or :data:`LARGE_PAGES`."""
+    return (
+        build_kernel(lab, LARGE_PAGES_CONFIG) if key == LARGE_PAGES else KernelStore(lab.cache_dir).fetch(KERNELS[key])
+    )
+
+
+def identify(kernel: Kernel) -> list[object]:
+    """Tell a kernel from all others, also from one that was built of the same source."""
+    return [kernel.package, kernel.version, *([] if any(kernel.modules_dir.iterdir()) else [digest_file(kernel.image)])]
+
+
 def fetch_dump(lab: Lab, key: str) -> Arm64Dump:
     """Return the dump of a kernel that was crashed by hand, from the cache or made now."""
-    kernel = KernelStore(lab.cache_dir).fetch(KERNELS[key])
-    recipe = [kernel.package, kernel.version, digest_file(INIT), list(MODULES), MEMORY_MIB, 2]
+    kernel = fetch_kernel(lab, key)
+    recipe = [*identify(kernel), digest_file(INIT), list(MODULES), MEMORY_MIB, 2]
 
     def build(target: Path) -> None:
         _crash(lab, kernel, target)

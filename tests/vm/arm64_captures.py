@@ -22,12 +22,21 @@ from postpanic.rehearse.job import IMAGE_PATH, JOB_PATH, KERNEL_PATH, GuestJob, 
 from postpanic.rehearse.kernels import Kernel
 from postpanic.rehearse.machine import Disk, Machine, MachineConfig
 from postpanic.rehearse.store import PackageStore
-from postpanic.saver.plan import BlockPlan, FilePlan
+from postpanic.saver.plan import BlockPlan, FilePlan, RawPlan
+from postpanic.saver.recovery import find_raw_dumps, recover_raw_dump
 from tests.vm.captures import find_dumps, make_disk, plan_for, read_files
 from tests.vm.host_disk import SUITES, resolve_packages
 from tests.vm.lab import Lab, hold_machine
 
-__all__ = ["COMMAND_LINE", "Arm64Capture", "build_arm64_image", "captured_on_arm64", "fetch_python_root"]
+__all__ = [
+    "COMMAND_LINE",
+    "FILE",
+    "SWAP",
+    "Arm64Capture",
+    "build_arm64_image",
+    "captured_on_arm64",
+    "fetch_python_root",
+]
 
 PACKAGES = ("python3", "python3-numpy", "python3-zstandard")
 MODULES = ("virtio_pci", "virtio_blk", "ext4")
@@ -75,11 +84,16 @@ def fetch_python_root(lab: Lab) -> Path:
     return PackageStore(lab.cache_dir, "unpacked", "arm64").fetch(SUITES, " ".join(PACKAGES), resolve_packages)[1]
 
 
-def build_arm64_image(lab: Lab, kernel: Kernel) -> tuple[ImageRequest, BuiltImage]:
+FILE = FilePlan(name="file on vda", device=BlockPlan(name="vda"), path="/crash")
+SWAP = RawPlan(name="swap on vda", device=BlockPlan(name="vda"), swap=True)
+"""For kernels without ext4."""
+
+
+def build_arm64_image(lab: Lab, kernel: Kernel, target: FilePlan | RawPlan = FILE) -> tuple[ImageRequest, BuiltImage]:
     """Build the capture kernel's image."""
     tree = ModuleTree(kernel.modules_dir)
     request = ImageRequest(
-        plan=plan_for(FilePlan(name="file on vda", device=BlockPlan(name="vda"), path="/crash")),
+        plan=plan_for(target),  # type: ignore[arg-type]
         modules_dir=kernel.modules_dir,
         modules={name: "" for name in MODULES if name in tree},
         root=fetch_python_root(lab),
@@ -104,6 +118,7 @@ def captured_on_arm64(
     method: str = "auto",
     memory_mib: int = MEMORY_MIB,
     is_efi: bool = False,
+    target: FilePlan | RawPlan = FILE,
 ) -> Iterator[Arm64Capture]:
     """
     Crash a machine of arm64 whose capture kernel has our image; yield when that has come to its end.
@@ -112,15 +127,17 @@ def captured_on_arm64(
     ----------
     is_efi : bool
         Whether it has UEFI and ACPI, as servers do; else it is described by a device tree.
+    target : FilePlan or RawPlan
+        :data:`FILE` or :data:`SWAP`.
     """
-    request, image = build_arm64_image(lab, kernel)
+    request, image = build_arm64_image(lab, kernel, target)
     job = GuestJob(machine="aarch64", command_line=COMMAND_LINE, method=method)
     files = {KERNEL_PATH: kernel.image.read_bytes(), IMAGE_PATH: image.data, str(JOB_PATH): encode_job(job)}
     initrd = directory / "initrd"
     initrd.write_bytes(
         build_image(replace(request, compression="none", entry=ENTRY, keep=KEEP, modules={}, files=files)).data
     )
-    disk = make_disk(directory / "disk.img", DISK_MIB)
+    disk = make_disk(directory / "disk.img", DISK_MIB, kind="swap" if isinstance(target, RawPlan) else "ext4")
     config = MachineConfig(
         kernel=kernel.image,
         initrd=initrd,
@@ -140,6 +157,11 @@ def captured_on_arm64(
             running.wait_exit(timeout_s=30.0)
             console = running.read_console()
     initrd.unlink()
-    (name,) = find_dumps(disk)
-    yield Arm64Capture(console, read_files(disk, name, directory / "saved"), image)
+    if isinstance(target, RawPlan):
+        (raw,) = find_raw_dumps([disk])
+        saved = recover_raw_dump(raw, directory / "recovered").directory
+    else:
+        (name,) = find_dumps(disk)
+        saved = read_files(disk, name, directory / "saved")
+    yield Arm64Capture(console, saved, image)
     disk.unlink()

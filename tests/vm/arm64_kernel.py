@@ -1,8 +1,9 @@
 """
-A kernel for arm64 that has ``kexec_file_load``, as none of Debian's does: built from Debian's source, once.
+Kernels for arm64 as Debian has none: built from Debian's source, once.
 
-It has what an emulated machine needs and nothing else, so that it is built
-within minutes: no modules, no types (BTF), symbols of data.
+They have what an emulated machine needs and nothing else, so that they are
+built within minutes: no modules, symbols of data. One has ``kexec_file_load``,
+and no types (BTF); the other has pages of 64 KiB, addresses of 52 bits, and types.
 """
 
 from __future__ import annotations
@@ -18,19 +19,25 @@ from postpanic.rehearse.store import Bundle, PackageStore
 from tests.vm.host_disk import SUITES
 from tests.vm.lab import Lab
 
-__all__ = ["build_kernel"]
+__all__ = ["KEXEC_FILE", "LARGE_PAGES", "build_kernel"]
 
-CONFIG = Path(__file__).parent / "scenarios/arm64/kexec-file.config"
+KEXEC_FILE = Path(__file__).parent / "scenarios/arm64/kexec-file.config"
+LARGE_PAGES = Path(__file__).parent / "scenarios/arm64/large-pages.config"
 COMPILER = "aarch64-linux-gnu-"
 # The kernel's own build needs them, and a machine may not have them.
-TOOLS = ("bison", "flex", "libfl2", "libsigsegv2", "m4")
+TOOLS = ("bison", "flex", "libfl2", "libsigsegv2", "m4", "pahole", "libdw1", "libelf1", "libelf-dev")
 SOURCE = r"linux-source-6\.12"
 BUILD_TIMEOUT_S = 7200.0
 
 
-def build_kernel(lab: Lab) -> Kernel:
+def build_kernel(lab: Lab, config: Path = KEXEC_FILE) -> Kernel:
     """
-    Return the kernel, from the cache or built now, which takes a gigabyte of room and minutes.
+    Return the kernel, from the cache or built now, which takes gigabytes of room and minutes.
+
+    Parameters
+    ----------
+    config : Path
+        What it has; the rest is off.
 
     Raises
     ------
@@ -51,7 +58,7 @@ def build_kernel(lab: Lab) -> Kernel:
         run([find_program("dpkg-deb"), "-x", package, target / "package"])
         (packed,) = (target / "package/usr/src").glob("linux-source-*.tar.xz")
         run([find_program("tar"), "-xf", packed, "--strip-components=1", "-C", tree], timeout_s=BUILD_TIMEOUT_S)
-        _make(tree, tools, f"KCONFIG_ALLCONFIG={CONFIG}", "allnoconfig")
+        _make(tree, tools, f"KCONFIG_ALLCONFIG={config}", "allnoconfig")
         _make(tree, tools, f"-j{os.cpu_count() or 1}", "Image")
         (tree / "arch/arm64/boot/Image").rename(target / "Image")
         (target / "release").write_bytes(_make(tree, tools, "kernelrelease").strip())
@@ -60,16 +67,20 @@ def build_kernel(lab: Lab) -> Kernel:
             run([find_program("rm"), "-rf", directory])
         (target / "modules").mkdir()
 
-    name = f"linux-6.12-kexec-file-{digest_recipe([source.version, digest_file(CONFIG)])}"
+    name = f"linux-6.12-{config.stem}-{digest_recipe([source.version, digest_file(config)])}"
     entry = build_once(lab.cache_dir / "kernels-built", name, build)
     release = (entry / "release").read_text()
     return Kernel(source.name, source.version, release, entry / "Image", entry / "modules")
 
 
 def _make(tree: Path, tools: Path, *words: str) -> bytes:
+    libraries = f"{tools}/usr/lib/{os.uname().machine}-linux-gnu"
     environment = {
         "PATH": f"{tools}/usr/bin:{os.environ['PATH']}",
-        "LD_LIBRARY_PATH": f"{tools}/usr/lib/{os.uname().machine}-linux-gnu",
+        "LD_LIBRARY_PATH": libraries,
+        # Of a program that the kernel builds for its own build; compilers for other machines do not look there.
+        "LIBRARY_PATH": libraries,
+        "CPATH": f"{tools}/usr/include",
         "BISON_PKGDATADIR": f"{tools}/usr/share/bison",
         "M4": f"{tools}/usr/bin/m4",
     }

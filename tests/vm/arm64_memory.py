@@ -17,12 +17,11 @@ from postpanic.kernel.memory import KernelMemory, open_kernel_memory
 from postpanic.kernel.recovered import read_all_symbols
 from postpanic.process import find_program, run
 from postpanic.rehearse.cache import build_once, digest_file, digest_recipe
-from postpanic.rehearse.kernels import KernelStore
 from postpanic.rehearse.qmp import Monitor
-from tests.vm.arm64 import INIT, KERNELS, MEMORY_MIB, MODULES, crashed_machine
+from tests.vm.arm64 import INIT, MEMORY_MIB, MODULES, crashed_machine, fetch_kernel, identify
 from tests.vm.lab import Lab
 
-__all__ = ["Arm64Memory", "fetch_memory"]
+__all__ = ["Arm64Memory", "fetch_memory", "translate_some"]
 
 AROUND = 4
 """Pages on either side of an address of which something is known."""
@@ -50,8 +49,8 @@ class Arm64Memory:
 
 def fetch_memory(lab: Lab, key: str) -> Arm64Memory:
     """Return the memory of a kernel that was crashed by hand: about 100 MB on the disk."""
-    kernel = KernelStore(lab.cache_dir).fetch(KERNELS[key])
-    recipe = [kernel.package, kernel.version, digest_file(INIT), list(MODULES), MEMORY_MIB, SEED, AT_RANDOM]
+    kernel = fetch_kernel(lab, key)
+    recipe = [*identify(kernel), digest_file(INIT), list(MODULES), MEMORY_MIB, SEED, AT_RANDOM]
 
     def build(target: Path) -> None:
         # A socket's path is limited to 107 bytes, a cache directory's is not.
@@ -61,10 +60,9 @@ def fetch_memory(lab: Lab, key: str) -> Arm64Memory:
             with crashed_machine(lab, kernel, target, ("-qmp", f"unix:{place},server=on,wait=off")) as machine:
                 machine.dump_memory(raw)
                 raw.chmod(0o644)
-                found = _translate(raw, place)
+                translate_some(raw, place, target / "translations.json")
         finally:
             place.unlink(missing_ok=True)
-        (target / "translations.json").write_text(json.dumps(found))
         run([find_program("fallocate"), "--dig-holes", raw])
 
     entry = build_once(lab.cache_dir / "dumps", f"{kernel.release}-arm64-memory-{digest_recipe(recipe)}", build)
@@ -72,7 +70,19 @@ def fetch_memory(lab: Lab, key: str) -> Arm64Memory:
     return Arm64Memory(entry / "memory.elf", {int(vaddr): paddr for vaddr, paddr in known.items()})
 
 
-def _translate(raw: Path, place: Path) -> dict[str, int | None]:
+def translate_some(raw: Path, place: Path, target: Path) -> None:
+    """
+    Ask QEMU for the physical addresses of some virtual ones, and keep the answers in JSON.
+
+    Parameters
+    ----------
+    raw : Path
+        The memory of the stopped machine.
+    place : Path
+        The socket of its monitor.
+    target : Path
+        Where the answers go.
+    """
     with open_dump(raw) as dump:
         # A CPU in the kernel may not reach for the user's half (PAN), so QEMU says nothing of that.
         vaddrs = sorted(_choose_addresses(open_kernel_memory(dump), dump.description.notes))
@@ -82,7 +92,7 @@ def _translate(raw: Path, place: Path) -> dict[str, int | None]:
             # It reads from the descriptor itself.
             monitor = Monitor(replies, commands)
             monitor.open()
-            return {str(vaddr): _ask(monitor, vaddr) for vaddr in vaddrs}
+            target.write_text(json.dumps({str(vaddr): _ask(monitor, vaddr) for vaddr in vaddrs}))
 
 
 def _ask(monitor: Monitor, vaddr: int) -> int | None:
@@ -93,14 +103,11 @@ def _ask(monitor: Monitor, vaddr: int) -> int | None:
 def _choose_addresses(memory: KernelMemory, notes: bytes) -> set[int]:
     """Choose addresses of the image, the linear map, the stacks, page structures, and others by chance."""
     table, info = read_all_symbols(memory).table, memory.vmcoreinfo
-    known = [
-        _vaddr(table, "_stext"),
-        _vaddr(table, "_etext"),
-        _vaddr(table, "init_task"),
-        _vaddr(table, "modules"),
-        info.symbol("mem_section"),
-    ]
-    known += [memory.read_u64(_vaddr(table, "modules")), memory.read_u64(_vaddr(table, "init_task") + 0x18)]
+    known = [_vaddr(table, name) for name in ("_stext", "_etext", "init_task")]
+    known += [info.symbol("mem_section"), memory.read_u64(_vaddr(table, "init_task") + 0x18)]
+    # A kernel without modules has no list of them.
+    modules = table.get("modules")
+    known += [modules, memory.read_u64(modules)] if modules is not None else []
     for note in decode_notes(notes, byte_order="little"):
         if note.type == NT_PRSTATUS:
             words = [note.desc[place : place + 8] for place in range(REGISTERS_OFFSET, len(note.desc) - 7, 8)]

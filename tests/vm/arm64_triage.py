@@ -31,24 +31,27 @@ __all__ = ["KERNELS", "NOT_THERE", "PROGRAMS", "Arm64TriageLab", "is_there"]
 OWN_VICTIMS = frozenset({"slab-leak", "page-leak", "vmalloc-leak"})
 """Scenarios in which memory runs out there before another process asks for it: nobody else suffers."""
 PROGRAMS = ("qemu-system-aarch64", "aarch64-linux-gnu-gcc", "make")
-NOT_THERE = {
-    "divide-field": "a division by zero gives zero",
-    "atomic-sleep": "Debian's kernels do not count preemption there, so nobody notices",
-}
+NOT_THERE = {"divide-field": "a division by zero gives zero"}
 """Scenarios that are no crash on arm64."""
+_UNCOUNTED = {"atomic-sleep": "preemption is not counted, so nobody notices"}
 NOT_IN = {
     "6.1": {
+        **_UNCOUNTED,
         "neighbour-slab": "small objects have 128 bytes, so that what is written behind them meets nobody",
         "freed-timer": "all small objects share a cache, so that it is chance who gets what was freed",
-    }
+    },
+    "6.12": _UNCOUNTED,
+    "newest": {"double-free": "nobody notices, and it is chance which two get the object"},
 }
 """Scenarios that are none with some kernels: up to 6.4 no object of kmalloc() is smaller than a line of the cache."""
 WITHOUT_DATA_SYMBOLS = frozenset({"6.1"})
 """Kernels without ``CONFIG_KALLSYMS_ALL``: the names of modules' variables are not in memory."""
+NOTICED_AT_ONCE = {"newest": {"leaked-spinlock": "paging-request"}}
+"""Scenarios that crash earlier where preemption is counted, before another suffers, and what is reported then."""
 KINDS = {"general-protection-fault": "paging-request"}
 """What is reported there instead: there are no addresses that are none by their form."""
 
-KERNELS = {key: arm64.KERNELS[key] for key in ("6.1", "6.12")}
+KERNELS = {key: arm64.KERNELS[key] for key in ("6.1", "6.12", "newest")}
 COMMAND_LINE = "console=ttyAMA0"
 MACHINE, CPU = "virt,gic-version=3", "max,pauth-impdef=on"
 PANICKED = r"end Kernel panic - not syncing"
@@ -62,6 +65,9 @@ class Arm64TriageLab(TriageLab):
     """Makes the dumps of scenarios on arm64, or finds them in the cache."""
 
     architecture = "arm64"
+
+    def has(self, truth: Truth, key: str) -> bool:
+        return is_there(truth, key)
 
     def fetch_kernel(self, key: str) -> Kernel:
         if key not in self._kernels:
@@ -77,7 +83,7 @@ class Arm64TriageLab(TriageLab):
         return self._adapt(super().crash(truth, key))
 
     def find(self, truth: Truth, key: str) -> TriageDump | None:
-        found = super().find(truth, key) if is_there(truth, key) else None
+        found = super().find(truth, key) if self.has(truth, key) else None
         return self._adapt(found) if found is not None else None
 
     @staticmethod
@@ -90,7 +96,9 @@ class Arm64TriageLab(TriageLab):
             says = tuple(group for group in says if not unknown.issuperset(group))
             subject = {word: value for word, value in subject.items() if value not in unknown}
         kinds = tuple(dict.fromkeys((*truth.kinds, *(KINDS[kind] for kind in truth.kinds if kind in KINDS))))
-        victims = () if truth.name in OWN_VICTIMS else truth.victims
+        earlier = NOTICED_AT_ONCE.get(dump.kernel, {}).get(truth.name, "")
+        kinds += (earlier,) if earlier else ()
+        victims = () if earlier or truth.name in OWN_VICTIMS else truth.victims
         return replace(dump, truth=replace(truth, says=says, subject=subject, kinds=kinds, victims=victims))
 
     def choose_suites(self, key: str) -> tuple[str, ...]:

@@ -107,6 +107,7 @@ def run_on_host(
     directory: Path | None = None,
     base: Path | None = None,
     root_device: str = "",
+    words: tuple[str, ...] = (),
 ) -> list[CommandResult]:
     """
     Boot a host, run shell commands in it, and power it off.
@@ -137,14 +138,16 @@ def run_on_host(
         The root disk, which is copied, instead of the one that :func:`fetch_root_disk` makes.
     root_device : str
         Where its root is, if not on the whole of it: ``/dev/vda1``.
+    words : tuple of str
+        More words for QEMU.
     """
     with contextlib.ExitStack() as stack:
         if directory is None:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="host-", dir=lab.cache_dir)))
         job = _Job(commands, files or {}, command_timeout_s, trigger="")
         host = _Host(lab, lab.fetch_kernel(kernel), directory, job, tuple(disks), tuple(packages), base)
-        words = _spell_options(crashkernel, lockdown, f"{options} HOST_ROOT={root_device}" if root_device else options)
-        with host.start(words, memory_mib=memory_mib, network=network, is_isolated=is_isolated) as machine:
+        line = _spell_options(crashkernel, lockdown, f"{options} HOST_ROOT={root_device}" if root_device else options)
+        with host.start(line, memory_mib=memory_mib, network=network, is_isolated=is_isolated, words=words) as machine:
             host.wait_done(machine)
             machine.wait_exit(timeout_s=END_TIMEOUT_S)
         return host.read_results()
@@ -235,7 +238,15 @@ class _Host:
         return (self.directory / "root.img", self.directory / "job.img", *self.more_disks)
 
     @contextlib.contextmanager
-    def start(self, options: str, *, memory_mib: int, network: bool, is_isolated: bool = True) -> Iterator[Machine]:
+    def start(
+        self,
+        options: str,
+        *,
+        memory_mib: int,
+        network: bool,
+        is_isolated: bool = True,
+        words: tuple[str, ...] = (),
+    ) -> Iterator[Machine]:
         root, job = self.disks[:2]
         self.directory.mkdir(parents=True, exist_ok=True)
         base = self.base or fetch_root_disk(self.lab, self.kernel, self.packages)
@@ -255,6 +266,7 @@ class _Host:
             memory_mib=memory_mib,
             network=network,
             is_isolated=is_isolated,
+            extra=words,
         )
         with hold_machine(self.lab.cache_dir):
             self.lab.say(f"{self.kernel.release}: booting a host")

@@ -21,6 +21,11 @@ __all__ = ["CROSS_TOOLS", "build_module", "build_modules", "resolve_headers"]
 
 CROSS_TOOLS = {"": "", "arm64": "aarch64-linux-gnu-"}
 """What the names of the compiler and its companions begin with, by Debian's architecture; empty: the host's."""
+_NEWER_COMPILERS = ("CONFIG_CC_HAS_MIN_FUNCTION_ALIGNMENT", "CONFIG_CC_HAS_SANE_FUNCTION_ALIGNMENT")
+"""
+What gcc 12 does not have: the first is a word that it does not know; without the second no function is called cold,
+as these are not aligned, on which arm64's ftrace relies (``include/linux/compiler_types.h``).
+"""
 _KBUILD = re.compile(r"linux-kbuild-[\w.+~]+")
 _BUILD_TIMEOUT_S = 600.0
 
@@ -98,7 +103,7 @@ def build_modules(
         # The host's compiler, whichever the kernel was built with; its types come from the kernel's.
         words = [f"M={work}", f"CC={compiler.name}", f"CROSS_COMPILE={tools}", "modules"]
         words += [f"-j{os.cpu_count() or 1}"] if len(sources) > 1 else []
-        words += [f"{option}=" for option in ("CONFIG_DEBUG_INFO_BTF_MODULES", "CONFIG_CC_HAS_MIN_FUNCTION_ALIGNMENT")]
+        words += [f"{option}=" for option in ("CONFIG_DEBUG_INFO_BTF_MODULES", *_NEWER_COMPILERS)]
         run([find_program("make"), "-C", tree, *words], timeout_s=_BUILD_TIMEOUT_S)
         return [Path(shutil.copy(work / f"{source.stem}.ko", target)) for source in sources]
 
@@ -118,6 +123,17 @@ def _mirror(source: Path, target: Path, loader: Sequence[str]) -> None:
             program = shlex.quote(str(next((each for each in real if each.exists()), path)))
             place.write_text(f'#!/bin/sh\nexec {shlex.join(loader)} {program} "$@"\n')
             place.chmod(0o755)
+
+
+def _mirror_configuration(include: Path, target: Path) -> None:
+    """Link what is generated for a kernel, and take out of its configuration what is of newer compilers."""
+    (target / "generated").mkdir(parents=True)
+    for path in (*include.iterdir(), *(include / "generated").iterdir()):
+        if path.name == "autoconf.h":
+            wanted = (line for line in path.read_text().splitlines() if not set(line.split()) & set(_NEWER_COMPILERS))
+            (target / "generated" / path.name).write_text("".join(f"{line}\n" for line in wanted))
+        elif path.name != "generated":
+            (target / path.relative_to(include)).symlink_to(path.resolve())
 
 
 def _make_tree(headers: Path, entry: Path, tree: Path, cache_dir: Path, programs: Path) -> None:
@@ -141,5 +157,7 @@ def _make_tree(headers: Path, entry: Path, tree: Path, cache_dir: Path, programs
             _mirror(programs / place, tree / path.name, loader)
         elif path.name in {".config", ".kernelvariables", "Module.symvers"}:
             shutil.copy(path, tree)
+        elif path.name == "include":
+            _mirror_configuration(path, tree / path.name)
         else:
             (tree / path.name).symlink_to(path.resolve())

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from postpanic.findings.verdict import Confidence
 from tests.vm import arm64_triage
-from tests.vm.arm64_triage import Arm64TriageLab, is_there
+from tests.vm.arm64_triage import Arm64TriageLab
 from tests.vm.lab import KERNELS, Lab, default_cache_dir
 from tests.vm.triage_judge import Judgement, judge_dump
 from tests.vm.triage_lab import TriageLab
@@ -33,7 +33,7 @@ debug information. A verdict is right if it has the kind, the cause, the functio
 and blames nobody whom the file spares; its sentence is right if it names besides what the file asks for.
 
 The machines of arm64 are emulated. What is no crash there is left out, and the names of modules' variables are not
-asked for where the kernel keeps none (6.1, without `CONFIG_KALLSYMS_ALL`).
+asked for where the kernel keeps none (6.1, without `CONFIG_KALLSYMS_ALL`). The newest is 7.2.
 """
 
 
@@ -86,8 +86,7 @@ def collect(lab: TriageLab, key: str, names: Iterable[str], *, only_cached: bool
     """Judge the scenarios of one kernel."""
     judgements = []
     truths = [truth for truth in list_truths() if not names or truth.name in names]
-    if lab.architecture:
-        truths = [truth for truth in truths if is_there(truth, key)]
+    truths = [truth for truth in truths if lab.has(truth, key)]
     if not only_cached:
         lab.build_modules(truths, key)
     for truth in truths:

@@ -4,6 +4,7 @@
 #include <linux/module.h>
 #include <linux/proc_fs.h>
 #include <linux/slab.h>
+#include <linux/version.h>
 
 struct pulse_sink {
 	u64 beats;
@@ -43,8 +44,12 @@ static int __init pulse_init(void)
 {
 	pulse_now = kzalloc(sizeof(*pulse_now), GFP_KERNEL);
 	pulse_now->sink = kzalloc(sizeof(*pulse_now->sink), GFP_KERNEL);
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 13, 0)
+	hrtimer_setup(&pulse_now->timer, pulse_beat, CLOCK_MONOTONIC, HRTIMER_MODE_REL);
+#else
 	hrtimer_init(&pulse_now->timer, CLOCK_MONOTONIC, HRTIMER_MODE_REL);
 	pulse_now->timer.function = pulse_beat;
+#endif
 	hrtimer_start(&pulse_now->timer, ms_to_ktime(20), HRTIMER_MODE_REL);
 	proc_create("pulse", 0200, NULL, &pulse_ops);
 	return 0;
