@@ -34,6 +34,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "vm/test_supplement",
         "vm/test_arm64",
         "vm/test_arm64_symbols",
+        "vm/test_arm64_swap",
     ),
     "page tables, as the machine or another tool walks them": (
         "compat/test_judged_memory",
@@ -51,6 +52,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "compat/test_judged_stacks",
         "compat/test_commands_bt",
         "vm/test_arm64_unwinding",
+        "vm/test_arm64_arguments",
     ),
     "locks and who holds them": ("vm/test_locks",),
     "pages kept and dropped, as makedumpfile does": ("vm/test_same_pages", "vm/test_arm64_filter"),
@@ -65,7 +67,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "vm/test_arm_capture",
         "vm/test_arm64_capture",
     ),
-    "rehearsal": ("vm/test_rehearse", "vm/test_rehearsed_crashes", "vm/test_arm64_rehearse"),
+    "rehearsal": ("vm/test_rehearse", "vm/test_rehearsed_crashes", "vm/test_nfs_server", "vm/test_arm64_rehearse"),
     "triage": ("vm/test_triage", "vm/test_triage_*", "vm/test_arm64_triage"),
     "gdb": ("vm/test_gdb", "vm/test_arm64_gdb"),
     "evidence without a dump": ("vm/test_evidence_*", "vm/test_arm64_reports"),
@@ -75,6 +77,7 @@ PARTS: dict[str, tuple[str, ...]] = {
 KERNEL_OF = {
     "vm/test_rehearse": "6.1",
     "vm/test_rehearsed_crashes": "6.1",
+    "vm/test_nfs_server": "6.1",
     "vm/test_arm": "6.1",
     "vm/test_arm_capture": "6.1",
 }
@@ -88,9 +91,10 @@ KERNELS = {
     "arm64-6.1": "arm64 6.1",
     "arm64-6.12": "arm64 6.12",
     "arm64-6.12-16k": "arm64 6.12, 16K pages",
+    "arm64-6.12-64k": "arm64 6.12, 64K pages",
     "arm64-newest": "arm64 newest",
 }
-_KERNEL = re.compile(r"(?<![\w.])(arm64-)?(5\.10|6\.1|6\.12|newest)(-16k)?(?![\d.])")
+_KERNEL = re.compile(r"(?<![\w.])(arm64-)?(5\.10|6\.1|6\.12|newest)(-16k|-64k)?(?![\d.])")
 _FLAVOUR = re.compile(r"-generic\b")
 
 

@@ -21,17 +21,19 @@ from postpanic.kernel.printk import read_log
 from postpanic.pages.checks import Outcome
 from postpanic.pages.selftest import check_dump
 from postpanic.report.text import render_text
-from tests.vm.arm64 import KERNELS, Arm64Dump, fetch_dump
+from tests.vm.arm64 import LARGE_PAGES, Arm64Dump, fetch_dump
 from tests.vm.lab import Lab
 
 Records = list[dict[str, Any]]
+MORE_KERNELS = ("6.12", "6.12-16k", "newest", LARGE_PAGES)
 
 
 @pytest.fixture(
-    scope="module", params=["6.1", pytest.param("6.12", marks=pytest.mark.matrix)], ids=lambda key: f"arm64-{key}"
+    scope="module",
+    params=["6.1", *(pytest.param(key, marks=pytest.mark.matrix) for key in MORE_KERNELS)],
+    ids=lambda key: f"arm64-{key}",
 )
 def dump(request: pytest.FixtureRequest, crash_lab: Lab, installed: Callable[[str], str]) -> Arm64Dump:
-    assert request.param in KERNELS
     installed("qemu-system-aarch64")
     return fetch_dump(crash_lab, request.param)
 
@@ -135,7 +137,9 @@ def test_trace_begins_where_it_is_told_to(opened: Prompt) -> None:
 def test_stopped_cpu_is_followed_through_its_interrupt(opened: Prompt) -> None:
     text = opened.text("bt -c 1")
     names = re.findall(r"^ ?#\d+ \[[0-9a-f]{16}\] (\S+) at", text, re.MULTILINE)
-    assert {"local_cpu_stop", "gic_handle_irq", "call_on_irq_stack"} <= set(names)
+    assert {"gic_handle_irq", "call_on_irq_stack"} <= set(names)
+    # Where another compiler was at work the one is part of the other.
+    assert {"local_cpu_stop", "ipi_handler"} & set(names)
     assert "--- <IRQ stack> ---" in text
     # The busy loop is user code: then the stack ends with its entry.
     assert "el1h_64_irq" in names or "el0t_64_irq" in names
@@ -150,7 +154,7 @@ def test_every_stack_ends_where_stacks_end(opened: Prompt) -> None:
             assert names[-1] in ends, part
             assert not any(name.startswith("(none") for name in names), part
             seen += 1
-    assert seen > 40
+    assert seen > 35
 
 
 def test_sleeping_process_waits_where_it_should(opened: Prompt) -> None:
@@ -158,7 +162,12 @@ def test_sleeping_process_waits_where_it_should(opened: Prompt) -> None:
     assert re.search(r"fifo_open|wait_for_partner", opened.text("bt cat"))
 
 
-def test_modules_are_found_with_their_functions(ask: Callable[[str], Records], opened: Prompt) -> None:
+def test_modules_are_found_with_their_functions(dump: Arm64Dump, ask: Callable[[str], Records], opened: Prompt) -> None:
+    if not any(dump.kernel.modules_dir.iterdir()):
+        # A kernel that cannot load any has no list of them.
+        assert list(ask("mod")) == []
+        assert " (T) schedule" in opened.text("sym schedule")
+        return
     modules = {row["name"]: row for row in ask("mod")}
     assert "qemu_fw_cfg" in modules
     assert "fw_cfg" in opened.text("sym -m qemu_fw_cfg")
@@ -192,9 +201,11 @@ def test_bases_of_the_machine_are_where_things_are(ask: Callable[[str], Records]
     assert task - machine["direct_map"] == opened.memory.translate(task) - info.number("PHYS_OFFSET")
     assert machine["vmalloc"] == info.number("VMALLOC_START") % (1 << 64)
     assert machine["vmemmap"] == info.number("VMEMMAP_START") % (1 << 64)
-    (module,) = (row["base"] for row in ask("mod") if row["name"] == "qemu_fw_cfg")
-    assert abs(module - opened.memory.layout.image_range[0]) < 4 << 30
-    assert (machine["stack_size"], [row["kind"] for row in stacks]) == (16384, ["IRQ", "OVERFLOW"])
+    for module in ask("mod"):
+        assert abs(module["base"] - opened.memory.layout.image_range[0]) < 4 << 30
+    # Only with CONFIG_VMAP_STACK is there a stack for when another is full.
+    overflow = ["OVERFLOW"] if "__bad_stack" in opened.text("sym -q bad_stack") else []
+    assert (machine["stack_size"], [row["kind"] for row in stacks]) == (16384, ["IRQ", *overflow])
     frames = FRAME.findall(opened.text("bt -c 1"))
     (irq,) = (stack["vaddr"] for stack in stacks[0]["stacks"].records() if stack["cpu"] == 1)
     assert any(irq <= int(place, 16) < irq + stacks[0]["size"] for place, _, _ in frames)

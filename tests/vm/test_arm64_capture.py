@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,12 +15,12 @@ from postpanic.analysis.program import open_program
 from postpanic.analysis.workspace import Workspace
 from postpanic.capture.kexec.images import unpack
 from postpanic.cli.app import main
-from postpanic.errors import PostpanicError, ProcessError
+from postpanic.errors import ProcessError
 from postpanic.kernel.printk import read_log
 from postpanic.rehearse.kernels import KernelStore
 from postpanic.report.text import render_text
-from tests.vm.arm64 import KERNELS
-from tests.vm.arm64_captures import Arm64Capture, captured_on_arm64, fetch_python_root
+from tests.vm.arm64 import KERNELS, LARGE_PAGES, fetch_kernel
+from tests.vm.arm64_captures import SWAP, Arm64Capture, captured_on_arm64, fetch_python_root
 from tests.vm.arm64_host import crash_arm64_host
 from tests.vm.arm64_kernel import build_kernel
 from tests.vm.captures import find_dumps, read_files
@@ -32,18 +32,19 @@ UNPACKED_LIMIT_BYTES = 20 << 20
 """As on x86-64, where the same image takes 18.5 MiB."""
 
 
-@pytest.fixture(scope="module", params=["6.1", "6.12", "6.12-16k"], ids=lambda key: f"arm64-{key}")
+@pytest.fixture(scope="module", autouse=True)
+def qemu(installed: Callable[[str], str]) -> str:
+    return installed("qemu-system-aarch64")
+
+
+@pytest.fixture(scope="module", params=["6.1", "6.12", "6.12-16k", "newest"], ids=lambda key: f"arm64-{key}")
 def capture(
-    request: pytest.FixtureRequest, crash_lab: Lab, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, crash_lab: Lab, tmp_path_factory: pytest.TempPathFactory, qemu: str
 ) -> Iterator[Arm64Capture]:
-    try:
-        kernel = KernelStore(crash_lab.cache_dir).fetch(KERNELS[request.param])
-        with captured_on_arm64(crash_lab, kernel, tmp_path_factory.mktemp("arm64")) as capture:
-            yield capture
-    except PostpanicError as exc:
-        if "qemu-system-aarch64" in str(exc):
-            pytest.skip(str(exc))
-        raise
+    assert qemu
+    kernel = KernelStore(crash_lab.cache_dir).fetch(KERNELS[request.param])
+    with captured_on_arm64(crash_lab, kernel, tmp_path_factory.mktemp("arm64")) as capture:
+        yield capture
 
 
 def test_load_is_verified_before_the_crash(capture: Arm64Capture) -> None:
@@ -108,6 +109,9 @@ def test_host_arms_itself_and_captures_its_crash(crash_lab: Lab, tmp_path: Path)
         assert "contents: as the kernel was given them" in host.said
         # The second time nothing is built or loaded.
         assert "already, by kexec_load" in host.said
+        # Nor can it be looked at.
+        unseen = "so these are not verified: kernel, initramfs, command line, core header, notes, memory"
+        assert unseen in re.sub(r"\s+(?:host: )?", " ", host.said)
         (name,) = find_dumps(host.disk, "/var/crash")
         saved = read_files(host.disk, name, tmp_path / "saved")
     assert name.startswith("/var/crash/host-")
@@ -128,6 +132,21 @@ def test_machine_with_uefi_and_acpi(crash_lab: Lab, tmp_path: Path) -> None:
         assert capture.console.count("ACPI: Early table checksum verification") == 2
 
 
+def test_reservation_above_and_below_4_gib(crash_lab: Lab, tmp_path: Path) -> None:
+    """Of 4 GiB the last begins there; what is loaded is above, and devices have the low part."""
+    kernel = KernelStore(crash_lab.cache_dir).fetch(KERNELS["6.12"])
+    words = "256M,high crashkernel=64M,low"
+    with captured_on_arm64(crash_lab, kernel, tmp_path, crashkernel=words, memory_mib=4096) as capture:
+        assert "verified good" in capture.armed
+        log = (capture.saved / "vmcore-dmesg.txt").read_text()
+        manifest = json.loads((capture.saved / "vmcore.manifest.json").read_text())
+        assert main(["verify", str(capture.saved / "vmcore")]) == 0
+    (high,) = re.findall(r"crashkernel reserved: 0x([0-9a-f]+) - 0x[0-9a-f]+ \(256 MB\)", log)
+    (low,) = re.findall(r"crashkernel low memory reserved: 0x([0-9a-f]+) - 0x[0-9a-f]+ \(64 MB\)", log)
+    assert int(low, 16) < 1 << 32 <= int(high, 16)
+    assert manifest["self_test"]["passed"] is True
+
+
 def test_kexec_file_load_where_the_kernel_has_it(crash_lab: Lab, tmp_path: Path) -> None:
     """None of Debian's has: this one is built from its source."""
     try:
@@ -140,6 +159,25 @@ def test_kexec_file_load_where_the_kernel_has_it(crash_lab: Lab, tmp_path: Path)
         assert any(line.startswith("verified unverified; segments: not verified") for line in capture.armed)
         assert json.loads((capture.saved / "vmcore.manifest.json").read_text())["self_test"]["passed"] is True
         assert "sysrq triggered crash" in (capture.saved / "vmcore-dmesg.txt").read_text()
+
+
+@pytest.mark.parametrize("key", [LARGE_PAGES], ids=lambda key: f"arm64-{key}")
+def test_pages_of_64_kib_and_a_swap_device(crash_lab: Lab, tmp_path: Path, key: str) -> None:
+    """Debian has no such kernel: this one is built from its source, too, with types and without ext4."""
+    try:
+        kernel = fetch_kernel(crash_lab, key)
+    except ProcessError as exc:
+        pytest.skip(str(exc))
+    with captured_on_arm64(crash_lab, kernel, tmp_path, crashkernel="256M", target=SWAP) as capture:
+        assert {"loaded file", "verified good"} <= set(capture.armed)
+        dump = capture.saved / "vmcore"
+        assert main(["verify", str(dump)]) == 0
+        with open_program([dump]) as opened:
+            assert opened.memory.page_size_bytes == 1 << 16
+            text = "\n".join(render_text(run_line(Workspace(opened), "bt")))
+    assert {"panic", "sysrq_handle_crash", "el0t_64_sync"} <= set(
+        re.findall(r"^ ?#\d+ \[\w+\] (\S+)", text, re.MULTILINE)
+    )
 
 
 def test_image_for_a_tree_of_arm64_is_built_anywhere(

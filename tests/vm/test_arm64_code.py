@@ -47,7 +47,7 @@ def spelt(text: str) -> str:
     return " ".join(SAME_CONDITIONS.get(word, word) for word in text.split())
 
 
-@pytest.mark.parametrize("key", ["6.1", "6.12"])
+@pytest.mark.parametrize("key", ["6.1", "6.12", "newest"])
 def test_instructions_are_objdumps(crash_lab: Lab, key: str) -> None:
     try:
         objdump = find_program("aarch64-linux-gnu-objdump")

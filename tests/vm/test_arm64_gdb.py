@@ -26,7 +26,9 @@ QUESTIONS = (
 )
 
 
-@pytest.fixture(scope="module", params=["6.1", pytest.param("6.12", marks=pytest.mark.matrix)])
+@pytest.fixture(
+    scope="module", params=["6.1", *(pytest.param(key, marks=pytest.mark.matrix) for key in ("6.12", "newest"))]
+)
 def each(
     request: pytest.FixtureRequest,
     crash_lab: Lab,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from postpanic.cli.app import main
 from postpanic.process import find_program, run
 from postpanic.rehearse.boards import BOARDS
 from postpanic.rehearse.kernels import KernelStore
 from tests.vm.arm64 import KERNELS
 from tests.vm.arm64_captures import fetch_python_root
-from tests.vm.lab import Lab
+from tests.vm.lab import Lab, hold_machine
 from tests.vm.rehearsed import Tree, make_tree, rehearse_tree
 
 pytestmark = pytest.mark.matrix
@@ -72,3 +75,23 @@ def test_reservation_that_is_too_small_is_the_link_that_breaks(
     assert value["verdict"] == "broken"
     broken = next(link for link in one["links"] if link["state"] == "broken")
     assert broken["name"] in {"load", "verification", "capture kernel", "saver"}
+
+
+def test_kernel_that_has_no_host_is_proven(
+    crash_lab: Lab, tmp_path: Path, qemu: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert qemu
+    kernel = KernelStore(crash_lab.cache_dir).fetch(KERNELS["6.12"])
+    # Where the user keeps packages; here they outlive the test.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(crash_lab.cache_dir / "user"))
+    packed = tmp_path / "Image.gz"
+    packed.write_bytes(gzip.compress(kernel.image.read_bytes(), 1))
+    words = ["--arch", "arm64", "--kernel", str(packed), "--modules", str(kernel.modules_dir)]
+    with hold_machine(crash_lab.cache_dir):
+        status = main(["rehearse", *words, "--cmdline", "console=ttyS9 crashkernel=192M", "--json"])
+    captured = capsys.readouterr()
+    assert status == 0, captured.out + captured.err
+    value = json.loads(captured.out)
+    assert (value["verdict"], value["reserved_bytes"]) == ("proven", 192 << 20)
+    (one,) = value["rehearsals"].values()
+    assert {link["state"] for link in one["links"]} == {"held"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -14,17 +14,22 @@ from postpanic.analysis.page.evidence import run_line
 from postpanic.analysis.processes.user_pages import process_tables
 from postpanic.analysis.program import OpenedProgram, open_program
 from postpanic.analysis.workspace import Workspace
-from postpanic.errors import PostpanicError
 from postpanic.kernel.paging.tables import NOT_MAPPED
 from postpanic.report.text import render_text
 from postpanic.units import VirtAddr
-from tests.vm.arm64 import fetch_busybox
+from tests.vm.arm64 import LARGE_PAGES, fetch_busybox
 from tests.vm.arm64_memory import Arm64Memory, fetch_memory
 from tests.vm.lab import Lab
 
 pytestmark = pytest.mark.matrix
 
-KEYS = {"6.1": (4096, 48, 4), "6.12": (4096, 52, 5)}
+KEYS = {
+    "6.1": (4096, 48, 4),
+    "6.12": (4096, 52, 5),
+    "6.12-16k": (16384, 52, 4),
+    "newest": (4096, 52, 5),
+    LARGE_PAGES: (65536, 52, 3),
+}
 """Size of a page, bits of an address, levels of tables: what each kernel makes of a processor that has everything."""
 
 
@@ -43,11 +48,9 @@ class Machine:
 
 
 @pytest.fixture(scope="module", params=list(KEYS), ids=lambda key: f"arm64-{key}")
-def machine(request: pytest.FixtureRequest, crash_lab: Lab) -> Iterator[Machine]:
-    try:
-        memory = fetch_memory(crash_lab, request.param)
-    except PostpanicError as exc:
-        pytest.skip(f"no arm64 machine: {exc}")
+def machine(request: pytest.FixtureRequest, crash_lab: Lab, installed: Callable[[str], str]) -> Iterator[Machine]:
+    installed("qemu-system-aarch64")
+    memory = fetch_memory(crash_lab, request.param)
     with open_program([memory.path], policy=DebugPolicy.SYNTHESIZED) as opened:
         yield Machine(request.param, memory, opened)
 

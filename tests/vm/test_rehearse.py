@@ -49,6 +49,11 @@ path = "/srv/dumps"
 [[target]]
 kind = "http"
 url = "http://198.51.100.7:8080/dumps?host={name}&file={file}"
+[[target]]
+kind = "nfs"
+server = "192.0.2.41"
+export = "/srv/export"
+path = "/dumps"
 [capture]
 modules = ["virtio_pci", "virtio_blk", "ext4", "virtio_net", "af_packet"]
 [[network.interface]]
@@ -59,6 +64,16 @@ addresses = ["192.0.2.3/24"]
 [[network.interface.route]]
 gateway = "192.0.2.1"
 """
+NFS = """
+[[target]]
+kind = "nfs"
+server = "192.0.2.41"
+export = "/srv/export"
+path = "/dumps"
+version = "{version}"
+{options}
+attempts = 1
+""" + SERVERS[SERVERS.index("[capture]") :]
 Rehearse = Callable[..., dict[str, Any]]
 
 
@@ -110,15 +125,18 @@ def test_what_works_is_proven_and_nothing_is_changed(
         value = rehearse_tree(crash_lab, tree, tmp_path / "kept", capsys, *words)
     assert (value["verdict"], value["broken"]) == ("proven", None)
     found = links(value)
-    assert {link["state"] for name, link in found.items() if not name.startswith("self-test ")} == {"held"}
-    assert len([name for name in found if name.startswith("dump ")]) == 3
+    assert {link["state"] for name, link in found.items() if not name.startswith("self-test ")} == {"held"}, found
+    assert len([name for name in found if name.startswith("dump ")]) == 4
+    assert found["self-test nfs 192.0.2.41:/srv/export"]["evidence"].startswith("passed")
     one = value["rehearsals"]["sysrq"]
     assert 0 < one["seconds"] < 600
     assert 40 << 20 < one["peak_bytes"] < 192 << 20
     dumps = [path for path in (tmp_path / "kept").rglob("*") if path.name in {"vmcore", "vmcore.flat"}]
-    assert len(dumps) == 3
+    assert len(dumps) == 4
     assert one["dump_bytes"] == max(dump.stat().st_size for dump in dumps)
     (received,) = (tmp_path / "kept").rglob("saved/1/srv/dumps/*/vmcore")
+    assert received in dumps
+    (received,) = (tmp_path / "kept").rglob("saved/3/srv/export/dumps/*/vmcore")
     assert received in dumps
     assert f"the account dumps: in the machine it is {getpass.getuser()}" in " ".join(one["unproven"])
     expected = value["extrapolated"]
@@ -160,6 +178,44 @@ def test_others_are_proven(rehearse: Rehearse, text: str, words: tuple[str, ...]
 
 
 @pytest.mark.matrix
+@pytest.mark.parametrize(
+    ("version", "options"),
+    [
+        ("3", ""),
+        ("3", 'options = "port=2050,mountport=2051"'),
+        ("4.0", ""),
+        ("4.1", 'options = "nconnect=2"'),
+        ("4.2", 'options = "port=2050"'),
+    ],
+)
+def test_a_server_of_nfs_is_proven_in_every_version(rehearse: Rehearse, version: str, options: str) -> None:
+    value = rehearse(NFS.format(version=version, options=options), "--crashkernel", "192M")
+    assert value["verdict"] == "proven"
+    found = links(value)
+    assert found["self-test nfs 192.0.2.41:/srv/export"]["evidence"].startswith("passed")
+    assert found["dump nfs 192.0.2.41:/srv/export"]["state"] == "held"
+    assert f"that the real server has NFS {version}" in " ".join(value["rehearsals"]["sysrq"]["unproven"])
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize(
+    ("version", "words", "evidence", "mend"),
+    [
+        ("4.2", ("--unreachable", "0"), "no route to the server", "the server must be up"),
+        ("3", ("--unreachable", "0"), "no route to the server", "the server must be up"),
+        ("4.2", ("--free", "0=8M"), "saved, incomplete", "make room"),
+        ("3", ("--free", "0=8M"), "saved, incomplete", "make room"),
+    ],
+)
+def test_what_breaks_at_a_server_of_nfs_is_named(
+    rehearse: Rehearse, version: str, words: tuple[str, ...], evidence: str, mend: str
+) -> None:
+    value = rehearse(NFS.format(version=version, options=""), "--crashkernel", "192M", *words, status=4)
+    broken = links(value)["target nfs 192.0.2.41:/srv/export"]
+    assert (broken["state"], evidence in broken["evidence"], mend in broken["mend"]) == ("broken", True, True), broken
+
+
+@pytest.mark.matrix
 @pytest.mark.parametrize("fault", ["disk-error", "disk-hang"])
 def test_a_disk_that_fails_is_a_fault_where_another_has_the_dump(rehearse: Rehearse, fault: str) -> None:
     value = rehearse(FILE_TARGET + OTHER_TARGET + VIRTIO, "--crashkernel", "192M", "--fault", f"{fault}=0")
@@ -186,18 +242,17 @@ def test_a_matrix_has_a_verdict_for_every_kind_and_target(crash_lab: Lab, tree: 
     words = ["rehearse", "--root", str(tree.root), "--crashkernel", "160M", "--matrix", "--crash", "sysrq"]
     words += ["--crash", "nmi", "--disk", f"1={blank}", "--keep", str(tmp_path / "kept"), "--shell"]
     with hold_machine(crash_lab.cache_dir), (tmp_path / "err").open("w+") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "postpanic", *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
-        )
-        printed = read_until(process, "rehearsal: a Python prompt")
-        for line in ("6 * 7", "raise SystemExit"):
-            printed += read_until(process, ">>> ")
-            time.sleep(1.0)
-            assert process.stdin is not None
-            process.stdin.write(f"{line}\r".encode())
-            process.stdin.flush()
-        printed += read_until(process, "")
-        status = process.wait(60)
+        command = [sys.executable, "-m", "postpanic", *words]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors) as process:
+            printed = read_until(process, "rehearsal: a Python prompt")
+            for line in ("6 * 7", "raise SystemExit"):
+                printed += read_until(process, ">>> ")
+                time.sleep(1.0)
+                assert process.stdin is not None
+                process.stdin.write(f"{line}\r".encode())
+                process.stdin.flush()
+            printed += read_until(process, "")
+            status = process.wait(60)
         said = (tmp_path / "err").read_text()
     assert status == 4, printed + said
     rows = {line.split()[0]: line for line in printed.splitlines() if line.startswith(("crash ", "sysrq ", "nmi "))}

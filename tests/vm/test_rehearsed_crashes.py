@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import shutil
+import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +20,14 @@ from postpanic.cli.app import main
 from postpanic.rehearse.kernels import Kernel
 from postpanic.rehearse.machine import Disk
 from postpanic.saver.recovery import find_raw_dumps
+from tests.builders.nfs_calls import NFS, call, frame
 from tests.compat.http_store import HttpServer
 from tests.compat.ssh_server import SshServer, find_free_port, find_missing
 from tests.vm.captures import find_dumps, make_disk, read_files
+from tests.vm.hosts import CommandResult, run_on_host
 from tests.vm.lab import Lab
 from tests.vm.rehearsed import ARMED, Tree, crash_for_real, make_tree, rehearse_tree
+from tests.vm.test_saver_network import FILES, SERVE
 
 HOST = "10.0.2.2"
 """The host's loopback interface, as QEMU's network has it."""
@@ -111,6 +119,21 @@ CASES = {
     "stale-image": Case(FILE + DISK_MODULES, link="", evidence="the image that is armed is stale"),
 }
 SERVERS = ("ssh", "http", "server-away")
+NFS_UP_S = 200.0
+NFS_CARD = """
+modprobe -a virtio_net af_packet
+for card in /sys/class/net/*; do [ -e $card/device ] && name=${card##*/}; done
+ip link set $name up
+ip address add 10.0.2.15/24 dev $name
+"""
+NFS_WAIT = """
+for second in $(seq 300); do
+    ls /srv/export/dumps/*/vmcore.manifest.json >/dev/null 2>&1 && break
+    sleep 1
+done
+sleep 20
+postpanic verify /srv/export/dumps/*/vmcore && cat /srv/export/dumps/*/vmcore.manifest.json
+"""
 
 
 @pytest.fixture(scope="module")
@@ -258,3 +281,55 @@ def describe_server(tree: Tree, ssh: SshServer, http: HttpServer, name: str) -> 
         )
     port = http.server_port if name == "http" else find_free_port()
     return f'[[target]]\nkind = "http"\nurl = "http://{HOST}:{port}/dumps/{{name}}/{{file}}"\nattempts = 1\n'
+
+
+@pytest.mark.matrix
+def test_a_server_of_nfs(crash_lab: Lab, tree: Tree, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The kernel's own server, in a machine beside the one that crashes."""
+    if (os.cpu_count() or 1) < 2:
+        pytest.skip("two machines run at a time")
+    port = find_free_port()
+    text = f'[[target]]\nkind = "nfs"\nserver = "{HOST}"\nexport = "/srv/export"\npath = "/dumps"\n'
+    text += f'options = "port={port}"\n'
+    tree.configure(text + NETWORK)
+    assert rehearse_and_judge(crash_lab, tree, tmp_path, capsys, ["--crashkernel", "192M"], Case(text))
+    results: list[CommandResult] = []
+    server = threading.Thread(target=lambda: results.extend(serve_nfs(crash_lab, port)))
+    server.start()
+    try:
+        wait_for_nfs(port)
+        subject = tree.read_subject("192M")
+        _, console = crash_for_real(
+            crash_lab, subject, subject.image, tmp_path / "crash", crashkernel="192M", is_saved=lambda _: True
+        )
+    finally:
+        server.join()
+    assert re.search(r"^postpanic: saved: ", console, re.MULTILINE), console[-3000:]
+    assert "self-test passed" in console
+    assert results[-1].status == 0, results
+    assert json.loads(results[-1].stdout[results[-1].stdout.index("{") :])["complete"]
+
+
+def serve_nfs(lab: Lab, port: int) -> list[CommandResult]:
+    network = f"user,id=outside,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:2049"
+    exports = str(FILES["/etc/exports"]).replace("127.0.0.1", "*")
+    return run_on_host(
+        lab,
+        "6.1",
+        [NFS_CARD, SERVE.replace("size=64m", "size=300m"), NFS_WAIT],
+        packages=("nfs-kernel-server", "rpcbind", "nfs-common"),
+        files={**FILES, "/etc/exports": exports},
+        command_timeout_s=350,
+        words=("-netdev", network, "-device", "virtio-net-pci,netdev=outside,romfile="),
+    )
+
+
+def wait_for_nfs(port: int) -> None:
+    deadline = time.monotonic() + NFS_UP_S
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 5) as connection:
+            connection.sendall(frame(call(NFS, 4, 0)))
+            if connection.recv(4):
+                return
+        time.sleep(1.0)
+    pytest.fail("the kernel's server did not come up")
