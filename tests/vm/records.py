@@ -34,6 +34,7 @@ from postpanic.rehearse.disks import make_empty_disk
 from postpanic.rehearse.kernels import Kernel
 from postpanic.rehearse.machine import Disk, Machine, MachineConfig, scale_timeout
 from postpanic.rehearse.store import PackageStore
+from postpanic.rehearse.tarballs import unpack_files
 from tests.vm import guest
 from tests.vm.gdbstub import poke, poke_physical
 from tests.vm.host_disk import SUITES, resolve_packages
@@ -426,7 +427,7 @@ def _collect(run: _Run, machine: _Machine) -> None:
     with run.disks["out"].open("rb") as stream:
         stream.seek(COLLECTED_OFFSET)
         with tarfile.open(fileobj=stream, mode="r|") as archive:
-            archive.extractall(run.target / "collected", filter="data")
+            unpack_files(archive, run.target / "collected")
 
 
 def _damage(run: _Run, machine: _Machine) -> None:

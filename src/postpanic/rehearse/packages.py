@@ -23,6 +23,7 @@ from subprocess import PIPE
 from postpanic.errors import FactAbsentError, ProcessError, UsageError
 from postpanic.process import find_program, run, start
 from postpanic.rehearse.cache import hold_lock
+from postpanic.rehearse.tarballs import unpack_files
 
 __all__ = [
     "Archive",
@@ -322,17 +323,14 @@ def unpack_some(package: Path, directory: Path, want: Callable[[str], bool]) -> 
         If dpkg-deb fails.
     """
     command: list[str | Path] = [find_program("dpkg-deb"), "--fsys-tarfile", package]
-    unpacked = []
+    unpacked: list[Path] = []
     with tempfile.TemporaryFile() as messages:
         try:
             with (
                 start(command, stdout=PIPE, stderr=messages) as unpacker,
                 tarfile.open(fileobj=unpacker.stdout, mode="r|") as archive,
             ):
-                for member in archive:
-                    if member.isfile() and want(member.name.removeprefix("./")):
-                        archive.extract(member, directory, filter="data")
-                        unpacked.append(directory / member.name)
+                unpacked = unpack_files(archive, directory, want)
             status = unpacker.returncode
         except tarfile.TarError:
             status = -1

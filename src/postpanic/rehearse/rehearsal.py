@@ -37,6 +37,7 @@ from postpanic.rehearse.servers.stand_ins import gather_objects
 from postpanic.rehearse.staging import Request, Staging, faults_of, stage_targets
 from postpanic.rehearse.stand_ins import spell_disks
 from postpanic.rehearse.subject import Subject
+from postpanic.rehearse.tarballs import unpack_files
 from postpanic.saver.plan import FilePlan, RawPlan
 from postpanic.saver.recovery import find_raw_dumps, recover_raw_dump
 
@@ -368,7 +369,7 @@ class Rehearsal:
             )
             machine.wait_exit(timeout_s=20.0)
         with self.config.disks[0].path.open("rb") as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
-            archive.extractall(target, filter="data")
+            unpack_files(archive, target)
 
 
 def _stage_device_tree(given: Path | None, directory: Path) -> Path | None:
