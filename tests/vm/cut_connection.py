@@ -3,9 +3,10 @@ Start a program on the connection that is standard input, and cut that after a w
 
 ::
 
-    python cut_connection.py SECONDS PROGRAM [WORD …]
+    python cut_connection.py MESSAGES LOG PROGRAM [WORD …]
 
-The program goes on with what it has begun, as one does whose client is gone.
+It is cut as soon as so much has come, by the number of times that something
+came; a byte in the log says so. The program goes on with what it has begun, as one does whose client is gone.
 """
 
 from __future__ import annotations
@@ -15,22 +16,26 @@ import select
 import socket
 import subprocess
 import sys
-import time
+from pathlib import Path
 
 
 def main() -> None:
-    deadline = time.monotonic() + float(sys.argv[1])
+    left = int(sys.argv[1])
     ours, theirs = socket.socketpair()
     outside = socket.socket(fileno=os.dup(0))
-    with subprocess.Popen(sys.argv[2:], stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=theirs.fileno()):
+    with subprocess.Popen(sys.argv[3:], stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=theirs.fileno()):
         theirs.close()
-        while (left_s := deadline - time.monotonic()) > 0:
-            readable, _, _ = select.select([outside, ours], [], [], left_s)
+        is_open = True
+        while left and is_open:
+            readable, _, _ = select.select([outside, ours], [], [])
             for source in readable:
                 data = source.recv(1 << 16)
-                if not data:
-                    deadline = 0.0
+                is_open = is_open and bool(data)
+                left -= source is outside
                 (ours if source is outside else outside).sendall(data)
+        if is_open:
+            with Path(sys.argv[2]).open("ab") as log:
+                log.write(b".")
         for end in (outside, ours):
             end.shutdown(socket.SHUT_RDWR)
 

@@ -288,11 +288,12 @@ def test_a_server_of_nfs(crash_lab: Lab, tree: Tree, tmp_path: Path, capsys: pyt
     """The kernel's own server, in a machine beside the one that crashes."""
     if (os.cpu_count() or 1) < 2:
         pytest.skip("two machines run at a time")
-    port = find_free_port()
     text = f'[[target]]\nkind = "nfs"\nserver = "{HOST}"\nexport = "/srv/export"\npath = "/dumps"\n'
-    text += f'options = "port={port}"\n'
     tree.configure(text + NETWORK)
     assert rehearse_and_judge(crash_lab, tree, tmp_path, capsys, ["--crashkernel", "192M"], Case(text))
+    # A port that is free now may not be so after a rehearsal.
+    port = find_free_port()
+    tree.configure(f'{text}options = "port={port}"\n{NETWORK}')
     results: list[CommandResult] = []
     server = threading.Thread(target=lambda: results.extend(serve_nfs(crash_lab, port)))
     server.start()

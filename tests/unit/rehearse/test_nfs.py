@@ -14,6 +14,7 @@ import pytest
 
 from postpanic.errors import NotReadyError
 from postpanic.rehearse.servers.nfs.serving import LOG_NAME, NfsServer, serve
+from postpanic.rehearse.servers.nfs.store import STORE_NAME
 from postpanic.rehearse.servers.stand_ins import make_nfs_server
 from postpanic.saver.plan import NfsPlan
 from tests.builders.nfs_calls import (
@@ -546,13 +547,43 @@ def test_ports_are_those_of_the_plan(tmp_path: Path, options: str, version: str,
 
 @pytest.mark.parametrize(
     ("export", "options", "words"),
-    [("/srv/../..", "", "no path"), ("/srv", "proto=rdma", "TCP"), ("/srv", "rdma,port=20049", "TCP")],
+    [
+        ("/srv/../..", "", "no path"),
+        ("/srv", "proto=rdma", "TCP"),
+        ("/srv", "rdma,port=20049", "TCP"),
+        ("/srv", "mountproto=udp", "TCP"),
+    ],
 )
 def test_what_cannot_stand_in_is_said(tmp_path: Path, export: str, options: str, words: str) -> None:
-    plan = NfsPlan(name="nfs", server="192.0.2.1", export=export, options=options)
+    plan = NfsPlan(name="nfs", server="192.0.2.1", export=export, options=options, version="3")
     with pytest.raises(NotReadyError, match=words):
         make_nfs_server(plan, tmp_path / "server", tmp_path / "saved")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    plan = NfsPlan(name="nfs", server="192.0.2.1", export="/" + "x" * 300)
+    with pytest.raises(NotReadyError, match="its export cannot be made here: file name too long"):
+        make_nfs_server(plan, tmp_path / "server", tmp_path / "saved")
+
+
+def test_the_store_is_there_before_the_first_connection(tmp_path: Path) -> None:
+    """Two processes that are the first to open a file of SQLite do not wait for each other."""
+    plan = NfsPlan(name="nfs", server="192.0.2.1", export="/srv", version="4.2")
+    server = make_nfs_server(plan, tmp_path / "server", tmp_path / "saved")
+    assert (tmp_path / "server" / STORE_NAME).read_bytes()[18:20] == b"\2\2", "it is in WAL mode"
+    assert str(tmp_path / "server") in shlex.split(server.command)
+
+
+def test_a_server_takes_no_module_from_where_it_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = NfsPlan(name="nfs", server="192.0.2.1", export="/srv", version="3")
+    server = make_nfs_server(plan, tmp_path / "server", tmp_path / "saved")
+    (tmp_path / "sqlite3.py").write_text("raise SystemExit('shadowed')\n")
+    monkeypatch.chdir(tmp_path)
+    finished = subprocess.run(
+        shlex.split(server.command), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    assert "shadowed" not in finished.stderr
 
 
 def test_security_that_is_not_rehearsed_is_said(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from postpanic.errors import NotReadyError, PostpanicError
 from postpanic.process import run
 from postpanic.rehearse.requirements import find_needed
 from postpanic.rehearse.servers.http import list_objects
+from postpanic.rehearse.servers.nfs.store import STORE_NAME, Store
 from postpanic.saver.plan import HttpPlan, NfsPlan, SshPlan
 
 __all__ = ["ServerPlan", "ServerStandIn", "gather_objects", "make_http_server", "make_nfs_server", "make_ssh_server"]
@@ -182,10 +183,16 @@ def make_nfs_server(plan: NfsPlan, directory: Path, received: Path, room_bytes: 
         raise NotReadyError(f"its export is no path: {plan.export!r}")
     options = dict(word.strip().partition("=")[::2] for word in plan.options.split(","))
     protocol = options.get("proto", "tcp")
-    if protocol != "tcp" or "rdma" in options or "udp" in options:
+    mount_protocol = options.get("mountproto", "tcp") if plan.version == "3" else "tcp"
+    if {protocol, mount_protocol} != {"tcp"} or "rdma" in options or "udp" in options:
         raise NotReadyError("it is not reached by TCP of IPv4")
     directory.mkdir()
-    received.joinpath(*names).mkdir(parents=True)
+    try:
+        received.joinpath(*names).mkdir(parents=True)
+    except OSError as exc:
+        raise NotReadyError(f"its export cannot be made here: {(exc.strerror or str(exc)).lower()}") from exc
+    # Processes that are the first to open it, and do so at once, do not wait for each other.
+    Store(directory / STORE_NAME).close()
     port, mount_port = _find_port(options, "port", _NFS_PORT), _find_port(options, "mountport", _MOUNT_PORT)
     room = "-" if room_bytes is None else str(room_bytes)
     words: list[str | Path] = [directory, received, "/" + "/".join(names), str(port), str(mount_port), room]
@@ -275,10 +282,11 @@ def _spell_python(module: str, *words: str | Path) -> str:
     """
     Spell the command of a server that is a module of ours.
 
-    Its Python finds us wherever we were started from, and leaves no compiled
-    modules beside them: sshd passes on no environment that would say so.
+    Its Python finds us wherever we were started from, takes nothing from that
+    directory for a module (``-P``), and leaves no compiled modules beside ours:
+    sshd passes on no environment that would say so.
     """
-    return _spell("env", f"PYTHONPATH={Path(__file__).parents[3]}", sys.executable, "-B", "-m", module, *words)
+    return _spell("env", f"PYTHONPATH={Path(__file__).parents[3]}", sys.executable, "-P", "-B", "-m", module, *words)
 
 
 def _spell(*words: str | Path) -> str:

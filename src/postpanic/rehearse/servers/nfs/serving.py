@@ -30,14 +30,13 @@ from postpanic.rehearse.servers.nfs.rpc import (
     spell_system_error,
     write_record,
 )
-from postpanic.rehearse.servers.nfs.store import Store
+from postpanic.rehearse.servers.nfs.store import STORE_NAME, Store
 from postpanic.rehearse.servers.nfs.tree import Tree
 from postpanic.rehearse.servers.nfs.v3 import Version3
 
 __all__ = ["LOG_NAME", "NfsServer", "main"]
 
 LOG_NAME = "server.log"
-_STORE_NAME = "store"
 
 
 class NfsServer:
@@ -59,7 +58,7 @@ class NfsServer:
     def __init__(
         self, directory: Path, root: Path, export: str, ports: tuple[int, int], room_bytes: int | None = None
     ) -> None:
-        self._store = Store(directory / _STORE_NAME)
+        self._store = Store(directory / STORE_NAME)
         self._tree = Tree(root, split_path(export), self._store, room_bytes)
         nfs, mount = ports
         known = {(NFS_PROGRAM, 3): nfs, (NFS_PROGRAM, 4): nfs, (MOUNT_PROGRAM, 3): mount}

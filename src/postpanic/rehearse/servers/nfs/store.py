@@ -15,7 +15,10 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["Store"]
+__all__ = ["STORE_NAME", "Store"]
+
+STORE_NAME = "store"
+"""Of the file, in the server's own directory."""
 
 _WAIT_S = 60.0
 _KEPT_REPLIES = 256
