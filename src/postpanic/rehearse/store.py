@@ -163,7 +163,10 @@ def resolve_packages(archive: Archive, wanted: str, unwanted: re.Pattern[str] = 
     missing: set[str] = set()
     names = set(wanted.split())
     while names and len(found) < _PACKAGES_LIMIT:
-        packages = archive.find("|".join(map(re.escape, sorted(names))))
+        try:
+            packages = archive.find("|".join(map(re.escape, sorted(names))))
+        except FactAbsentError:
+            packages = []
         found |= {package.name: package for package in packages}
         missing |= names - set(found)
         needed = {name for package in packages for name in package.depends if not unwanted.fullmatch(name)}

@@ -21,6 +21,7 @@ from postpanic.rehearse.packages import (
     unpack_some,
     write_sources,
 )
+from postpanic.rehearse.store import resolve_packages
 
 MIRROR = "https://mirror.example/debian/"
 SECURITY = "https://mirror.example/debian-security/"
@@ -169,6 +170,24 @@ def test_newest_version_wins_and_not_the_longest_name(tmp_path: Path, monkeypatc
     assert [package.version for package in found] == ["6.12.9-1", "6.12.117-1"]
     with pytest.raises(FactAbsentError, match="no package linux-image-9"):
         archive.find(r"linux-image-9.*")
+
+
+@pytest.mark.skipif(shutil.which("apt-get") is None, reason="apt is not installed")
+def test_what_is_virtual_is_left_out_of_what_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_archive(
+        tmp_path,
+        [
+            describe("a-thing", "1", "lib-a-thing | other"),
+            describe("lib-a-thing", "1", "some-virtual (>= 1)"),
+        ],
+        monkeypatch,
+    )
+    archive = Archive(tmp_path / "apt", ["any"])
+    archive.update()
+    bundle = resolve_packages(archive, "a-thing")
+    assert [part.name for part in bundle.parts] == ["a-thing", "lib-a-thing"]
+    with pytest.raises(FactAbsentError, match=r"^no package some-virtual in any$"):
+        resolve_packages(archive, "a-thing some-virtual")
 
 
 @pytest.mark.skipif(shutil.which("apt-get") is None, reason="apt is not installed")
