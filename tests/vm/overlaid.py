@@ -225,7 +225,10 @@ def _read_settings() -> Iterator[tuple[str, str]]:
     for kind in SETTINGS:
         for path in sorted(Path("/proc/sys", kind).rglob("*")):
             name = str(path.relative_to("/proc/sys"))
-            mode = path.stat().st_mode
+            try:
+                mode = path.stat().st_mode
+            except FileNotFoundError:
+                continue
             if not name.startswith(VOLATILE) and stat.S_ISREG(mode) and mode & 0o444 and mode & 0o222:
                 yield name, _read(path)
 
