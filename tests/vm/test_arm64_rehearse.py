@@ -88,7 +88,7 @@ def test_kernel_that_has_no_host_is_proven(
     packed.write_bytes(gzip.compress(kernel.image.read_bytes(), 1))
     words = ["--arch", "arm64", "--kernel", str(packed), "--modules", str(kernel.modules_dir)]
     with hold_machine(crash_lab.cache_dir):
-        status = main(["rehearse", *words, "--cmdline", "console=ttyS9 crashkernel=192M", "--json"])
+        status = main(["rehearse", *words, "--cmdline", "console=tty1 crashkernel=192M", "--json"])
     captured = capsys.readouterr()
     assert status == 0, captured.out + captured.err
     value = json.loads(captured.out)

@@ -20,6 +20,7 @@ from postpanic.units import parse_size
 if TYPE_CHECKING:
     from postpanic.capture.config import Config
     from postpanic.capture.host import Host
+    from postpanic.rehearse.bare_host import BareKernel
     from postpanic.rehearse.rehearsal import RehearsalOptions
     from postpanic.rehearse.runs import Run, Series
     from postpanic.rehearse.subject import Subject
@@ -97,7 +98,12 @@ class _Asked:
 @click.option(
     "--dtb", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE", help="Of the board."
 )
-@click.option("--host-memory", default="", metavar="SIZE", help="Of the host, for what is to be expected there.")
+@click.option(
+    "--host-memory",
+    default="",
+    metavar="SIZE",
+    help="Of the host, for what is to be expected there, and for ranges of crashkernel=.",
+)
 @click.option("--smallest", is_flag=True, help="Also find the smallest crashkernel= that works.")
 @click.option("--shell", is_flag=True, help="Then boot the machine once more, with a prompt on the terminal.")
 @click.option("--keep", type=click.Path(path_type=Path), metavar="DIR", help="Leave disks, console and dumps there.")
@@ -146,11 +152,19 @@ def _rehearse(words: _Asked, stack: ExitStack) -> int:
     from postpanic.rehearse.subject import read_subject
 
     memory_bytes = _parse_size("--host-memory", words.host_memory) if words.host_memory else 0
-    host, config = _find_config(words, stack)
+    bare = _read_bare(words) if words.is_bare else None
+    directory = _make_directory(words.keep, stack, bare.size_bytes if bare else 0)
+    host, config = _find_config(words, bare, directory, stack)
     options = _choose_options(words, host, config)
-    directory = _make_directory(words.keep, stack)
     kernel = host.release if words.is_bare else words.kernel
-    subject = read_subject(config, host, kernel=kernel, crashkernel=words.crashkernel, command_line=words.cmdline)
+    subject = read_subject(
+        config,
+        host,
+        kernel=kernel,
+        crashkernel=words.crashkernel,
+        command_line=words.cmdline,
+        memory_bytes=memory_bytes,
+    )
     kvm_fault = find_kvm_fault(host.machine)
     if not words.as_json:
         print_subject(subject, kvm_fault)
@@ -214,11 +228,11 @@ def _choose_watch(*, show_console: bool) -> Callable[[str], object] | None:
     return show_progress if sys.stderr.isatty() else None
 
 
-def _find_config(words: _Asked, stack: ExitStack) -> tuple[Host, Config]:
+def _find_config(words: _Asked, bare: BareKernel | None, directory: Path, stack: ExitStack) -> tuple[Host, Config]:
     from postpanic.capture.config import CONFIG_PATH, read_config
     from postpanic.cli.arm import find_host
 
-    host = _make_bare(words, stack) if words.is_bare else find_host(words.root, words.kernel)
+    host = _make_bare(bare, directory, stack) if bare else find_host(words.root, words.kernel)
     if words.arch and words.root:
         from postpanic.rehearse.bare_host import find_architecture
 
@@ -228,19 +242,26 @@ def _find_config(words: _Asked, stack: ExitStack) -> tuple[Host, Config]:
     return host, read_config(path, must_exist=words.config_file is not None)
 
 
-def _make_bare(words: _Asked, stack: ExitStack) -> Host:
-    """Put what a host has around a kernel that has none."""
-    from postpanic.cli.environment import cache_directory
-    from postpanic.rehearse.bare_host import BareKernel, fetch_programs, make_bare_host
+def _read_bare(words: _Asked) -> BareKernel:
+    from postpanic.rehearse.bare_host import BareKernel
     from postpanic.rehearse.boards import find_board
-    from postpanic.rehearse.requirements import check_room, find_needed
+    from postpanic.rehearse.requirements import find_needed
 
     kernel = BareKernel.read(words.arch, Path(words.kernel), modules_dir=words.modules, command_line=words.cmdline)
     board = find_board(kernel.machine, words.dtb)
     find_needed(board.program, board.package)
-    directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="postpanic-host-")))
-    check_room(directory)
-    return make_bare_host(kernel, fetch_programs(kernel.machine, cache_directory() / "packages"), directory / "root")
+    return kernel
+
+
+def _make_bare(kernel: BareKernel, directory: Path, stack: ExitStack) -> Host:
+    """Put what a host has around a kernel that has none."""
+    from postpanic.cli.environment import cache_directory
+    from postpanic.rehearse.bare_host import fetch_programs, make_bare_host
+
+    # It can be made again of what is at hand: it is not kept.
+    place = stack.enter_context(tempfile.TemporaryDirectory(prefix="host-", dir=directory))
+    programs = fetch_programs(kernel.machine, cache_directory() / "packages")
+    return make_bare_host(kernel, programs, Path(place) / "root")
 
 
 def _parse_numbered(
@@ -265,21 +286,22 @@ def _parse_size(option: str, text: str) -> int:
         raise UsageError(f"{option} {text}: {exc}") from exc
 
 
-def _make_directory(keep: Path | None, stack: ExitStack) -> Path:
+def _make_directory(keep: Path | None, stack: ExitStack, more_bytes: int) -> Path:
     from postpanic.rehearse.requirements import check_room
 
     if keep is None:
         name = stack.enter_context(tempfile.TemporaryDirectory(prefix="postpanic-rehearsal-"))
         directory = Path(name)
     else:
-        directory = keep
+        # Servers that stand in are told where it is, and start elsewhere.
+        directory = keep.absolute()
         if directory.exists() and any(directory.iterdir()):
             raise UsageError(f"--keep {directory}: is not empty")
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
             raise OutputError((exc.strerror or str(exc)).lower(), where=str(directory)) from exc
-    check_room(directory)
+    check_room(directory, more_bytes)
     return directory
 
 

@@ -64,6 +64,12 @@ class BareKernel:
     modules_dir: Path | None = None
     command_line: str = ""
 
+    @property
+    def size_bytes(self) -> int:
+        """Of its tree, without the programs."""
+        modules = self.modules_dir.rglob("*") if self.modules_dir is not None else ()
+        return len(self.content) + sum(path.lstat().st_size for path in modules)
+
     @classmethod
     def read(
         cls, architecture: str, image: Path, *, modules_dir: Path | None = None, command_line: str = ""
@@ -83,7 +89,8 @@ class BareKernel:
         FileFaultError
             If the file is no kernel, or damaged.
         NotReadyError
-            If it is for another architecture, or its release is not in it.
+            If it is for another architecture, nothing that a board starts, or of a release that it does not say;
+            or if the modules are of another release.
         """
         machine = find_architecture(architecture)
         found = read_image(image)
@@ -91,15 +98,30 @@ class BareKernel:
             raise NotReadyError(
                 f"is a kernel of {found.machine or 'another machine'}, not of {machine}", where=str(image)
             )
+        BOARDS[machine].check_content(found.content, image)
         release = find_release(found)
         if not release or "/" in release:
             raise NotReadyError("is a kernel that does not say which release it is", where=str(image))
+        if modules_dir is not None:
+            _check_modules(modules_dir, release)
         return cls(
             machine=machine,
             release=release,
             content=found.content,
             modules_dir=modules_dir,
             command_line=command_line,
+        )
+
+
+def _check_modules(directory: Path, release: str) -> None:
+    """Make sure that modules are for a kernel; it would take none of another's."""
+    tree = ModuleTree(directory)
+    found = next((said for name in tree.names if (said := tree.read_info(name).release)), release)
+    if found != release:
+        raise NotReadyError(
+            f"its modules are of {found}, the kernel is {release}",
+            where=str(directory),
+            hint="the lib/modules/RELEASE of this very build",
         )
 
 
@@ -179,7 +201,11 @@ def make_bare_host(kernel: BareKernel, programs: Path, root: Path) -> Host:
         (root / "proc/cmdline").write_text(f"{kernel.command_line}\n")
         drivers = ", ".join(f'"{name}"' for name in _choose_drivers(modules))
         (root / str(CONFIG_PATH).lstrip("/")).write_text(_CONFIG.format(modules=drivers))
-    except (OSError, shutil.Error) as exc:
+    except shutil.Error as exc:
+        # It goes on after each file that it cannot copy, and has them all.
+        _, path, reason = exc.args[0][0]
+        raise OutputError(f"the tree cannot be made: {reason}", where=str(path)) from exc
+    except OSError as exc:
         raise OutputError(f"the tree cannot be made: {exc}", where=str(root)) from exc
     return Host(root, kernel.machine, kernel.release, Host.running().is_root)
 

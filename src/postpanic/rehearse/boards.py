@@ -69,11 +69,23 @@ class Board:
         offset, magic = self.kernel_magic
         try:
             with path.open("rb") as stream:
-                stream.seek(offset)
-                found = stream.read(len(magic))
+                head = stream.read(offset + len(magic))
         except OSError as exc:
             hint = "run it as root" if isinstance(exc, PermissionError) else ""
             raise NotReadyError((exc.strerror or str(exc)).lower(), where=str(path), hint=hint) from exc
+        self.check_content(head, path)
+
+    def check_content(self, content: bytes, path: Path) -> None:
+        """
+        Make sure that the content of a file, or what was packed in it, is a kernel for this board.
+
+        Raises
+        ------
+        NotReadyError
+            If it is not.
+        """
+        offset, magic = self.kernel_magic
+        found = content[offset : offset + len(magic)]
         if found != magic:
             raise NotReadyError(
                 f"is no {self.kernel_kind}: at {offset:#x} is {found.hex()}, not {magic.hex()}", where=str(path)

@@ -326,6 +326,8 @@ class Rehearsal:
         line = f"{self.board.command_line} {_PANIC_WORDS} crashkernel={self.reserved_bytes >> 20}M"
         # How much is reserved is the rehearsal's to say: it looks for the least that works.
         more = [word for word in self.options.command_line.split() if not word.startswith("crashkernel=")]
+        # Where a board has a screen its own words end with that; the machine is watched by its serial port.
+        more.append(f"console={self.board.console}")
         config = self._spell(" ".join((line, *more)), has_faults=True, has_network=True)
         with contextlib.ExitStack() as stack:
             stub = None

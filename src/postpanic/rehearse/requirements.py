@@ -35,9 +35,14 @@ def find_needed(program: str, package: str) -> Path:
         raise NotReadyError(exc.message, hint=exc.hint) from exc
 
 
-def check_room(directory: Path) -> None:
+def check_room(directory: Path, more_bytes: int = 0) -> None:
     """
     Make sure that a rehearsal fits.
+
+    Parameters
+    ----------
+    more_bytes : int
+        What is laid there besides its disks.
 
     Raises
     ------
@@ -45,9 +50,10 @@ def check_room(directory: Path) -> None:
         If it does not.
     """
     room = shutil.disk_usage(directory).free
-    if room < ROOM_BYTES:
+    needed = ROOM_BYTES + more_bytes
+    if room < needed:
         raise NoSpaceError(
-            f"{format_size(room)} are free, a rehearsal takes up to {format_size(ROOM_BYTES)}",
+            f"{format_size(room)} are free, a rehearsal takes up to {format_size(needed)}",
             where=str(directory),
             hint="TMPDIR, or --keep DIR on a larger disk",
         )

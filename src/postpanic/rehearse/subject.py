@@ -24,10 +24,14 @@ from postpanic.capture.host import Host
 from postpanic.errors import NotReadyError, UsageError
 from postpanic.rehearse.boards import find_board
 from postpanic.saver.plan import SavePlan, TargetPlan
+from postpanic.units import format_size
 
-__all__ = ["Space", "Subject", "read_subject"]
+__all__ = ["Space", "Subject", "find_reservation", "read_subject"]
 
 _MINIMUM_MIB = 16
+_EXAMPLE = "192M"
+_UNKNOWN_BYTES = 1 << 40
+"""More than any size that is asked for."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,13 @@ class Subject:
 
 
 def read_subject(
-    config: Config, host: Host, *, kernel: str = "", crashkernel: str = "", command_line: str = ""
+    config: Config,
+    host: Host,
+    *,
+    kernel: str = "",
+    crashkernel: str = "",
+    command_line: str = "",
+    memory_bytes: int = 0,
 ) -> Subject:
     """
     Find out what there is to rehearse. Nothing is changed.
@@ -113,13 +123,15 @@ def read_subject(
         ``192M``, instead of what the host has reserved.
     command_line : str
         More words for the kernel that crashes; ``crashkernel=`` among them is instead of the host's, too.
+    memory_bytes : int
+        Of the host, where its tree does not say: ranges of ``crashkernel=`` depend on it.
 
     Raises
     ------
     NotReadyError
         If a kernel, a device, a program is not there, nothing is reserved, or the architecture has no machine here.
     UsageError
-        If the configuration, or *crashkernel*, asks for what there is not.
+        If the configuration, *crashkernel* or *command_line* asks for what there is not.
     """
     find_board(host.machine)
     if config.capture.image != "own":
@@ -128,6 +140,9 @@ def read_subject(
             where="capture.image",
             hint="postpanic crash-test proves it on the machine itself",
         )
+    reserved, source = find_reservation(
+        host, crashkernel=crashkernel, command_line=command_line, memory_bytes=memory_bytes
+    )
     prepared = prepare(config, host, kernel=kernel)
     built = build(config, prepared, host)
     paths = StatePaths.of(host)
@@ -136,7 +151,6 @@ def read_subject(
     if armed is not None and armed != built.content:
         reasons = find_stale(prepared, read_state(paths.state), paths.image)
         stale = tuple(reasons) or ("it is not what would be built now",)
-    reserved, source = _find_reservation(host, crashkernel, command_line)
     crashing = host.find_kernel_image(host.release)
     return Subject(
         host=host,
@@ -155,6 +169,48 @@ def read_subject(
     )
 
 
+def find_reservation(
+    host: Host, *, crashkernel: str = "", command_line: str = "", memory_bytes: int = 0
+) -> tuple[int, str]:
+    """
+    Find how much memory the capture kernel is to have, and who says so.
+
+    Parameters
+    ----------
+    crashkernel, command_line, memory_bytes
+        As :func:`read_subject` has them.
+
+    Returns
+    -------
+    int
+        Bytes.
+    str
+        An option, a file, or what else it is from.
+
+    Raises
+    ------
+    NotReadyError
+        If nothing is reserved.
+    UsageError
+        If what is asked for is void, or less than any kernel needs.
+    """
+    total = memory_bytes or read_memory(host).total_bytes
+    if crashkernel:
+        return _read_request(f"crashkernel={crashkernel}", f"--crashkernel {crashkernel}", total), "--crashkernel"
+    if "crashkernel=" in command_line:
+        return _read_request(command_line, f"--cmdline {command_line.strip()}", total), "--cmdline"
+    reserved = host.read_number("sys/kernel/kexec_crash_size") or 0
+    if reserved:
+        return reserved, "/sys/kernel/kexec_crash_size"
+    request = parse_command_line(host.read_command_line(), total or _UNKNOWN_BYTES)
+    if request.size_bytes:
+        return request.size_bytes, "the kernel's command line"
+    raise NotReadyError(
+        "no memory is reserved for a capture kernel",
+        hint="postpanic crashkernel set, or rehearse a size by --crashkernel 192M",
+    )
+
+
 def _read_image(path: Path) -> bytes | None:
     try:
         return path.read_bytes()
@@ -168,26 +224,17 @@ def _read_image(path: Path) -> bytes | None:
         ) from exc
 
 
-def _find_reservation(host: Host, asked: str, more: str) -> tuple[int, str]:
-    total = read_memory(host).total_bytes or 1 << 40
-    if asked:
-        request = parse_command_line(f"crashkernel={asked}", total)
-        if request.size_bytes < _MINIMUM_MIB << 20:
-            raise UsageError(f"--crashkernel {asked}: {request.size_bytes} bytes, at least {_MINIMUM_MIB}M")
-        return request.size_bytes, "--crashkernel"
-    request = parse_command_line(more, total)
-    if request.size_bytes:
-        return request.size_bytes, "--cmdline"
-    reserved = host.read_number("sys/kernel/kexec_crash_size") or 0
-    if reserved:
-        return reserved, "/sys/kernel/kexec_crash_size"
-    request = parse_command_line(host.read_command_line(), total)
-    if request.size_bytes:
-        return request.size_bytes, "the kernel's command line"
-    raise NotReadyError(
-        "no memory is reserved for a capture kernel",
-        hint="postpanic crashkernel set, or rehearse a size by --crashkernel 192M",
-    )
+def _read_request(words: str, where: str, total_bytes: int) -> int:
+    """Read how much somebody asks for who is here to be told what is wrong with it."""
+    request = parse_command_line(words, total_bytes or _UNKNOWN_BYTES)
+    if request.ranges and not total_bytes:
+        raise UsageError(
+            f"{where}: which of its ranges is meant depends on the host's memory", hint="--host-memory SIZE says it"
+        )
+    if request.size_bytes < _MINIMUM_MIB << 20:
+        problem = request.problem or f"{format_size(request.size_bytes)}, at least {_MINIMUM_MIB}M"
+        raise UsageError(f"{where}: {problem}", hint=f"a size, as crashkernel={_EXAMPLE}")
+    return request.size_bytes
 
 
 def _measure(config: Config, host: Host) -> dict[int, Space]:

@@ -91,8 +91,8 @@ def test_missing_room(root: Path, tmp_path: Path, way: str) -> None:
         pytest.skip("unshare is not installed")
     place = tmp_path / "small"
     place.mkdir()
-    words = [sys.executable, "-m", "postpanic", *spell(root), *(["--keep", f"{place}/kept"] if way == "--keep" else [])]
-    script = f"mount -t tmpfs -o size=8m none {place} || exit 99; {shlex.join(words)}; echo $?; ls {place}"
+    words = [sys.executable, "-m", "postpanic", *spell(root), *(["--keep", "kept"] if way == "--keep" else [])]
+    script = f"mount -t tmpfs -o size=8m none {place} || exit 99; cd {place}; {shlex.join(words)}; echo $?; ls"
     finished = subprocess.run(
         [find_program("unshare"), "--map-root-user", "--mount", "sh", "-c", script],
         env={**os.environ, "TMPDIR": str(place) if way == "TMPDIR" else str(tmp_path)},

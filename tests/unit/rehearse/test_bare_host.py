@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,12 @@ from postpanic.capture.initramfs.modules import ModuleTree
 from postpanic.errors import CorruptError, FileFaultError, NotReadyError, OutputError, UsageError
 from postpanic.rehearse.bare_host import BareKernel, fetch_programs, find_architecture, make_bare_host
 from tests.builders.boot_images import build_arm64_image, build_bzimage
+from tests.builders.elfcore import EM_AARCH64, Segment, build_elf_core
+from tests.builders.kernel_module import make_module
 
 BANNER = b"%s version %s (%s) %s\n\0Linux version 6.12.7-board+ (build@er) (gcc) #1 SMP\n\0"
+
+VMLINUX = build_elf_core([Segment(0x40080000, BANNER)], notes=b"", kind=2, machine=EM_AARCH64).raw
 
 
 @pytest.fixture
@@ -57,6 +62,7 @@ def test_kernel_says_its_release(image: Path) -> None:
         (build_arm64_image(b"Linux version 6.1/../../x (a"), "arm64", NotReadyError, "does not say which release"),
         (build_arm64_image(BANNER), "x86_64", NotReadyError, "is a kernel of aarch64, not of x86_64"),
         (build_bzimage(bytes(512)), "arm64", NotReadyError, "is a kernel of x86_64, not of aarch64"),
+        (VMLINUX, "arm64", NotReadyError, "is no Image of arm64"),
         (b"#!/bin/sh\n", "arm64", FileFaultError, "not a kernel"),
         (b"", "arm64", CorruptError, "empty"),
     ],
@@ -110,6 +116,27 @@ def test_tree_saves_to_a_disk_that_the_kernel_can_drive(
     host = make_bare_host(BareKernel.read("arm64", image, modules_dir=directory), programs, tmp_path / "root")
     assert read_config(host.find(str(CONFIG_PATH))).capture.modules == chosen
     assert (host.find_modules_dir() / "modules.builtin").read_text() == (directory / "modules.builtin").read_text()
+
+
+def test_modules_of_another_kernel_are_named(image: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "modules"
+    directory.mkdir()
+    (directory / "a.ko").write_bytes(make_module())
+    (directory / "b.ko").write_bytes(make_module("vermagic=6.12.7-board+ SMP"))
+    assert BareKernel.read("arm64", image, modules_dir=directory).modules_dir == directory
+    (directory / "b.ko").write_bytes(make_module("vermagic=6.12.8-board+ SMP"))
+    with pytest.raises(NotReadyError, match=r"its modules are of 6\.12\.8-board\+, the kernel is 6\.12\.7-board\+"):
+        BareKernel.read("arm64", image, modules_dir=directory)
+
+
+def test_many_files_that_cannot_be_copied_are_one_line(image: Path, programs: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "modules"
+    directory.mkdir()
+    for number in range(300):
+        os.mkfifo(directory / f"pipe{number}")
+    with pytest.raises(OutputError, match=r"the tree cannot be made: .*is a named pipe") as caught:
+        make_bare_host(BareKernel.read("arm64", image, modules_dir=directory), programs, tmp_path / "root")
+    assert len(str(caught.value)) < 400
 
 
 def test_tree_that_cannot_be_made(image: Path, programs: Path, tmp_path: Path) -> None:

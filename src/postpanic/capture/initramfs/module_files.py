@@ -38,6 +38,8 @@ class ModuleInfo:
         Files below ``/lib/firmware`` that it may ask for; may hold wildcards.
     aliases : tuple of str
         Patterns of what it drives.
+    release : str
+        Of the kernel that it is for (``vermagic``, ``include/linux/vermagic.h``); empty: it does not say.
     """
 
     depends: tuple[str, ...] = ()
@@ -45,6 +47,7 @@ class ModuleInfo:
     soft_after: tuple[str, ...] = ()
     firmware: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
+    release: str = ""
 
 
 def decode_module_info(content: bytes) -> ModuleInfo:
@@ -66,6 +69,7 @@ def decode_module_info(content: bytes) -> ModuleInfo:
         soft_after=tuple(after),
         firmware=tuple(values.get("firmware", ())),
         aliases=tuple(values.get("alias", ())),
+        release=next(iter(values.get("vermagic", [""])[0].split()), ""),
     )
 
 

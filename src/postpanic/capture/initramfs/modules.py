@@ -48,6 +48,11 @@ class ModuleTree:
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and _normalize(name) in self._paths
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all modules that are files."""
+        return tuple(self._paths)
+
     @cached_property
     def built_in(self) -> frozenset[str]:
         """Names of what is part of the kernel itself, by ``modules.builtin``; none where that is missing."""

@@ -161,6 +161,14 @@ def test_devices_find_their_drivers(tmp_path: Path, indexed: bool) -> None:
     assert tree.find_by_modalias("x") == []
 
 
+def test_module_says_which_kernel_it_is_for(tmp_path: Path) -> None:
+    (tmp_path / "a.ko").write_bytes(make_module("vermagic=6.12.7-board+ SMP preempt mod_unload aarch64"))
+    (tmp_path / "b.ko").write_bytes(make_module("vermagic="))
+    tree = ModuleTree(tmp_path)
+    assert tree.names == ("a", "b")
+    assert [tree.read_info(name).release for name in tree.names] == ["6.12.7-board+", ""]
+
+
 def test_only_the_section_speaks_for_a_module(tmp_path: Path) -> None:
     content = make_module("firmware=true.bin", depends="a,b", rodata=["depends=false", "firmware=false.bin"])
     info = make_tree(tmp_path, {"m": content}).read_info("m")
