@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.workspace import Workspace
 from postpanic.kernel.memory import KernelMemory
-from postpanic.kernel.paging.swap import ARM64_READERS, X86_64_LAYOUT, SwapLayout, find_arm64_layout
+from postpanic.kernel.paging.swap import ARM64_LAYOUTS, ARM64_READERS, X86_64_LAYOUT, SwapLayout, find_arm64_layout
 from postpanic.kernel.paging.tables import EntryKind
 
-__all__ = ["DecodedEntry", "SwapEntry", "decode_page_entry", "find_swap_layout"]
+__all__ = ["NOT_VALID", "DecodedEntry", "SwapEntry", "decode_page_entry", "find_swap_layout"]
 
 _X86_FLAGS = (
     (0, "PRESENT"), (1, "RW"), (2, "USER"), (3, "PWT"), (4, "PCD"), (5, "ACCESSED"), (6, "DIRTY"), (7, "PSE"),
@@ -27,6 +27,8 @@ _ARM64_FLAGS = (
 )  # fmt: skip
 _ARM64_SHARED = 3 << 8
 _X86_PROTNONE = 1 << 8
+NOT_VALID = "not valid"
+"""In place of flags: the hardware does not follow the entry, and whether it has a page is not known."""
 _LONGEST_READER_BYTES = 32 << 10
 
 
@@ -99,7 +101,7 @@ def decode_page_entry(
         layout = X86_64_LAYOUT
     levels = memory.tables.levels
     index = len(levels) - 1 if level_index is None else level_index
-    restored = layout.restore(entry) if layout is not None else entry
+    restored = _restore(entry, layout)
     kind, paddr = memory.tables.decode_entry(index, restored)
     if memory.machine == "x86_64":
         flags = _x86_flags(entry)
@@ -107,8 +109,18 @@ def decode_page_entry(
         flags = (*_arm64_flags(entry), *(("PROTNONE",) if restored != entry else ()))
     if kind is not EntryKind.NONE:
         return DecodedEntry(entry, int(paddr), flags)
-    swap = SwapEntry(*layout.decode(entry)) if layout is not None and entry and not entry & 1 else None
-    return DecodedEntry(entry, None, (), swap)
+    if not entry or entry & 1:
+        return DecodedEntry(entry, None, ())
+    if layout is None:
+        return DecodedEntry(entry, None, (NOT_VALID,))
+    return DecodedEntry(entry, None, (), SwapEntry(*layout.decode(entry)))
+
+
+def _restore(entry: int, layout: SwapLayout | None) -> int:
+    """Give the entry of a page that must not be touched as it would be otherwise; without a layout, if all agree."""
+    if layout is not None:
+        return layout.restore(entry)
+    return ARM64_LAYOUTS[0].restore(entry) if all(one.is_kept(entry) for one in ARM64_LAYOUTS) else entry
 
 
 def _x86_flags(entry: int) -> tuple[str, ...]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import cast
+
 import pytest
 
-from postpanic.analysis.memory.entries import decode_page_entry
+from postpanic.analysis.memory.entries import NOT_VALID, decode_page_entry
 from postpanic.kernel.memory import KernelMemory
+from postpanic.kernel.paging.tables import EntryKind
 from tests.unit.kernel.memories import open_x86_kernel
 
 
@@ -51,4 +55,35 @@ def test_swap_entries(memory: KernelMemory, kind: int, offset: int) -> None:
 
 def test_an_empty_entry_is_nothing(memory: KernelMemory) -> None:
     decoded = decode_page_entry(memory, 0)
+    assert (decoded.paddr, decoded.flags, decoded.swap) == (None, (), None)
+
+
+def decode_arm64_page(_level_index: int, entry: int) -> tuple[EntryKind, int]:
+    return (EntryKind.LEAF, entry & 0xFFFF_FFFF_F000) if entry & 3 == 3 else (EntryKind.NONE, 0)
+
+
+def open_arm64_kernel() -> KernelMemory:
+    """Make a memory of which only the shape of its tables is asked."""
+    tables = SimpleNamespace(levels=("pgd", "pud", "pmd", "pte"), decode_entry=decode_arm64_page)
+    return cast("KernelMemory", SimpleNamespace(machine="aarch64", tables=tables))
+
+
+PROTNONE = 0x123000 | 1 << 58 | 1 << 11 | 1 << 10 | 1 << 7
+"""``PAGE_NONE`` of arm64, with the page, as it was before 6.11: ``arch/arm64/include/asm/pgtable-prot.h``."""
+
+
+def test_a_page_that_must_not_be_touched_is_there_where_all_layouts_of_arm64_say_so() -> None:
+    decoded = decode_page_entry(open_arm64_kernel(), PROTNONE)
+    assert decoded.paddr == 0x123000
+    assert "PROTNONE" in decoded.flags
+
+
+@pytest.mark.parametrize("entry", [5 << 2 | 0x1234 << 8, 5 << 6 | 0x1234 << 12, 0x123000 | 1 << 11, 1 << 58 | 0x123000])
+def test_where_the_layout_is_not_known_an_entry_may_have_a_page(entry: int) -> None:
+    decoded = decode_page_entry(open_arm64_kernel(), entry)
+    assert (decoded.paddr, decoded.flags, decoded.swap) == (None, (NOT_VALID,), None)
+
+
+def test_an_empty_entry_of_arm64_is_nothing() -> None:
+    decoded = decode_page_entry(open_arm64_kernel(), 0)
     assert (decoded.paddr, decoded.flags, decoded.swap) == (None, (), None)
