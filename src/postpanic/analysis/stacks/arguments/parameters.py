@@ -2,7 +2,7 @@
 The parameters of functions, and in which registers they are passed.
 
 Sources: System V ABI, AMD64 supplement, 3.2.3; Procedure Call Standard for the Arm 64-bit Architecture (AAPCS64),
-6.8.2 (stages B and C). The kernel uses no registers for floating-point numbers.
+6.8.2 (stages B and C), 6.9 (what is returned). The kernel uses no registers for floating-point numbers.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class Parameter:
         Empty where the debug information has none.
     type : Type
     registers : tuple of str
-        Where it is passed: one register, or two for a structure of 16 bytes; ``stack0`` and on: on the stack.
+        Where it is passed: one register, or two for a structure of 16 bytes; ``stack0`` and on: on the stack;
+        none: it is empty.
     by_address : bool
         Whether its address is passed instead of it.
     """
@@ -78,7 +79,8 @@ def find_parameters(prog: Program, place: Place, machine: Machine) -> tuple[Para
             return None
         declared = function.type_.parameters
         types = [parameter.type for parameter in declared if parameter.type.kind is not TypeKind.VOID]
-        passed = list(_RULES[machine.name](types, machine.arguments))
+        registers = machine.arguments[1:] if _gets_room(machine, function.type_.type) else machine.arguments
+        passed = list(_RULES[machine.name](types, registers))
     except UNREADABLE:
         return None
     return tuple(
@@ -87,19 +89,27 @@ def find_parameters(prog: Program, place: Place, machine: Machine) -> tuple[Para
     )
 
 
+def _gets_room(machine: Machine, returned: Type) -> bool:
+    """Tell whether the first register is the address of room for what the function returns; on arm64 that is x8."""
+    while returned.kind is TypeKind.TYPEDEF:
+        returned = returned.type
+    if machine.name != "x86_64" or returned.kind not in {TypeKind.STRUCT, TypeKind.UNION}:
+        return False
+    return returned.is_complete() and int(sizeof(returned)) > _BOTH_REGISTERS_BYTES
+
+
 def _pass_on_x86_64(types: Sequence[Type], registers: Sequence[str]) -> Iterator[_Passed]:
     """System V: what does not fit into the free registers is on the stack, later ones may still fit."""
     free, on_stack = list(registers), 0
     for type_ in types:
         size = sizeof(type_)
-        count = 1 if size <= _WORD_BYTES else 2
+        count = _count_words(size)
         if size <= _BOTH_REGISTERS_BYTES and count <= len(free):
             yield _Passed(tuple(free[:count]))
             free = free[count:]
         else:
-            words = _count_words(size)
-            yield _Passed(_stack_slots(on_stack, words))
-            on_stack += words
+            yield _Passed(_stack_slots(on_stack, count))
+            on_stack += count
 
 
 def _pass_on_arm64(types: Sequence[Type], registers: Sequence[str]) -> Iterator[_Passed]:
@@ -128,7 +138,8 @@ _RULES: dict[str, Callable[[Sequence[Type], Sequence[str]], Iterator[_Passed]]] 
 
 
 def _count_words(size_bytes: int) -> int:
-    return -(-max(size_bytes, _WORD_BYTES) // _WORD_BYTES)
+    """Of an empty structure, which GCC has in C, nothing is passed."""
+    return -(-size_bytes // _WORD_BYTES)
 
 
 def _stack_slots(first: int, count: int) -> tuple[str, ...]:
