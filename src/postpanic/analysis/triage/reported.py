@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from postpanic.analysis.triage.faults.uses import module_in
 from postpanic.analysis.triage.registry import Need, detector
 from postpanic.analysis.triage.scene import Scene
 from postpanic.evidence.oops import Report
@@ -47,6 +48,8 @@ _VARIANTS = (
     ("uninit-value", Cause.UNINITIALIZED),
 )
 """What sanitizers prove, by parts of their names."""
+_OF_NUMBERS = "shift-"
+"""UBSAN's ``shift-out-of-bounds`` is of no memory: ``lib/ubsan.c``."""
 
 
 @detector("reported", needs=(Need.REPORT,), about="what the kernel's own report says", depth=10)
@@ -64,7 +67,7 @@ def find_reported(scene: Scene) -> Iterator[Finding]:
         sentence=f"{report.title[:1].upper()}{report.title[1:]}.",
         confidence=Confidence.POSSIBLE if cause is not Cause.UNKNOWN else Confidence.UNKNOWN,
         function=report.function,
-        module=(blamed.module or "vmlinux") if blamed is not None else "",
+        module=module_in(report, blamed) if blamed is not None else "",
         evidence=(Evidence("the kernel's report", "log", report.message),),
         next_steps=("log | tail -n 100", "bt -a"),
         time_s=report.time_s,
@@ -72,6 +75,8 @@ def find_reported(scene: Scene) -> Iterator[Finding]:
 
 
 def _cause_of(report: Report) -> Cause:
+    if report.variant.startswith(_OF_NUMBERS):
+        return Cause.ARITHMETIC
     for part, cause in _VARIANTS:
         if part in report.variant:
             return cause

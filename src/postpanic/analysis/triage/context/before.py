@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from postpanic.analysis.triage.faults.uses import module_in
 from postpanic.analysis.triage.registry import Need, detector
 from postpanic.analysis.triage.scene import Scene
 from postpanic.evidence.oops import Report
@@ -55,7 +56,7 @@ def find_earlier(scene: Scene) -> Iterator[Finding]:
             + (f", in module {same} as well: it may be the first sign." if same else "."),
             confidence=Confidence.LIKELY if same else Confidence.POSSIBLE,
             function=report.function,
-            module=same or ((report.blame[0].module or "vmlinux") if report.blame else ""),
+            module=same or (module_in(report, report.blame[0]) if report.blame else ""),
             evidence=(Evidence("the earlier report", "log", report.message),),
             time_s=report.time_s,
         )

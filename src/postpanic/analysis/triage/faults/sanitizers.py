@@ -96,7 +96,8 @@ def find_sanitizer(scene: Scene) -> Iterator[Finding]:
 
 def _tell_cause(report: Report, allocated: Culprit | None, freed: Culprit | None) -> tuple[Cause, str, bool] | None:
     """Tell what the report's name says, in words, and whether that is all that it can mean."""
-    variant = f"{report.variant} {report.message}".lower()
+    # The function's name stands behind it, and may have any of the words in it.
+    variant = (report.variant or report.message.partition(" in ")[0]).lower()
     known = next(((cause, text) for key, cause, text in _CAUSES if key in variant), None)
     if known is not None:
         return (*known, True)

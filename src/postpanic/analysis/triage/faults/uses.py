@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 from postpanic.analysis.code.instructions import Flow, Instruction
 from postpanic.analysis.context import UNREADABLE
@@ -17,6 +18,7 @@ from postpanic.analysis.triage.faults.trace_back import Tracer
 from postpanic.analysis.triage.faults.values import BadKind, BadValue, classify
 from postpanic.analysis.triage.scene import Fault, Scene
 from postpanic.evidence.oops import Blame, Report
+from postpanic.evidence.oops.frames import symbol_of
 from postpanic.evidence.oops.functions import part_of, plain_name
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
 
 _WORD = (1 << 64) - 1
 _OP_REG = 1
+_MOST_LINE = 400
 RETURN_THUNK = "__x86_return"
 """What every return is compiled to, where returns are not safe (``arch/x86/lib/retpoline.S``)."""
 _SPANS = 1 << 12
@@ -357,10 +360,16 @@ def find_culprit(scene: Scene, report: Report | None = None) -> Culprit | None:
 
 
 def module_in(report: Report | None, blamed: Blame) -> str:
-    """Name the module of a function that a report blames, by the traces where the ranking does not tell."""
+    """
+    Name the module of a function that a report blames, by the traces where the ranking does not tell.
+
+    What lockdep says of a task that goes back to user space has no trace (``lockdep_sys_exit()``,
+    ``kernel/locking/lockdep.c``): there the line of the lock names the module.
+    """
     if blamed.module or report is None:
         return blamed.module or "vmlinux"
-    frames = (frame for trace in report.traces for frame in trace.frames)
+    told = (symbol_of(line[:_MOST_LINE]) for line in (report.message, *report.lines) if "+0x" in line)
+    frames = chain((frame for trace in report.traces for frame in trace.frames), filter(None, told))
     return next((frame.module for frame in frames if plain_name(frame.function) == blamed.function), "") or "vmlinux"
 
 

@@ -3,13 +3,16 @@ A process that came back from the kernel with preemption off: its next page faul
 
 On arm64 the kernel handles no fault of a process that must not sleep
 (``faulthandler_disabled()`` in ``do_page_fault()``, ``arch/arm64/mm/fault.c``), and so
-reports one of user code as its own. What was left behind is most often a spinlock.
+reports one of user code as its own. What was left behind is most often a spinlock. The
+same comes of page faults that were turned off (``pagefault_disable()``, ``include/linux/uaccess.h``).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+
+from drgn import Object
 
 from postpanic.analysis.cells import problem
 from postpanic.analysis.context import UNREADABLE
@@ -23,7 +26,7 @@ from postpanic.evidence.oops import Report
 from postpanic.evidence.oops.kinds import Family
 from postpanic.findings.verdict import Cause, Confidence, Evidence, Finding, Link, Role
 
-__all__ = ["find_returned_atomic"]
+__all__ = ["counter_evidence", "find_returned_atomic"]
 
 _FROM_USER = frozenset({0x20, 0x24})
 """``ESR_ELx_EC_IABT_LOW``, ``ESR_ELx_EC_DABT_LOW``: aborts of instructions and data, of a lower exception level."""
@@ -33,6 +36,7 @@ _UNHANDLED = "__do_kernel_fault"
 _SPINNING = ("spinlock", "rwlock")
 _MOST_MODULES = 400
 _COUNT = "thread_info.preempt_count"
+_FAULTS_OFF = "pagefault_disabled"
 
 
 @detector(
@@ -65,7 +69,9 @@ def _is_of_user(report: Report) -> bool:
 
 
 def _tell(picture: Picture, facts: TaskFacts, report: Report) -> Finding:
-    leaks = list(_find_locked(picture))
+    # Where page faults are off, that alone is enough, and no lock is asked for.
+    are_faults_off = bool(_read_counter(facts.task, _FAULTS_OFF))
+    leaks = [] if are_faults_off else list(_find_locked(picture))
     partial = [each for each in leaks if each[1].is_partial] or leaks
     # Several that nothing tells apart are nobody's.
     kind, leak, vaddr = partial[0] if len({each[2] for each in partial}) == 1 else ("", None, 0)
@@ -75,14 +81,10 @@ def _tell(picture: Picture, facts: TaskFacts, report: Report) -> Finding:
         Evidence(
             f"{who} was in user space and faulted there", f"bt {picture.names.pid(facts)}", _UNHANDLED, facts.vaddr
         ),
-        Evidence(
-            f"{who} may not be preempted: its count is not 0, and not for the panic alone",
-            f"struct task_struct.{_COUNT} {facts.vaddr:x}",
-            "preempt_count",
-            facts.vaddr,
-        ),
+        counter_evidence(facts.task, who),
     ]
-    sentence = f"{who} came back to user space with preemption off, so that its next page fault was not handled"
+    off = "page faults turned off" if are_faults_off else "preemption off"
+    sentence = f"{who} came back to user space with {off}, so that its next page fault was not handled"
     if leak is None:
         tail = "what an earlier system call took or turned off, and did not give back, is not to be seen"
     else:
@@ -105,11 +107,45 @@ def _tell(picture: Picture, facts: TaskFacts, report: Report) -> Finding:
         chain=(Link(f"{leak.function}()", "can return with", picture.names.thing(kind, vaddr), is_certain=False),)
         if leak is not None
         else (),
-        refuted_by="another function that turns preemption off and returns",
+        refuted_by="another function that turns preemption or page faults off and returns",
         next_steps=(f"dis {leak.function}",) if leak is not None else ("mod -t",),
         explains=("reported", "bad-pointer", "called-panic"),
         time_s=report.time_s,
     )
+
+
+def counter_evidence(task: Object, who: str) -> Evidence:
+    """
+    Show why the kernel handled no page fault of a task.
+
+    Parameters
+    ----------
+    task : Object
+        ``struct task_struct *``
+    who : str
+        Its name.
+    """
+    faults_off = _read_counter(task, _FAULTS_OFF)
+    count = _read_counter(task, _COUNT)
+    held = "not to be read" if count is None else f"{count:#x}"
+    # panic() turns preemption off, too: kernel/panic.c.
+    says = f"{who} probably may not be preempted: its count is {held} now, but the panic adds to it"
+    path = _COUNT
+    if faults_off:
+        says, path = f"{who} has its page faults turned off (pagefault_disabled is {faults_off})", _FAULTS_OFF
+    vaddr = int(task.value_())
+    return Evidence(says, f"struct task_struct.{path} {vaddr:x}", path.rpartition(".")[2], vaddr)
+
+
+def _read_counter(task: Object, path: str) -> int | None:
+    """Read 32 bits: on arm64 the upper half of preempt_count is another thing (``asm/thread_info.h``)."""
+    value = task
+    try:
+        for name in path.split("."):
+            value = value.member_(name)
+        return int(value.value_()) & 0xFFFFFFFF
+    except UNREADABLE:
+        return None
 
 
 def _find_locked(picture: Picture) -> Iterator[tuple[str, Leak, int]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from postpanic.analysis.context import UNREADABLE
 from postpanic.analysis.crash_commands import describe_error
+from postpanic.analysis.triage.faults.uses import module_in
 from postpanic.analysis.triage.memory.eaters import WHO, Eater, Sort, eaters_of_dump, eaters_of_report
 from postpanic.analysis.triage.memory.owners import find_owner_of_cache, find_owner_of_pages
 from postpanic.analysis.triage.memory.sheet import Sheet, sheet_of_dump, sheet_of_report, spell_pages
@@ -367,7 +368,7 @@ def find_reported_leak(scene: Scene) -> Iterator[Finding]:
         f"{f' for {report.comm}' if report.comm else ''} is not referred to any more, and was not freed.",
         confidence=Confidence.LIKELY,
         function=report.function,
-        module=blamed.module or "vmlinux",
+        module=module_in(report, blamed),
         subject=Subject("memory", "object", detail=f"{size} bytes" if size else ""),
         evidence=(Evidence("kmemleak found it", "log", objects[0] if objects else report.message),),
         refuted_by="a pointer that is kept in a form that kmemleak does not know: as a page, or with bits in it",

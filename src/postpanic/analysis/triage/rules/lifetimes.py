@@ -59,6 +59,15 @@ _RULES = (
         "type",
     ),
     Rule(
+        _line(r"active_state [\w ]{1,20}"),
+        Cause.ASSERTION,
+        Confidence.POSSIBLE,
+        "{who} uses a {type}{hint} that is not in the state that it must be in: it was handed over twice, or its "
+        "memory was reused.",
+        "",
+        "type",
+    ),
+    Rule(
         _line("(?P<what>init|activate|destroy) active"),
         Cause.ASSERTION,
         Confidence.LIKELY,

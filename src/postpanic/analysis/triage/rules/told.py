@@ -3,7 +3,8 @@ A checker's line as a finding.
 
 A checker knows which rule was broken and prints it in one line; what that
 means, and how sure it is, stands in a table of :class:`Rule`. Who broke it is
-the innermost function of the report that does not only serve.
+the innermost function of the report that does not only serve. Where the report
+has lines of another, its trace names nobody.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from postpanic.analysis.triage.faults.reports import find_line
-from postpanic.analysis.triage.faults.uses import find_culprit
+from postpanic.analysis.triage.faults.uses import find_culprit, frames_of
 from postpanic.analysis.triage.faults.wording import who
 from postpanic.analysis.triage.scene import Scene
+from postpanic.evidence.oops import Report
 from postpanic.findings.verdict import Cause, Confidence, Evidence, Finding, Role, Subject
 
-__all__ = ["Rule", "tell"]
+__all__ = ["Rule", "is_mixed", "limit", "tell"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +68,10 @@ def tell(
     reword : callable
         Changes the words of a sentence in place.
     """
-    report, culprit = scene.first, find_culprit(scene)
+    report = scene.first
     if report is None:
         return
+    culprit = None if is_mixed(report) and not frames_of(scene) else find_culprit(scene)
     for rule in rules:
         match = find_line(scene, rule.pattern)
         if match is None:
@@ -79,15 +82,15 @@ def tell(
             words |= {name: value for name, value in found.groupdict().items() if value}
         words |= {name: "" for name in rule.pattern.groupindex if name not in words}
         words["who"] = who(culprit)
-        reword(words)
         name = words.get(rule.subject, "")
+        reword(words)
         sentence = rule.sentence.format(**words)
         yield Finding(
             detector=detector,
             role=Role.CAUSE,
             cause=rule.cause,
             sentence=f"{sentence[:1].upper() if culprit is None else sentence[:1]}{sentence[1:]}",
-            confidence=rule.confidence,
+            confidence=limit(report, rule.confidence),
             function=culprit.function if culprit is not None else "",
             module=culprit.module if culprit is not None else "",
             subject=Subject("object", name, "", None, "") if name else None,
@@ -98,3 +101,13 @@ def tell(
             time_s=report.time_s,
         )
         return
+
+
+def is_mixed(report: Report) -> bool:
+    """Tell whether lines of another report or task are in it."""
+    return any("mixed" in reason for reason in report.damage)
+
+
+def limit(report: Report, confidence: Confidence) -> Confidence:
+    """Say how sure a finding may be that rests on a report: no more than possible if that is damaged."""
+    return max(confidence, Confidence.POSSIBLE, key=lambda each: each.rank) if report.damage else confidence

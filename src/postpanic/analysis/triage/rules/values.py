@@ -21,11 +21,49 @@ __all__ = ["find_rust_panic", "find_undefined", "find_wrong_call"]
 _PLACE = re.compile(r"UBSAN: [\w '-]{1,60} in (?P<place>\S{1,200}:\d{1,6}):\d")
 _TYPE = r"type '(?P<type>[^']{1,80})'"
 _AT = re.compile(r"panicked at (?:'.{0,200}', )?(?P<place>[^\s:']{1,200}:\d{1,6})")
+_CALLER = r"CFI failure at (?P<caller>[\w.]{1,120})\S{0,40}(?: \[[^\]]{1,60}\])? "
 _FROM_ELSEWHERE = "a value that somebody else had made wrong"
 
+_NUMBER = r"-?(?:0x[0-9a-f]{1,40}|\d{1,40})"
+
+
+def _trap(words: str) -> re.Pattern[str]:
+    return re.compile(rf"Internal error: UBSAN: {words}: [0-9a-f]{{8,16}} \[#")
+
+
+_TRAPS = (
+    Rule(
+        _trap("array index out of bounds"),
+        Cause.OUT_OF_BOUNDS,
+        Confidence.LIKELY,
+        "{who} uses an index in an array that ends before it; the kernel's check stopped it.",
+        _FROM_ELSEWHERE,
+    ),
+    Rule(
+        _trap("shift out of bounds"),
+        Cause.ARITHMETIC,
+        Confidence.LIKELY,
+        "{who} shifts a number otherwise than C has a result for.",
+        _FROM_ELSEWHERE,
+    ),
+    Rule(
+        _trap("integer (?P<what>addition|subtraction|multiplication) overflow"),
+        Cause.ARITHMETIC,
+        Confidence.LIKELY,
+        "{who} computes a number that does not fit into its type ({what}).",
+        _FROM_ELSEWHERE,
+    ),
+    Rule(
+        _trap("loading invalid value"),
+        Cause.UNINITIALIZED,
+        Confidence.POSSIBLE,
+        "{who} reads a value that its type does not have: it was never set, or was written over.",
+    ),
+)
+"""With CONFIG_UBSAN_TRAP there is no text, but what the instruction says: ``report_ubsan_failure()``."""
 _UNDEFINED = (
     Rule(
-        re.compile(r"shift exponent (?P<value>-?\d{1,40}) is (?:negative|too large)(?: for (?P<type>.{1,60}))?"),
+        re.compile(rf"shift exponent (?P<value>{_NUMBER}) is (?:negative|too large)(?: for (?P<type>.{{1,60}}))?"),
         Cause.ARITHMETIC,
         Confidence.LIKELY,
         "{who} shifts by {value}{place}, for which C has no result.",
@@ -33,7 +71,42 @@ _UNDEFINED = (
         more=(_PLACE,),
     ),
     Rule(
-        re.compile(rf"(?P<value>-?\d{{1,40}} [-+*/] -?\d{{1,40}}) cannot be represented in {_TYPE}"),
+        re.compile(rf"left shift of negative value (?P<value>{_NUMBER})"),
+        Cause.ARITHMETIC,
+        Confidence.LIKELY,
+        "{who} shifts {value} to the left{place}: of a negative number C has no result for that.",
+        _FROM_ELSEWHERE,
+        more=(_PLACE,),
+    ),
+    Rule(
+        re.compile(
+            rf"left shift of (?P<value>{_NUMBER}) by (?P<bits>{_NUMBER}) places cannot be represented in {_TYPE}"
+        ),
+        Cause.ARITHMETIC,
+        Confidence.LIKELY,
+        "{who} shifts {value} to the left by {bits}{place}, which does not fit into {type}.",
+        _FROM_ELSEWHERE,
+        more=(_PLACE,),
+    ),
+    Rule(
+        re.compile(rf"negation of (?P<value>{_NUMBER}) cannot be represented in {_TYPE}"),
+        Cause.ARITHMETIC,
+        Confidence.LIKELY,
+        "{who} negates {value}{place}, which does not fit into {type}.",
+        _FROM_ELSEWHERE,
+        more=(_PLACE,),
+    ),
+    Rule(
+        # The number that is printed is the divisor's: __ubsan_handle_divrem_overflow().
+        re.compile(rf"division of {_NUMBER} by -1 cannot be represented in {_TYPE}"),
+        Cause.ARITHMETIC,
+        Confidence.LIKELY,
+        "{who} divides the smallest number by -1{place}, which does not fit into {type}.",
+        _FROM_ELSEWHERE,
+        more=(_PLACE,),
+    ),
+    Rule(
+        re.compile(rf"(?P<value>{_NUMBER} [-+*/] {_NUMBER}) cannot be represented in {_TYPE}"),
         Cause.ARITHMETIC,
         Confidence.LIKELY,
         "{who} computes {value}{place}, which does not fit into {type}.",
@@ -71,12 +144,25 @@ _UNDEFINED = (
         more=(_PLACE,),
     ),
     Rule(
-        re.compile(rf"(?:member access within|load of|store to) misaligned address (?P<value>\S{{1,20}}) for {_TYPE}"),
+        # Since 4.15 %p is a hash of the address; this is no address of the kernel then: lib/vsprintf.c, ptr_to_id().
+        re.compile(
+            r"(?:member access within|load of|store to) misaligned address "
+            rf"(?:(?P<pointer>ffff[0-9a-f]{{12}})|\S{{1,20}}) for {_TYPE}"
+        ),
         Cause.WILD_POINTER,
         Confidence.POSSIBLE,
-        "{who} uses {value} as a pointer to {type}{place}, which cannot lie there.",
+        "{who} uses {pointer} as a pointer to {type}{place}, which cannot lie there.",
         more=(_PLACE,),
     ),
+    Rule(
+        re.compile(r"(?:member access within|load of|store to) address \S{1,20} with insufficient space"),
+        Cause.OUT_OF_BOUNDS,
+        Confidence.POSSIBLE,
+        "{who} uses memory as {type}{place} that is too small for it.",
+        _FROM_ELSEWHERE,
+        more=(_PLACE, re.compile(rf"for an object of {_TYPE}")),
+    ),
+    *_TRAPS,
 )
 _PANICKED = (
     Rule(
@@ -113,8 +199,27 @@ _PANICKED = (
 )
 _CALLS = (
     Rule(
+        # %pS of what no symbol covers is the address.
         re.compile(
-            r"CFI failure at (?P<caller>[\w.]{1,120})\S{0,40}(?: \[[^\]]{1,60}\])? "
+            rf"{_CALLER}\(target: (?P<target>0x[0-9a-f]{{1,16}}); expected type: (?P<type>0x[0-9a-f]{{1,16}})\)"
+        ),
+        Cause.BAD_FUNCTION_POINTER,
+        Confidence.LIKELY,
+        "{who} calls {target}, which is no function.",
+        "code that has no symbol",
+        "target",
+    ),
+    Rule(
+        re.compile(r"CFI failure \(target: (?P<target>0x[0-9a-f]{1,16})\)"),
+        Cause.BAD_FUNCTION_POINTER,
+        Confidence.LIKELY,
+        "{who} calls {target}, which is no function.",
+        "code that has no symbol",
+        "target",
+    ),
+    Rule(
+        re.compile(
+            rf"{_CALLER}"
             r"\(target: (?P<target>[\w.]{1,120})\S{0,40}(?: \[[^\]]{1,60}\])?; "
             r"expected type: (?P<type>0x[0-9a-f]{1,16})\)"
         ),
@@ -174,3 +279,6 @@ def find_wrong_call(scene: Scene) -> Iterator[Finding]:
 def _reword(words: dict[str, str]) -> None:
     place = words.get("place", "")
     words["place"] = f" ({place})" if place else ""
+    pointer = words.get("pointer", "")
+    words["pointer"] = f"0x{pointer}" if pointer else "an address"
+    words["type"] = words.get("type") or "an object"
