@@ -208,6 +208,19 @@ Call Trace:
 """
 
 
+UBSAN_TRAP = """\
+Internal error: UBSAN: shift out of bounds: 00000000f2005514 [#1] SMP
+Modules linked in:
+CPU: 0 UID: 0 PID: 77 Comm: widgetd Not tainted 6.12.0 #1
+pstate: 60400005 (nZCv daif +PAN -UAO -TCO -DIT -SSBS BTYPE=--)
+pc : widget_set+0x1/0x20
+lr : widget_ioctl+0x1/0x20
+Call trace:
+ widget_set+0x1/0x20
+ widget_ioctl+0x1/0x20
+"""
+
+
 @pytest.mark.parametrize(
     ("text", "kind", "variant", "function"),
     [
@@ -225,6 +238,7 @@ Call Trace:
         (MIPS, Kind.PAGING_REQUEST, "", "widget_read"),
         (KFENCE, Kind.KFENCE, "use-after-free write", "widget_set"),
         (INIT_DIED, Kind.INIT_DIED, "", "do_exit"),
+        (UBSAN_TRAP, Kind.UBSAN, "shift-out-of-bounds", "widget_set"),
     ],
 )
 @pytest.mark.parametrize("caller", ["", "T77"])
@@ -232,3 +246,10 @@ def test_kind_variant_and_function(text: str, kind: Kind, variant: str, function
     (report,) = find_reports(stamped(text, caller).encode())
     assert (report.kind, report.variant, report.function) == (kind, variant, function)
     assert not report.damage
+
+
+@pytest.mark.parametrize("caller", ["", "T77"])
+def test_what_never_has_a_trace_is_whole_before_another_report(caller: str) -> None:
+    first, second = find_reports(stamped(LOCK_HELD + SPINLOCK, caller).encode())
+    assert (first.kind, first.damage) == (Kind.LOCK_USAGE, ())
+    assert (second.kind, second.damage) == (Kind.SPINLOCK, ())

@@ -10,7 +10,9 @@ from postpanic.evidence.oops.functions import Part, part_of, plain_name
 from postpanic.evidence.oops.kinds import Kind
 from postpanic.evidence.oops.model import Report, Section, Trace
 
-__all__ = ["damage_of"]
+__all__ = ["BROKEN_INTO", "damage_of"]
+
+BROKEN_INTO = "another report began before its trace"
 
 _TRACELESS = frozenset(
     {
@@ -48,7 +50,7 @@ _STALLS = frozenset({Kind.RCU_STALL, Kind.SOFT_LOCKUP, Kind.HARD_LOCKUP})
 
 def damage_of(report: Report, builder: ReportBuilder) -> tuple[str, ...]:
     """Return why a report is not whole, one short line for each reason."""
-    reasons = list(builder.mixed)
+    reasons = [reason for reason in builder.mixed if reason != BROKEN_INTO or not _is_short(report)]
     if _needs_trace(report):
         frames = [frame for trace in report.traces if trace.section in _TELLING for frame in trace.frames]
         told = [frame for frame in frames if frame.is_reliable and frame.function and not frame.is_pc]
@@ -90,9 +92,14 @@ def _goes_on_below_its_end(trace: Trace) -> bool:
     )
 
 
+def _is_short(report: Report) -> bool:
+    """Tell whether there never is a trace: ``lockdep_sys_exit()`` shows the locks alone."""
+    return report.kind is Kind.LOCK_USAGE and report.variant == "lock held"
+
+
 def _needs_trace(report: Report) -> bool:
     if report.kind is Kind.LOCK_USAGE:
-        return report.variant != "lock held"  # lockdep_sys_exit() shows the locks alone
+        return not _is_short(report)
     return report.kind not in _TRACELESS or report.variant in {"page state", "page map"}
 
 

@@ -75,6 +75,8 @@ _SOURCES: tuple[tuple[str, Kind], ...] = (
     ("mm/usercopy.c", Kind.USERCOPY),
     ("kernel/locking/lockdep.c", Kind.LOCKDEP),
 )
+_UBSAN_TRAP = re.compile(r"error: UBSAN: ([\w /-]{1,60}): [0-9a-f]")
+"""With CONFIG_UBSAN_TRAP what is wrong stands in the instruction: ``report_ubsan_failure()``, ``lib/ubsan.c``."""
 _HERALDS: tuple[tuple[str, Kind], ...] = (
     ("refcount_t: ", Kind.REFCOUNT),
     ("ODEBUG: ", Kind.ODEBUG),
@@ -96,7 +98,6 @@ _DIED: tuple[tuple[str, Kind], ...] = (
     ("isaligned", Kind.ALIGNMENT),
     ("ale access", Kind.ALIGNMENT),
     ("CFI", Kind.CFI),
-    ("UBSAN", Kind.UBSAN),
 )
 """Words of die() that are an exception of their own, on architectures that say all in one way."""
 _CUT = "------------[ cut here ]------------"
@@ -286,7 +287,9 @@ def _exact_kind(builder: ReportBuilder) -> tuple[Kind, str]:
         for words, exact in _HERALDS:
             if any(text.lstrip().startswith(words) for text in recent):
                 return exact, variant
-    if kind in {Kind.OOPS, Kind.TRAP} or (kind is Kind.INTERNAL_ERROR and "UBSAN" in builder.first.text):
+    if kind is Kind.INTERNAL_ERROR and (trap := _UBSAN_TRAP.search(builder.first.text)):
+        return Kind.UBSAN, trap[1].replace(" ", "-")
+    if kind in {Kind.OOPS, Kind.TRAP}:
         exact_kinds = (exact for words, exact in _DIED if words in builder.first.text)
         return next(exact_kinds, kind), variant
     if kind is Kind.PAGING_REQUEST and _is_null(builder):

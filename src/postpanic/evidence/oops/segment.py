@@ -19,6 +19,7 @@ import msgspec
 from postpanic.evidence.lines import LINE_LIMIT, Line, clean_text, split_line
 from postpanic.evidence.oops.builder import ReportBuilder
 from postpanic.evidence.oops.candidates import Candidates, Text
+from postpanic.evidence.oops.damage import BROKEN_INTO
 from postpanic.evidence.oops.fields import read_error_code, read_kernel_offset
 from postpanic.evidence.oops.kinds import FAMILIES, Family, Kind
 from postpanic.evidence.oops.rules import Role, Rule, match_rule
@@ -71,7 +72,6 @@ _STREAMS_LIMIT = 512
 _HERALD_LINES = 10
 _DIE_LINES = 40
 _WAITING_LIMIT = 8
-_BROKEN_INTO = "another report began before its trace"
 _MIXED = "lines of another report are mixed in"
 
 _DYING = frozenset(
@@ -298,7 +298,7 @@ class Callers:
                 stream.waiting.append(builder)
             else:
                 if not builder.is_ended and not _has_frames(builder):
-                    builder.mixed.append(_BROKEN_INTO)
+                    builder.mixed.append(BROKEN_INTO)
                 yield from self._close(stream)
         stream.recent.clear()
         stream.builder = new
@@ -354,7 +354,7 @@ class Callers:
     def _close(self, stream: _Stream) -> Iterator[ReportBuilder]:
         closed = [*stream.waiting, *([stream.builder] if stream.builder is not None else [])]
         for builder in stream.waiting:
-            builder.mixed.append(_BROKEN_INTO)
+            builder.mixed.append(BROKEN_INTO)
         stream.builder = None
         stream.waiting = []
         stream.herald = None
