@@ -44,7 +44,7 @@ LOAD_MODULES = (
     *("virtio_net", "loop", "dummy", "overlay", "xfs", "nf_tables", "nft_ct", "tun", "veth", "bridge", "8021q"),
     *("fuse", "vfat", "btrfs", "dm_mod", "qemu_fw_cfg"),
 )
-CAPTURE_COMMAND_LINE = "console=ttyS0 irqpoll nr_cpus=1 reset_devices panic=5"
+CAPTURE_COMMAND_LINE = "console=ttyS0 no_timer_check irqpoll nr_cpus=1 reset_devices panic=5"
 DATA_SIZE_BYTES = 48 << 20
 INPUT_SIZE_BYTES = 320 << 20
 OUTPUT_SIZE_BYTES = 2 << 30

@@ -186,7 +186,7 @@ def crash_host(
 
 
 def _spell_options(crashkernel: str, lockdown: str, options: str) -> str:
-    words = ["console=ttyS0", f"crashkernel={crashkernel}" if crashkernel else ""]
+    words = ["console=ttyS0 no_timer_check", f"crashkernel={crashkernel}" if crashkernel else ""]
     words += [f"lockdown={lockdown}" if lockdown else "", options]
     return " ".join(word for word in words if word)
 

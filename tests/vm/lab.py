@@ -40,6 +40,7 @@ from postpanic.rehearse.cache import (
     prune,
     remove_entry,
 )
+from postpanic.rehearse.console import join_lines
 from postpanic.rehearse.disks import read_ext4_file
 from postpanic.rehearse.kernels import DebugInfo, Kernel, KernelStore
 from postpanic.rehearse.machine import Disk, Machine, MachineConfig
@@ -79,7 +80,7 @@ PROGRAMS = (
     *("qemu-system-x86_64", "gcc", "busybox", "makedumpfile", "mke2fs", "debugfs"),
     *("apt-get", "apt-cache", "dpkg", "dpkg-deb"),
 )
-COMMAND_LINE = "console=ttyS0 crashkernel=256M"
+COMMAND_LINE = "console=ttyS0 no_timer_check crashkernel=256M"
 FAILURE = r"^lab: failed:.*|end Kernel panic - not syncing: No working init.*"
 # Some crashes print nothing before the capture kernel does.
 CRASHED = r"Kernel panic|Oops|BUG:|^lab: capture kernel \d"
@@ -134,6 +135,10 @@ class Crash:
     def console(self) -> Path:
         """The serial console, of both kernels."""
         return self.directory / "console.log"
+
+    def read_console(self) -> str:
+        """Read it, each line in one piece."""
+        return join_lines(self.console.read_text(errors="replace").replace("\r\n", "\n"))
 
     @property
     def page_flags(self) -> Path:

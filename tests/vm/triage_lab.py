@@ -47,7 +47,7 @@ __all__ = ["TriageDump", "TriageLab"]
 BASE_DIR = guest.SCENARIOS_DIR / "triage-base"
 MEMORY_MIB = 512
 CPUS = 2
-COMMAND_LINE = "console=ttyS0 crashkernel=32M"
+COMMAND_LINE = "console=ttyS0 no_timer_check crashkernel=32M"
 MODULES = (
     *("virtio_net", "loop", "dummy", "overlay", "nf_tables", "nft_ct", "tun", "veth", "bridge", "8021q"),
     *("fuse", "vfat", "dm_mod"),

@@ -59,6 +59,8 @@ static int trigger(const char *name, char letter)
 	prctl(PR_SET_NAME, name);
 	if (fd < 0)
 		return fail("open");
+	/* Whoever started this waits for it by then. */
+	usleep(300000);
 	return write_letter(fd, letter);
 }
 

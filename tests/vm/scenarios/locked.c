@@ -51,7 +51,7 @@ static DECLARE_DELAYED_WORK(locked_later, behind_work);
 static int abba_one(void *data)
 {
 	mutex_lock(&locked_left);
-	msleep(300);
+	msleep(1500);
 	mutex_lock(&locked_right);
 	return 0;
 }
@@ -59,7 +59,7 @@ static int abba_one(void *data)
 static int abba_two(void *data)
 {
 	mutex_lock(&locked_right);
-	msleep(300);
+	msleep(1500);
 	mutex_lock(&locked_left);
 	return 0;
 }
@@ -73,14 +73,14 @@ static int sem_reader(void *data)
 
 static int sem_writer(void *data)
 {
-	msleep(300);
+	msleep(1500);
 	down_write(&locked_gate);
 	return 0;
 }
 
 static int sem_late(void *data)
 {
-	msleep(800);
+	msleep(4000);
 	down_read(&locked_gate);
 	return 0;
 }
@@ -106,14 +106,14 @@ static int pcpu_reader(void *data)
 
 static int pcpu_writer(void *data)
 {
-	msleep(300);
+	msleep(1500);
 	percpu_down_write(&locked_pcpu);
 	return 0;
 }
 
 static int wq_flusher(void *data)
 {
-	msleep(300);
+	msleep(1500);
 	flush_workqueue(locked_queue);
 	return 0;
 }

@@ -12,7 +12,7 @@ kinds make gigantic
 offline=0
 for block in $(ls -d /sys/devices/system/memory/memory[0-9]* | sort -t y -k 5 -n -r); do
     # The kernel tries for ever to move a page that does not move, until a signal comes.
-    if [ $offline = 0 ] && timeout 3 sh -c "echo offline >$block/state"; then
+    if [ $offline = 0 ] && timeout 20 sh -c "echo offline >$block/state"; then
         echo "lab: kind offline-block $((0x$(cat /sys/devices/system/memory/block_size_bytes) / 4096)) ${block##*/}"
         offline=1
     fi
@@ -62,7 +62,7 @@ rm -rf /mnt/many/1?
 
 if [ -e /sys/module/virtio_balloon ]; then
     echo "lab: please balloon 64"
-    for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+    for i in $(seq 120); do
         [ "$(awk '/^balloon_inflate/ { print $2 }' /proc/vmstat)" -ge 16384 ] && break
         sleep 0.5
     done
@@ -76,7 +76,7 @@ else
     echo "lab: no memory-failure"
 fi
 
-for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+for i in $(seq 120); do
     [ -e /sys/kernel/mm/ksm/pages_sharing ] && [ "$(cat /sys/kernel/mm/ksm/pages_sharing)" -lt 2000 ] || break
     sleep 0.5
 done
@@ -89,6 +89,8 @@ else
 fi
 mount -t ext4 /dev/vdc /out || echo "lab: failed: no output disk"
 kinds census /out/page-flags
+# What it said is to be out before the kernel says something, too.
+sleep 1
 umount /out
 sed 's/^/lab: /' /proc/meminfo
 crash trigger panic-maker c

@@ -61,4 +61,6 @@ holder=$(sed -n 's/^lab: held //p' /tmp/held.log)
     done
 } >/out/views
 umount /out
+# Nothing is on its way to a disk when it crashes.
+sync
 crash trigger panic-maker c

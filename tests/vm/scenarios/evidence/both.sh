@@ -2,7 +2,7 @@
 # Two CPUs warn at once, then oops at once; the machine stays up.
 crash_now() {
     insmod /lib/both.ko
-    sleep 4
+    sleep 8
     sync
     echo "lab: crashed"
 }

@@ -13,7 +13,7 @@ static u64 harbour_loads;
 static noinline void harbour_dock(void)
 {
 	mutex_lock(&harbour_berth);
-	msleep(400);
+	msleep(1500);
 	mutex_lock(&harbour_crane);
 	harbour_loads++;
 	mutex_unlock(&harbour_crane);
@@ -23,7 +23,7 @@ static noinline void harbour_dock(void)
 static noinline void harbour_leave(void)
 {
 	mutex_lock(&harbour_crane);
-	msleep(400);
+	msleep(1500);
 	mutex_lock(&harbour_berth);
 	harbour_loads--;
 	mutex_unlock(&harbour_berth);

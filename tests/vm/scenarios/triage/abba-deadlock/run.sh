@@ -4,7 +4,7 @@ insmod harbour.ko
 echo 4 >/proc/sys/kernel/hung_task_timeout_secs
 act write captain /proc/harbour d &
 act write pilot /proc/harbour l &
-sleep 0.9
+sleep 3
 act write inspector /proc/harbour i &
 sleep 0.3
 act write clerk /proc/harbour r &

@@ -10,8 +10,8 @@ dd if=/bin/busybox of=/mnt/silo/barley bs=64k count=8 2>/dev/null
 ./harvest add gleaner /mnt/silo/barley /tmp/third &
 sync
 echo 4 >/proc/sys/kernel/hung_task_timeout_secs
-sleep 0.5
+sleep 1.5
 echo 3 >/proc/sys/vm/drop_caches
 echo go >/proc/silo
-for turn in first second third; do echo now >/tmp/$turn; sleep 0.5; done
+for turn in first second third; do echo now >/tmp/$turn; sleep 1.5; done
 echo 1 >/proc/sys/kernel/hung_task_panic

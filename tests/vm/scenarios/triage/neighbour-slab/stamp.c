@@ -26,7 +26,8 @@ static ssize_t stamp_write(struct file *file, const char __user *text, size_t si
 	int i;
 
 	for (i = 0; i < CARDS; i++)
-		if (i % 10 == 3)
+		/* The first ones have neighbours that were there before. */
+		if (i % 10 == 3 && i > 60)
 			stamp_fill(stamp_cards[i], 48);
 		else
 			stamp_fill(stamp_cards[i], 20);
