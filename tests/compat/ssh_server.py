@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import shutil
@@ -143,6 +144,8 @@ class SshServer:
 def _find_descendants(pid: int) -> list[int]:
     found: list[int] = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in task.read_text().split():
-            found += [int(child), *_find_descendants(int(child))]
+        # One that has ended meanwhile has none.
+        with contextlib.suppress(OSError):
+            for child in task.read_text().split():
+                found += [int(child), *_find_descendants(int(child))]
     return found

@@ -61,12 +61,15 @@ def trace(prog: drgn.Program, task: int) -> list[drgn.StackFrame]:
     return [frame for frame in frames if frame.sp >= KERNEL_HALF]
 
 
-def asleep(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [row for row in rows if frames_of(row) and frames_of(row)[0]["function"] == "__schedule"]
+def asleep(dump: OpenDump) -> list[dict[str, Any]]:
+    """Choose those that were switched out; one that runs may have been stopped within ``__schedule()``."""
+    running = {row["task"] for row in records(dump.run("bt -a").table)}
+    rows = [row for row in rows_of(dump, "bt") if frames_of(row) and row["task"] not in running]
+    return [row for row in rows if frames_of(row)[0]["function"] == "__schedule"]
 
 
 def test_frames_of_sleeping_tasks_are_those_that_dwarf_unwinds(dump: OpenDump, with_dwarf: OpenDump) -> None:
-    rows = asleep(rows_of(dump, "bt"))
+    rows = asleep(dump)
     assert len(rows) > 200
     for row in rows:
         theirs = [frame for frame in trace(with_dwarf.prog, row["task"]) if not frame.is_inline]

@@ -90,7 +90,7 @@ def test_vtop_follows_the_areas_of_maps(dump: OpenDump, viewed: Crash) -> None:
 
 def test_sums_are_those_of_meminfo(kinds: tuple[OpenDump, Crash]) -> None:
     dump, crash = kinds
-    said = re.findall(r"lab: (\w+(?:\(\w+\))?): +(\d+) kB", crash.console.read_text(errors="replace"))
+    said = re.findall(r"lab: (\w+(?:\(\w+\))?): +(\d+) kB", crash.read_console())
     meminfo = {name: int(kib) // 4 for name, kib in said}
     sums = {row["name"]: row["pages"] for row in records(dump.run("kmem -i").table)}
     for table in dump.run("kmem -i").tables:

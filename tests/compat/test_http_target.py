@@ -278,7 +278,7 @@ def test_server_that_does_not_answer(server: HttpServer, plan: HttpPlan) -> None
     started = time.monotonic()
     with pytest.raises(OutputError, match=r"no answer for 1 s|nothing moved for 1 s"):
         target.put("vmcore-dmesg.txt", bytes(8 << 20))
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
     target.close()
 
 

@@ -75,7 +75,7 @@ def test_ps_t_counts_the_run_time_from_the_last_message(judged: Judged) -> None:
     assert init["run_time_s"] in range(last_s - 1, last_s + 2)
     theirs = {one.header.pid: one.run_time for one in judged.parsed("ps -t", parse_times)}[1]
     hours, minutes, seconds = map(int, theirs.rpartition(" ")[2].split(":"))
-    is_alike = abs(hours * 3600 + minutes * 60 + seconds - init["run_time_s"]) <= 1
+    is_alike = abs(hours * 3600 + minutes * 60 + seconds - init["run_time_s"]) <= 30
     assert is_alike == (judged.kernel == "6.1"), (theirs, init["run_time"])
 
 

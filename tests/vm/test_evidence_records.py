@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from postpanic.evidence.pstore import Quality, Record, RecordType, decode_calls, find_layout, join_records
+from postpanic.rehearse.console import join_lines
 from tests.vm.evidence_texts import read_stored
 from tests.vm.records import RAMOOPS, Evidence
 
@@ -78,12 +79,12 @@ def test_zones_of_the_other_front_ends(evidence: Callable[..., Evidence]) -> Non
     records = {record.name: record for record in read_stored(found)["ramoops"]}
     messages = [b"lab: message %d of a process" % number for number in range(1, 9)]
     assert records["pmsg-ramoops-0"].data.splitlines() == messages
-    shown = found.console.replace(b"\r\n", b"\n")
+    shown = join_lines(found.console.decode(errors="replace").replace("\r\n", "\n")).splitlines()
     # The zone's console prints the log from its start, the serial one with what processes say.
     lines = [line for line in records["console-ramoops-0"].data.splitlines() if line]
     assert lines[0].startswith(b"[    0.000000] Linux version ")
     assert lines[-1].endswith(b"---[ end Kernel panic - not syncing: Fatal exception in interrupt ]---")
-    assert set(lines) <= set(shown.splitlines())
+    assert {line.decode(errors="replace") for line in lines} <= set(shown)
     calls = [decode_calls(records[f"ftrace-ramoops-{number}"]) for number in (0, 1)]
     assert [[call.cpu for call in of_cpu] for of_cpu in calls] == [[0] * 3, [1] * 3]
     assert [call.ip for call in calls[0]] == [call.ip for call in calls[1]]

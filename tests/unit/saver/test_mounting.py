@@ -54,8 +54,8 @@ def test_one_file_system_can_be_synced(tmp_path: Path) -> None:
 def test_a_call_that_hangs_is_left_behind() -> None:
     started = time.monotonic()
     with pytest.raises(DeadlineError, match=r"^disk: mounting takes longer than 0\.1 s, left behind"):
-        call_with_deadline(lambda: time.sleep(3), 0.1, doing="mounting", where="disk")
-    assert time.monotonic() - started < 2
+        call_with_deadline(lambda: time.sleep(30), 0.1, doing="mounting", where="disk")
+    assert time.monotonic() - started < 15
     assert call_with_deadline(lambda: 7, 5, doing="counting") == 7
     with pytest.raises(ValueError, match="invalid literal"):
         call_with_deadline(lambda: int("x"), 5, doing="counting")

@@ -121,16 +121,16 @@ def test_dead_and_failing_targets_cost_the_good_one_nothing(source: Dump, tmp_pa
     dead = Folder(tmp_path / "dead", Trouble(hangs_after_calls=5))
     failing = Folder(tmp_path / "failing", Trouble(fails_after_calls=4))
     good = Folder(tmp_path / "good")
-    outcome, _ = run(source, [dead, failing, good], timeout_s=1.0)
+    outcome, _ = run(source, [dead, failing, good], timeout_s=5.0)
     assert [target.state for target in outcome.targets] == [
         TargetState.FAILED,
         TargetState.FAILED,
         TargetState.COMPLETE,
     ]
-    assert "no answer for 1 s" in outcome.targets[0].error
+    assert "no answer for 5 s" in outcome.targets[0].error
     assert "the device fails" in outcome.targets[1].error
     assert good.read("vmcore") == expected
-    assert b"t0: given up: no answer for 1 s" in good.read("saver.log"), "what went wrong is said wherever one can"
+    assert b"t0: given up: no answer for 5 s" in good.read("saver.log"), "what went wrong is said wherever one can"
     assert all(target.has_log is False for target in outcome.targets), "this memory has no kernel"
     dead.trouble.released.set()
 
@@ -139,10 +139,10 @@ def test_a_target_that_hangs_on_opening_is_given_up(source: Dump, tmp_path: Path
     stuck = Folder(tmp_path / "stuck", Trouble(hangs_on_open=True))
     good = Folder(tmp_path / "good")
     started = time.monotonic()
-    outcome, _ = run(source, [stuck, good], timeout_s=1.0)
+    outcome, _ = run(source, [stuck, good], timeout_s=5.0)
     assert outcome.targets[1].state is TargetState.COMPLETE
     assert good.read("vmcore") == expected
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 60
     stuck.trouble.released.set()
 
 

@@ -94,7 +94,7 @@ def test_endless_body_is_not_read(server: RawServer) -> None:
     response = request(server, b"HTTP/1.1 500 x\r\nContent-Length: 99999999999\r\n\r\n" + b"line\n" * 100_000)
     assert response.first_line == "line"
     assert len(response.body) < 200_000
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 15
 
 
 @settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

@@ -152,7 +152,7 @@ def test_server_that_reads_nothing_does_not_hold_us(serve: Callable[..., Server]
     started = time.monotonic()
     with pytest.raises(OutputError, match="nothing moved"):
         client.write(b"h", 0, [memoryview(bytes(8 << 20))])
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 9
     gate.set()
 
 
