@@ -364,7 +364,7 @@ def test_free_pages_are_found_in_their_blocks(dump: OpenDump) -> None:
         for zone in records(dump.run("kmem -F")["free_zones"])
         if zone["areas"] is not None
         for area in inner(zone["areas"])
-        if area["blocks"] and area["order"] < 4
+        if area["blocks"]
     ]
     structs = page_structs(dump.workspace)
     for area in areas[:12]:

@@ -29,7 +29,7 @@ WAIT_S = 30.0
 
 @pytest.fixture(scope="module")
 def crash(crashed: Callable[..., Crash]) -> Crash:
-    return crashed("6.1", scenario="locked")
+    return crashed("6.12", scenario="locked")
 
 
 @pytest.fixture(scope="module")
