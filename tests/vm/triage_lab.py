@@ -143,20 +143,22 @@ class TriageLab:
         """Build the modules of several scenarios at once."""
         kernel = self.fetch_kernel(key)
         with hold_lock(self.cache_dir / "triage-modules" / f".{key}.lock"):
-            wanted = {self._module_entry(kernel, path): path for truth in truths for path in truth.module_sources}
-            missing = [path for name, path in wanted.items() if not find_entry(self.cache_dir / "triage-modules", name)]
-            if not missing:
+            place = self.cache_dir / "triage-modules"
+            wanted: dict[str, Path] = {}
+            for truth in truths:
+                entries = {self._module_entry(kernel, path): path for path in truth.module_sources}
+                # All of a scenario, or none: some use what others of it have.
+                if not all(find_entry(place, name) for name in entries):
+                    wanted |= entries
+            if not wanted:
                 return
+            sources = list(wanted.values())
             with tempfile.TemporaryDirectory() as directory:
                 words = (self.choose_suites(key), self.cache_dir, Path(directory), self.architecture)
-                built = build_modules(missing, kernel, *words)
-                for source, module in zip(missing, built, strict=True):
+                built = build_modules(sources, kernel, *words)
+                for source, module in zip(sources, built, strict=True):
                     run([find_program(f"{CROSS_TOOLS[self.architecture]}strip"), "--strip-debug", module])
-                    build_once(
-                        self.cache_dir / "triage-modules",
-                        self._module_entry(kernel, source),
-                        partial(_copy_into, module),
-                    )
+                    build_once(place, self._module_entry(kernel, source), partial(_copy_into, module))
 
     def _describe(self, truth: Truth, key: str, entry: Path) -> TriageDump:
         return TriageDump(truth, key, entry / "dump.kdump", entry / "console.log")
