@@ -9,21 +9,10 @@ import pytest
 
 from postpanic.analysis.triage import triage_log
 from postpanic.evidence.oops.kinds import Kind
-from postpanic.findings.verdict import Cause, Confidence, Verdict
+from postpanic.findings.verdict import Cause, Confidence
+from tests.unit.analysis.triage.rules.machine import CPU, TRACE, judge
 
 CORPUS = Path(__file__).resolve().parents[6] / "shared/corpus/oops"
-CPU = "CPU: 1 PID: 318 Comm: tender Tainted: G           O       6.12.7 #1\nHardware name: QEMU\n"
-TRACE = """\
-Call Trace:
- <TASK>
- dump_stack_lvl+0x5d/0x80
- {inner}+0x23c/0x260
- harbour_dock+0x41/0x90 [harbour]
- vfs_write+0xf5/0x440
- do_syscall_64+0x82/0x190
- entry_SYSCALL_64_after_hwframe+0x76/0x7e
- </TASK>
-"""
 IMBALANCE = """\
 =====================================
 WARNING: bad unlock balance detected!
@@ -135,42 +124,6 @@ no locks held by tender/318.
 stack backtrace:
 """
 WARN = "------------[ cut here ]------------\n{said}\nWARNING: CPU: 1 PID: 318 at {place} {function}+0x9c/0x100\n"
-RACE = """\
-==================================================================
-BUG: KCSAN: data-race in harbour_dock [harbour] / harbour_leave [harbour]
-
-write to 0xffff888004a1c0d8 of 4 bytes by task 318 on cpu 1:
- harbour_dock+0x41/0x90 [harbour]
- vfs_write+0xf5/0x440
- do_syscall_64+0x82/0x190
- entry_SYSCALL_64_after_hwframe+0x76/0x7e
-
-read (marked) to 0xffff888004a1c0d8 of 4 bytes by interrupt on cpu 0:
- harbour_leave+0x12/0x40 [harbour]
- call_timer_fn+0x20/0x130
-
-value changed: 0x00000001 -> 0x00000002
-
-Reported by Kernel Concurrency Sanitizer on:
-"""
-SORTED = RACE.replace("harbour_dock [harbour] / harbour_leave", "harbour_berth [harbour] / harbour_dock").replace(
-    " harbour_leave+0x12", " harbour_berth+0x12"
-)
-"""The header's names stand in the order of the alphabet, the accesses in another."""
-ALONE = """\
-==================================================================
-BUG: KCSAN: data-race in harbour_dock [harbour]
-
-race at unknown origin, with read to 0xffff888004a1c0d8 of 4 bytes by task 318 on cpu 1:
- harbour_dock+0x41/0x90 [harbour]
- vfs_write+0xf5/0x440
- do_syscall_64+0x82/0x190
- entry_SYSCALL_64_after_hwframe+0x76/0x7e
-
-value changed: 0x00000001 -> 0x00000002
-
-Reported by Kernel Concurrency Sanitizer on:
-"""
 UNDEFINED = """\
 ------------[ cut here ]------------
 UBSAN: {name} in drivers/misc/harbour.c:81:17
@@ -222,12 +175,6 @@ RCU_SLEEP = "Illegal context switch in RCU{flavour} read-side critical section!"
 
 def warn_of_locks(check: str, function: str) -> str:
     return WARN.format(said=f"DEBUG_LOCKS_WARN_ON({check})", place="kernel/locking/lockdep.c:4363", function=function)
-
-
-def judge(head: str, inner: str = "dump_stack") -> Verdict:
-    text = f"{head}{CPU}{TRACE.format(inner=inner)}"
-    lines = [f"[   41.{number:06}] {line}" for number, line in enumerate(text.splitlines())]
-    return triage_log("\n".join(lines).encode())
 
 
 CASES = [
@@ -381,8 +328,6 @@ CASES = [
         Cause.LOCK_MISUSE,
         "releases a rwlock that it does not hold (wrong owner)",
     ),
-    (RACE, "kcsan_report", Cause.DATA_RACE, "harbour_dock (write, task 318, CPU 1) and harbour_leave (read, interrupt"),
-    (ALONE, "kcsan_report", Cause.DATA_RACE, "somebody else, who was not seen"),
     (
         WARN.format(
             said="ODEBUG: free active (active state 0) object: ffff888004a1c0d8 object type: timer_list "
@@ -531,23 +476,6 @@ def test_a_checkers_line_is_a_verdict(head: str, inner: str, cause: Cause, said:
     assert "{" not in verdict.sentence
 
 
-def test_a_race_is_proven_only_where_both_sides_were_seen() -> None:
-    assert judge(RACE, "kcsan_report").confidence is Confidence.PROVEN
-    assert judge(ALONE, "kcsan_report").confidence is Confidence.LIKELY
-
-
-def test_each_side_of_a_race_has_its_own_access() -> None:
-    verdict = judge(SORTED, "kcsan_report")
-    assert "harbour_dock (write, task 318, CPU 1) and harbour_berth (read, interrupt, CPU 0)" in verdict.sentence
-    assert verdict.confidence is Confidence.PROVEN
-
-
-def test_a_race_whose_traces_are_missing_says_not_who_did_what() -> None:
-    verdict = judge(RACE.replace(" harbour_leave+0x12/0x40 [harbour]\n", ""), "kcsan_report")
-    assert "harbour_dock and harbour_leave (write, task 318, CPU 1; read, interrupt, CPU 0) access" in verdict.sentence
-    assert verdict.confidence is Confidence.LIKELY
-
-
 def test_a_lock_that_went_to_user_space_names_its_module_without_a_trace() -> None:
     lines = [f"[   41.{number:06}] {line}" for number, line in enumerate(RETURNED.splitlines())]
     verdict = triage_log("\n".join(lines).encode())
@@ -593,14 +521,6 @@ def test_a_report_that_is_mixed_with_another_names_nobody() -> None:
     assert (verdict.cause, verdict.function, verdict.module) == (Cause.LOCK_MISUSE, "", "")
     assert verdict.confidence is Confidence.POSSIBLE
     assert verdict.sentence.startswith("A function that is not known uses smp_processor_id()")
-
-
-def test_a_race_in_a_damaged_report_is_only_possible() -> None:
-    # What the kernel dropped may have been the frames of either side.
-    text = RACE.replace("value changed", "** 7 printk messages dropped **\nvalue changed")
-    verdict = judge(text, "kcsan_report")
-    assert verdict.cause is Cause.DATA_RACE
-    assert verdict.confidence is Confidence.POSSIBLE
 
 
 def test_a_line_without_its_report_is_nothing() -> None:
