@@ -87,7 +87,7 @@ def test_closure_follows_packages_and_leaves_out_what_it_must() -> None:
 
 
 NEWER = b'''
-"""Doc: f-strings may hold their own quotes since 3.12."""
+"""Doc: f-strings may hold their own quotes since 3.12; what comes behind this one no Python has yet."""
 import a.b, c as d  # why
 from e import (
     f,  # one
@@ -103,7 +103,7 @@ def function():
     from nor import this
 class Late:
     import nor_that
-value = f"{"x" if (1) else 'y'}"
+value = f"{"x" if (1) else 'y'}" newer
 if value:
     from .i.j import *
 '''
