@@ -18,7 +18,7 @@ from postpanic.capture.arming.image import build
 from postpanic.capture.arming.prepare import Prepared, prepare
 from postpanic.capture.arming.state import StatePaths, read_state
 from postpanic.capture.config import Config, FileTarget
-from postpanic.capture.crashkernel.parse import parse_command_line
+from postpanic.capture.crashkernel.parse import ParsedRequest, parse_command_line
 from postpanic.capture.crashkernel.reservation import read_memory
 from postpanic.capture.host import Host
 from postpanic.errors import NotReadyError, UsageError
@@ -204,6 +204,7 @@ def find_reservation(
         return reserved, "/sys/kernel/kexec_crash_size"
     request = parse_command_line(host.read_command_line(), total or _UNKNOWN_BYTES)
     if request.size_bytes:
+        _check_ranges(request, f"the host's crashkernel={request.used}", total)
         return request.size_bytes, "the kernel's command line"
     raise NotReadyError(
         "no memory is reserved for a capture kernel",
@@ -227,14 +228,18 @@ def _read_image(path: Path) -> bytes | None:
 def _read_request(words: str, where: str, total_bytes: int) -> int:
     """Read how much somebody asks for who is here to be told what is wrong with it."""
     request = parse_command_line(words, total_bytes or _UNKNOWN_BYTES)
-    if request.ranges and not total_bytes:
-        raise UsageError(
-            f"{where}: which of its ranges is meant depends on the host's memory", hint="--host-memory SIZE says it"
-        )
+    _check_ranges(request, where, total_bytes)
     if request.size_bytes < _MINIMUM_MIB << 20:
         problem = request.problem or f"{format_size(request.size_bytes)}, at least {_MINIMUM_MIB}M"
         raise UsageError(f"{where}: {problem}", hint=f"a size, as crashkernel={_EXAMPLE}")
     return request.size_bytes
+
+
+def _check_ranges(request: ParsedRequest, where: str, total_bytes: int) -> None:
+    if request.ranges and not total_bytes:
+        raise UsageError(
+            f"{where}: which of its ranges is meant depends on the host's memory", hint="--host-memory SIZE says it"
+        )
 
 
 def _measure(config: Config, host: Host) -> dict[int, Space]:

@@ -56,3 +56,14 @@ def test_ranges_are_those_of_the_hosts_memory(tmp_path: Path, memory_bytes: int,
     host = Host(tmp_path, "aarch64", "6.1.0")
     words = "quiet crashkernel=2G-4G:128M,4G-:256M"
     assert find_reservation(host, command_line=words, memory_bytes=memory_bytes) == (size_mib << 20, "--cmdline")
+
+
+def test_ranges_of_a_tree_that_does_not_say_its_memory_are_not_guessed(tmp_path: Path) -> None:
+    host = Host(tmp_path, "x86_64", "6.1.0")
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cmdline").write_text("quiet crashkernel=2G-4G:128M,4G-:256M\n")
+    with pytest.raises(UsageError, match="the host's crashkernel=2G-4G:128M,4G-:256M: which of its ranges"):
+        find_reservation(host)
+    assert find_reservation(host, memory_bytes=2 << 30) == (128 << 20, "the kernel's command line")
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 8000000 kB\n")
+    assert find_reservation(host)[0] == 256 << 20
